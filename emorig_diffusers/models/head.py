@@ -1,0 +1,148 @@
+"""A linear head with skinned joints: FLAME and the open head are this class with different files.
+
+vertices = LBS(template + shape basis + expression basis + pose correctives)      (Li et al. 2017, eq. 2-5)
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+PARTS = (
+    "skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "mouth_cavity", "neck",
+)  # fmt: skip
+"""Meaning of `HeadModel.face_part`."""
+
+
+def rotation_matrix(axis_angle: Tensor) -> Tensor:
+    """Rodrigues' formula: axis-angle [..., 3] in radians -> rotation matrices [..., 3, 3]."""
+    angle = (axis_angle + 1e-8).norm(dim=-1, keepdim=True)  # FLAME's offset keeps zero rotations differentiable
+    x, y, z = (axis_angle / angle).unbind(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    sin, cos = angle.sin()[..., None], angle.cos()[..., None]
+    return torch.eye(3, dtype=x.dtype, device=x.device) + sin * skew + (1 - cos) * (skew @ skew)
+
+
+class HeadModel(ModelMixin, ConfigMixin):
+    """Shape, expression and joint rotations -> vertices and landmarks of a head.
+
+    Axes: x to the subject's left, y up, z to the viewer, in metres. Joints are
+    (root, neck, jaw, left eye, right eye), the last four children as in FLAME.
+
+    Args:
+        num_vertices, num_faces, num_uv: Size of the mesh (V, F, T).
+        num_shape, num_expression: Length of the shape code β and the expression code ψ.
+        num_pose_correctives: 36 for FLAME (4 joints x 9), 0 for a head without them.
+        num_landmarks: Points of the dense landmark set (478 for MediaPipe's).
+        expression_names: Name of every expression component; empty where components have no meaning.
+        parents: Parent of every joint, -1 for the root.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_vertices: int,
+        num_faces: int,
+        num_uv: int,
+        num_shape: int,
+        num_expression: int,
+        num_pose_correctives: int = 0,
+        num_landmarks: int = 478,
+        expression_names: tuple[str, ...] = (),
+        parents: tuple[int, ...] = (-1, 0, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        joints = len(parents)
+        self._real("template", num_vertices, 3)
+        self._real("shape_basis", num_shape, num_vertices, 3)
+        self._real("expression_basis", num_expression, num_vertices, 3)
+        self._real("pose_basis", num_pose_correctives, num_vertices, 3)
+        self._real("joint_regressor", joints, num_vertices)
+        self._real("skinning", num_vertices, joints)
+        self._real("albedo", num_vertices, 3)  # mean colour, linear [0, 1]; used where no photo gives one
+        self._real("uv", num_uv, 2)
+        self._whole("faces", num_faces, 3)
+        self._whole("faces_uv", num_faces, 3)
+        self._whole("face_part", num_faces)
+        self._whole("landmark_faces", num_landmarks)
+        self._real("landmark_bary", num_landmarks, 3)
+        self._real("landmark_weight", num_landmarks)  # 0 = the point has no place on the mesh
+        self._whole("landmark68_faces", 68)
+        self._real("landmark68_bary", 68, 3)
+
+    def _real(self, name: str, *size: int) -> None:
+        self.register_parameter(name, nn.Parameter(torch.zeros(size), requires_grad=False))
+
+    def _whole(self, name: str, *size: int) -> None:
+        self.register_parameter(name, nn.Parameter(torch.zeros(size, dtype=torch.int64), requires_grad=False))
+
+    def forward(
+        self,
+        shape: Tensor,
+        expression: Tensor,
+        pose: Tensor | None = None,
+        neck: Tensor | None = None,
+        eyes: Tensor | None = None,
+    ) -> Tensor:
+        """Vertices [B, V, 3] in metres, globally rotated.
+
+        Args:
+            shape: β [B, S], unit variance.
+            expression: ψ [B, E]; for the open head, action units in about [0, 1].
+            pose: Global and jaw axis-angle [B, 6] in radians; `None` for zero.
+            neck: Neck axis-angle [B, 3] in radians.
+            eyes: Left and right eye axis-angle [B, 6] in radians.
+        """
+        rest = self.rest_vertices(shape, expression)
+        batch = rest.shape[0]
+        pose = rest.new_zeros(batch, 6) if pose is None else pose
+        neck = rest.new_zeros(batch, 3) if neck is None else neck
+        eyes = rest.new_zeros(batch, 6) if eyes is None else eyes
+        joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, self.shaped_vertices(shape))
+        angles = torch.cat([pose[:, :3], neck, pose[:, 3:], eyes], 1).unflatten(1, (-1, 3))
+        return self._skin(rest, joints, rotation_matrix(angles))
+
+    def shaped_vertices(self, shape: Tensor) -> Tensor:
+        """Template plus identity [B, V, 3]."""
+        return self.template + torch.einsum("bs,svc->bvc", shape, self.shape_basis)
+
+    def rest_vertices(self, shape: Tensor, expression: Tensor) -> Tensor:
+        """Template plus identity plus expression, before any joint turns [B, V, 3]."""
+        if shape.shape[-1] != self.config.num_shape or expression.shape[-1] != self.config.num_expression:
+            raise ValueError(
+                f"This head takes {self.config.num_shape} shape and {self.config.num_expression} expression "
+                f"coefficients, got {shape.shape[-1]} and {expression.shape[-1]}: use codes made for this head."
+            )
+        return self.shaped_vertices(shape) + torch.einsum("be,evc->bvc", expression, self.expression_basis)
+
+    def _skin(self, rest: Tensor, joints: Tensor, rotations: Tensor) -> Tensor:
+        """Linear blend skinning with pose correctives."""
+        if self.config.num_pose_correctives:
+            feature = (rotations[:, 1:] - torch.eye(3, device=rest.device, dtype=rest.dtype)).flatten(1)
+            rest = rest + torch.einsum("bp,pvc->bvc", feature, self.pose_basis)
+        turn, shift = [rotations[:, 0]], [joints[:, 0] - (rotations[:, 0] @ joints[:, 0, :, None])[..., 0]]
+        for joint, parent in list(enumerate(self.config.parents))[1:]:
+            # world transform of a joint: rotate about its rest position, then follow its parent
+            about = joints[:, joint] - (rotations[:, joint] @ joints[:, joint, :, None])[..., 0]
+            turn.append(turn[parent] @ rotations[:, joint])
+            shift.append((turn[parent] @ about[..., None])[..., 0] + shift[parent])
+        turn = torch.einsum("vj,bjmn->bvmn", self.skinning, torch.stack(turn, 1))
+        shift = torch.einsum("vj,bjm->bvm", self.skinning, torch.stack(shift, 1))
+        return (turn @ rest[..., None])[..., 0] + shift
+
+    def landmarks(self, vertices: Tensor) -> Tensor:
+        """Dense landmarks [B, N, 3] of posed vertices [B, V, 3]; points with weight 0 are meaningless."""
+        return surface_points(vertices, self.faces, self.landmark_faces, self.landmark_bary)
+
+    def landmarks68(self, vertices: Tensor) -> Tensor:
+        """The 68 iBUG points [B, 68, 3] of posed vertices [B, V, 3]."""
+        return surface_points(vertices, self.faces, self.landmark68_faces, self.landmark68_bary)
+
+
+def surface_points(vertices: Tensor, faces: Tensor, face: Tensor, bary: Tensor) -> Tensor:
+    """Points [B, N, C] at barycentric places `bary` [N, 3] of faces `face` [N], from [B, V, C]."""
+    corners = faces[face]
+    return (vertices[:, corners] * bary[..., None]).sum(2)

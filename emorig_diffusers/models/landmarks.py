@@ -1,0 +1,209 @@
+"""LandmarkEncoder: face codes by fitting a head model to detected landmarks, in tens of milliseconds on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from ..codes import FaceCodes
+from .head import HeadModel, rotation_matrix
+
+EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7,
+        362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382)  # fmt: skip
+OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+UNSEEN_UNITS = ("eyeLook", "tongueOut")  # units that landmarks say nothing about stay at zero
+
+
+@dataclass
+class FitResult:
+    """A fit and what it left over.
+
+    Attributes:
+        codes: Fitted codes without light [1, ...].
+        residual: Detected minus fitted landmarks [N, 2], normalised device coordinates of the crop (y down).
+        error: Length of the residual [N], same unit; 2 / crop size is one pixel.
+    """
+
+    codes: FaceCodes
+    residual: np.ndarray
+    error: np.ndarray
+
+
+class LandmarkEncoder(ModelMixin, ConfigMixin):
+    """Gauss-Newton fit of shape, expression, rotation and weak-perspective camera to 2-D landmarks.
+
+    Minimises |w (landmark - projection)|² / σ² + a |β|² + b |ψ - ψ0|², ψ in [-0.05, 1.2], where ψ0 comes from the
+    detector's blendshape scores; without ψ0 shape and expression explain each other.
+
+    Args:
+        num_expression: Length E of the expression code.
+        iterations: Gauss-Newton steps.
+        noise: σ, landmark noise as a share of the face's spread.
+        shape_weight, expression_weight: a and b.
+        lip_weight, eye_weight: Extra weight of the points that carry expression.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_expression: int,
+        iterations: int = 8,
+        noise: float = 0.012,
+        shape_weight: float = 1.4,
+        expression_weight: float = 43.0,
+        lip_weight: float = 2.0,
+        eye_weight: float = 1.5,
+    ) -> None:
+        super().__init__()
+        zeros = torch.zeros(num_expression)
+        # learnt from fits to photos: size of a unit per detector score, and the range of units on relaxed faces
+        self.prior_scale = nn.Parameter(zeros.clone(), requires_grad=False)
+        self.neutral_low = nn.Parameter(zeros.clone(), requires_grad=False)
+        self.neutral_high = nn.Parameter(zeros.clone(), requires_grad=False)
+
+    @torch.no_grad()
+    def forward(self, head: HeadModel, landmarks: np.ndarray, scores: dict[str, float]) -> FitResult:
+        """Fit one face.
+
+        Args:
+            head: Head with named expression units and a landmark embedding.
+            landmarks: Detected points [N, 2+] in normalised device coordinates of the crop (x right, y down).
+            scores: Blendshape scores in [0, 1] by unit name.
+
+        Raises:
+            ValueError: If there are fewer points than the head has landmarks.
+        """
+        if len(landmarks) < head.config.num_landmarks:
+            raise ValueError(f"The fit needs {head.config.num_landmarks} landmarks, got {len(landmarks)}.")
+        problem = _Problem(head, self, landmarks, scores)
+        state = problem.start()
+        for _ in range(self.config.iterations):
+            state = problem.step(state)
+        return problem.result(state)
+
+    def neutral(self, expression: Tensor) -> Tensor:
+        """The person's own relaxed face [B, E]: what of ψ lies within the range seen on relaxed faces."""
+        return expression.clamp(self.neutral_low, self.neutral_high)
+
+
+@dataclass
+class _State:
+    rotation: np.ndarray  # 3x3
+    scale: float
+    shift: np.ndarray  # 2, after scaling
+    shape: np.ndarray
+    expression: np.ndarray
+
+
+class _Problem:
+    """The least-squares problem of one face; y points up inside."""
+
+    def __init__(
+        self, head: HeadModel, encoder: LandmarkEncoder, landmarks: np.ndarray, scores: dict[str, float]
+    ) -> None:
+        count = head.config.num_landmarks
+        corners = head.faces[head.landmark_faces]
+        place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()  # noqa: E731
+        self.template, self.shapes, self.units = (place(b) for b in (head.template, head.shape_basis, head.expression_basis))
+        self.goal = np.asarray(landmarks, np.float64)[:count, :2] * [1, -1]
+        self.spread = np.linalg.norm(self.goal.std(0))
+        self.weight = head.landmark_weight.double().numpy().copy()
+        for points, value in ((INNER_LIPS, "lip_weight"), (OUTER_LIPS, "eye_weight"), (EYES, "eye_weight")):
+            self.weight[list(points)] *= encoder.config[value]
+        self.weight[468:] = 0  # irises tell the gaze, not the shape
+        self.weight /= self.spread * encoder.config.noise
+        names = head.config.expression_names
+        self.free = np.array([not n.startswith(UNSEEN_UNITS) for n in names])
+        scale = encoder.prior_scale.double().numpy()
+        self.prior = np.array([scores.get(n, 0.0) for n in names]) * scale * self.free
+        self.config = encoder.config
+
+    def start(self) -> _State:
+        scale = self.spread / np.linalg.norm(self.template[:, :2].std(0))
+        shift = self.goal.mean(0) - scale * self.template[:, :2].mean(0)
+        return _State(np.eye(3), scale, shift, np.zeros(len(self.shapes)), self.prior.copy())
+
+    def points(self, state: _State) -> np.ndarray:
+        """Rotated landmarks [N, 3] in metres."""
+        rest = self.template + np.tensordot(state.shape, self.shapes, 1) + np.tensordot(state.expression, self.units, 1)
+        return rest @ state.rotation.T
+
+    def step(self, state: _State) -> _State:
+        """Linearise, solve within the bounds, move."""
+        turned = self.points(state)
+        residual = (self.goal - state.scale * turned[:, :2] - state.shift) * self.weight[:, None]
+        columns = self._jacobian(state, turned)
+        prior = np.concatenate([np.zeros(6), -state.shape, (self.prior - state.expression)[self.free]])
+        ridge = np.concatenate([
+            np.full(6, 1e-8),
+            np.full(len(state.shape), self.config.shape_weight),
+            np.full(self.free.sum(), self.config.expression_weight),
+        ])  # fmt: skip
+        normal = columns.T @ columns + np.diag(ridge)
+        right = columns.T @ residual.ravel() + ridge * prior
+        low, high = np.full(len(ridge), -np.inf), np.full(len(ridge), np.inf)
+        low[-self.free.sum() :] = np.minimum(-0.05 - state.expression[self.free], 0)
+        high[-self.free.sum() :] = np.maximum(1.2 - state.expression[self.free], 0)
+        return self._move(state, solve_bounded(normal, right, low, high))
+
+    def _jacobian(self, state: _State, turned: np.ndarray) -> np.ndarray:
+        """d projection / d (rotation 3, log scale, shift 2, shape, free expression) [2N, P], weighted."""
+        x, y, z = turned.T
+        zero, one = np.zeros_like(x), np.ones_like(x)
+        s, unit = state.scale, self.spread
+        rigid = np.array([[zero, -s * z], [s * z, zero], [-s * y, s * x], [s * x, s * y], [one * unit, zero],
+                          [zero, one * unit]]).transpose(2, 1, 0)  # fmt: skip
+        plane = s * state.rotation[:2]
+        bend = [np.einsum("knc,dc->ndk", basis, plane) for basis in (self.shapes, self.units[self.free])]
+        columns = np.concatenate([rigid, *bend], 2) * self.weight[:, None, None]
+        return columns.reshape(-1, columns.shape[-1])
+
+    def _move(self, state: _State, delta: np.ndarray) -> _State:
+        turn = rotation_matrix(torch.from_numpy(delta[:3].copy())).numpy()
+        expression = state.expression.copy()
+        expression[self.free] += delta[6 + len(state.shape) :]
+        return _State(
+            turn @ state.rotation,
+            state.scale * float(np.exp(np.clip(delta[3], -0.5, 0.5))),
+            state.shift + delta[4:6] * self.spread,
+            state.shape + delta[6 : 6 + len(state.shape)],
+            expression,
+        )
+
+    def result(self, state: _State) -> FitResult:
+        fitted = state.scale * self.points(state)[:, :2] + state.shift
+        residual = (self.goal - fitted) * [1, -1]
+        tensor = lambda value: torch.tensor(np.atleast_2d(value), dtype=torch.float32)  # noqa: E731
+        camera = np.concatenate([[state.scale], state.shift / state.scale])
+        pose = np.concatenate([axis_angle(state.rotation), np.zeros(3)])
+        codes = FaceCodes(tensor(state.shape), tensor(state.expression), tensor(pose), tensor(camera),
+                          torch.zeros(1, 9, 3), torch.zeros(1, 0))  # fmt: skip
+        return FitResult(codes, residual, np.linalg.norm(residual, axis=1))
+
+
+def axis_angle(rotation: np.ndarray) -> np.ndarray:
+    """Axis-angle [3] in radians of a rotation matrix [3, 3] of less than half a turn."""
+    axis = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
+    sine, cosine = np.linalg.norm(axis) / 2, (np.trace(rotation) - 1) / 2
+    return axis / 2 * (np.arctan2(sine, cosine) / sine if sine > 1e-9 else 1.0)
+
+
+def solve_bounded(normal: np.ndarray, right: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Minimise xᵀAx/2 - bᵀx within bounds by fixing violators and solving for the rest (active set)."""
+    x = np.linalg.solve(normal, right)
+    fixed = np.zeros(len(x), bool)
+    for _ in range(6):
+        outside = (x < low) | (x > high)
+        if not (outside & ~fixed).any():
+            break
+        fixed |= outside
+        x = np.clip(x, low, high)
+        free = ~fixed
+        x[free] = np.linalg.solve(normal[np.ix_(free, free)], right[free] - normal[np.ix_(free, fixed)] @ x[fixed])
+    return np.clip(x, low, high)

@@ -1,0 +1,243 @@
+"""The photo as its own texture: redraw a face under edited codes by moving the photo's pixels.
+
+Every pixel of the edited face looks up where its surface point was in the photo. Around the head the motion falls
+off smoothly, so that hair, neck and background follow; what the photo cannot show (the inside of a mouth that was
+closed, skin that was hidden) is marked for the network to paint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+from .models.head import PARTS, HeadModel
+from .models.landmarks import INNER_LIPS
+from .render import Fragments, interpolate, rasterize, vertex_normals
+
+SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
+EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
+TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
+STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
+HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
+REACH = 0.033  # metres outside the head over which its motion fades out
+MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
+
+
+@dataclass
+class Warp:
+    """How a face moves, on a square grid of the aligned crop.
+
+    Attributes:
+        motion: Where each pixel comes from, minus where it is [G, G, 2], grid pixels; 0 where nothing moves.
+        hole: Pixels whose surface the photo does not show [G, G] bool.
+        mouth: Pixels inside the target's lips [G, G] bool.
+        normal: Target normals [G, G, 3] in [-1, 1]; 0 outside the head.
+        albedo: Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head.
+        depth: Metres behind the lips inside the mouth [G, G], 0 elsewhere.
+        points: Dense landmarks of the target [N, 2], grid pixels.
+        source_points: Dense landmarks of the source [N, 2], grid pixels.
+        scale: Grid pixels per metre.
+    """
+
+    motion: np.ndarray
+    hole: np.ndarray
+    mouth: np.ndarray
+    normal: np.ndarray
+    albedo: np.ndarray
+    depth: np.ndarray
+    points: np.ndarray
+    source_points: np.ndarray
+    scale: float
+
+
+@dataclass
+class _Drawing:
+    """One state of the head on the grid: what is where, as numpy."""
+
+    pixels: np.ndarray  # [V, 3]
+    face: np.ndarray
+    bary: np.ndarray
+    depth: np.ndarray
+    mouth: np.ndarray
+    points: np.ndarray
+
+
+class PhotoTexture:
+    """Draws warps for one head model; holds what depends on the mesh alone.
+
+    Args:
+        head: The head model, with a landmark embedding and parts.
+    """
+
+    def __init__(self, head: HeadModel) -> None:
+        self.head = head
+        self.faces = head.faces
+        self.part = head.face_part.numpy()
+        inside = np.isin(self.part, (*TEETH, CAVITY))
+        self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
+
+    def residual_offsets(self, residual: np.ndarray) -> np.ndarray:
+        """Smooth 2-D vertex offsets [V, 2] that carry the landmark residual [N, 2] of a fit, in its unit.
+
+        Minimises landmark misfit plus bending (squared graph Laplacian), so that the fitted head meets the
+        detected landmarks exactly and nothing folds.
+        """
+        factor, embed, weight = self._residual_system
+        return factor.solve(np.asarray(embed.T @ (weight[:, None] * residual), np.float64))
+
+    @cached_property
+    def _residual_system(self) -> tuple:
+        head, count = self.head, self.head.config.num_vertices
+        faces, place = self.faces.numpy(), head.template.numpy()
+        edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
+        stiff = 1 / np.linalg.norm(place[edges[:, 0]] - place[edges[:, 1]], axis=1).clip(1e-4)
+        graph = sparse.coo_matrix((stiff, edges.T), (count, count))
+        graph = graph + graph.T
+        laplacian = sparse.diags(np.asarray(graph.sum(1)).ravel()) - graph
+        laplacian = laplacian / laplacian.diagonal().mean()
+        corners = faces[head.landmark_faces.numpy()]
+        rows = np.repeat(np.arange(len(corners)), 3)
+        embed = sparse.csr_matrix((head.landmark_bary.numpy().ravel(), (rows, corners.ravel())), (len(corners), count))
+        weight = head.landmark_weight.numpy().astype(np.float64) ** 2
+        weight[468:] = 0  # gaze is not a deformation of the eyeball
+        bending = 0.02 * laplacian.T @ laplacian + 0.003 * laplacian + 1e-5 * sparse.eye(count)
+        return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
+
+    def warp(self, source: Tensor, target: Tensor, size: int) -> Warp:
+        """Motion from one state of the head to another.
+
+        Args:
+            source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
+            size: Side G of the grid.
+        """
+        scale = self._scale(source)
+        before, after = self._draw(source, size, scale), self._draw(target, size, scale)
+        on = after.face >= 0
+        corners = self.faces.numpy()[np.maximum(after.face, 0)]
+        origin = (before.pixels[corners] * after.bary[..., None]).sum(2)
+        centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
+        motion = np.where(on[..., None], origin[..., :2] - centre, 0)
+        hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
+        motion = fade_out(motion.astype(np.float32), on, scale)
+        normal, albedo = self._attributes(target, after)
+        lips = np.median(after.pixels[:, 2][self._lip_vertices])
+        depth = np.where(after.mouth, np.maximum(after.depth - lips, 0) / scale, 0)
+        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale)
+
+    def _scale(self, pixels: Tensor) -> float:
+        eyes = self.head.landmarks(pixels[None])[0, [33, 263]]
+        rest = self.head.landmarks(self.head.template[None])[0, [33, 263]]
+        return float((eyes[0] - eyes[1]).norm() / (rest[0] - rest[1]).norm())
+
+    @cached_property
+    def _lip_vertices(self) -> np.ndarray:
+        return np.unique(self.faces.numpy()[self.head.landmark_faces.numpy()[list(INNER_LIPS)]])
+
+    def _draw(self, pixels: Tensor, size: int, scale: float) -> _Drawing:
+        """Rasterise the outside, then teeth before cavity, which show only between the lips."""
+        points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
+        mouth = np.zeros((size, size), np.uint8)
+        lips = points[list(INNER_LIPS)]
+        if np.linalg.norm(lips[5] - lips[15]) > MOUTH_SHUT * scale:
+            cv2.fillPoly(mouth, [np.round((lips - 0.5) * 16).astype(np.int32)], 1, shift=4)
+        drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
+        face, bary, depth = drawn[0]
+        for layer_face, layer_bary, layer_depth in reversed(drawn[1:]):
+            show = (mouth > 0) & (layer_face >= 0)
+            face = np.where(show, layer_face, face)
+            bary = np.where(show[..., None], layer_bary, bary)
+            depth = np.where(show, layer_depth, depth)
+        return _Drawing(pixels.numpy(), face, bary, depth, mouth > 0, points)
+
+    def _layer(self, pixels: Tensor, layer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        fragments = rasterize(pixels[None], self.faces[layer], size, size)
+        face = fragments.face[0].numpy()
+        return np.where(face >= 0, layer[face], -1), fragments.bary[0].numpy(), fragments.depth[0].numpy()
+
+    def _holes(
+        self, before: _Drawing, after: _Drawing, origin: np.ndarray, length: np.ndarray, scale: float
+    ) -> np.ndarray:
+        """Pixels of the target that the photo does not show, small gaps closed."""
+        size = len(before.face)
+        x, y = (np.clip(origin[..., k].astype(int), 0, size - 1) for k in (0, 1))
+        inside = ((origin[..., :2] > 0) & (origin[..., :2] < size)).all(-1)
+        seen = np.where(np.isfinite(before.depth[y, x]), before.depth[y, x], -np.inf)
+        part = np.where(after.face >= 0, self.part[after.face], -1)
+        part_seen = np.where(before.face >= 0, self.part[before.face], -1)[y, x]
+        behind = origin[..., 2] > seen + HIDDEN * scale
+        eye = np.isin(part, EYES) & (part_seen != part)
+        skin = (part == SKIN) & ~np.isin(part_seen, (SKIN, NECK))
+        mouth = after.mouth & (~before.mouth[y, x] | (np.abs(origin[..., 2] - seen) > 0.02 * scale))
+        hole = (after.face >= 0) & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
+        return cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+
+    def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
+        flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
+        normal = vertex_normals((pixels * flip)[None], self.faces)
+        fragments = Fragments(*(torch.from_numpy(a)[None] for a in (drawn.face, drawn.bary, drawn.depth)))
+        both = torch.cat([normal[0], self.head.albedo], 1)
+        both = interpolate(fragments, self.faces, both)[0].numpy()
+        return both[..., :3], both[..., 3:]
+
+
+def fade_out(motion: np.ndarray, on: np.ndarray, scale: float) -> np.ndarray:
+    """Continue motion [G, G, 2] from the head (`on`) outwards, fading to 0 over REACH and before the border."""
+    size = len(motion)
+    outside = (~on).astype(np.uint8)
+    distance, label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    nearest = np.zeros((label.max() + 1, 2), np.float32)
+    nearest[label[on]] = motion[on]
+    fade = np.clip(1 - distance / (REACH * scale), 0, 1)
+    spread = nearest[label] * smooth(fade)[..., None]
+    sigma = max(0.009 * scale, 1.0)
+    blurred = cv2.GaussianBlur(spread, (0, 0), sigma)
+    mix = np.clip(distance / (1.5 * sigma), 0, 1)[..., None]
+    motion = np.where(on[..., None], motion, spread * (1 - mix) + blurred * mix).astype(np.float32)
+    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / (0.06 * size)
+    motion *= (smooth(np.clip(edge, 0, 1))[:, None] * smooth(np.clip(edge, 0, 1))[None])[..., None]
+    motion[np.hypot(motion[..., 0], motion[..., 1]) < STILL] = 0
+    return motion
+
+
+def smooth(x: np.ndarray) -> np.ndarray:
+    """Smoothstep on [0, 1]."""
+    return x * x * (3 - 2 * x)
+
+
+def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """Redraw a photo [H, W, 3] uint8 under a warp at the photo's own resolution.
+
+    Args:
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+
+    Pixels that do not move are the photo's own, bit for bit.
+    """
+    size, (height, width) = len(warp.motion), photo.shape[:2]
+    ys, xs = np.nonzero(warp.motion.any(-1))
+    if not len(xs):
+        return photo.copy()
+    inverse = cv2.invertAffineTransform(matrix)
+    corners = np.array([[x, y, 1.0] for x in (xs.min() - 1, xs.max() + 2) for y in (ys.min() - 1, ys.max() + 2)])
+    corners = corners @ inverse.T
+    x0, y0 = np.clip(np.floor(corners.min(0)), 0, (width - 1, height - 1)).astype(int)
+    x1, y1 = np.clip(np.ceil(corners.max(0)) + 1, 1, (width, height)).astype(int)
+    # half-pixel centres: photo pixel i of the window sits at x0 + i + 0.5; grid pixel j at j + 0.5
+    shift = matrix @ [x0 + 0.5, y0 + 0.5, 1] - 0.5
+    to_grid = np.column_stack([matrix[:, :2], shift])
+    motion = cv2.warpAffine(warp.motion, to_grid, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    motion = motion @ inverse[:, :2].T.astype(np.float32)
+    grid_x, grid_y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
+    moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
+                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+    result = photo.copy()
+    still = ~motion.any(-1)
+    result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
+    return result
+

@@ -1,0 +1,400 @@
+"""Camera, rasteriser, spherical-harmonics light and the conditioning buffers drawn from a mesh.
+
+Everything is batched torch code without a learnt part: vertices and faces in, pictures out. Pixel coordinates
+have x right, y down and pixel (row j, column i) at the centre (i + 0.5, j + 0.5); smaller z is nearer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Backend = Literal["auto", "torch", "pytorch3d"]
+
+SH_CONSTANTS = (0.2820948,) + (1.0233267,) * 3 + (0.8580855,) * 3 + (0.4290428, 0.2477080)
+"""DECA's factors of the nine basis functions of `sh_basis`."""
+
+_FACE_BITS = 24
+_DEPTH_STEPS = 2.0**36
+_MIN_AREA = 1e-9  # px^2, twice the area; thinner slivers drown in the rounding of the edge equations
+
+
+class Fragments(NamedTuple):
+    """What a rasteriser found at each pixel centre.
+
+    Attributes:
+        face: int64 [B, H, W], index of the nearest face, -1 at the background.
+        bary: float [B, H, W, 3], barycentric coordinates in that face (sum 1), 0 at the background.
+        depth: float [B, H, W], z of the surface in the units of the rasterised points, inf at the background.
+    """
+
+    face: Tensor
+    bary: Tensor
+    depth: Tensor
+
+
+@dataclass
+class Buffers:
+    """The pictures that condition the diffusion model, in DiffusionRig's ranges; background 0.
+
+    Attributes:
+        rendered: [B, 3, H, W], albedo times shading, not clamped (may exceed 1 or be slightly negative).
+        normal: [B, 3, H, W] in [-1, 1], world-space vertex normals, interpolated, not renormalised.
+        albedo: [B, 3, H, W] in [0, 1], RGB.
+        mask: [B, 1, H, W], 1 where the mesh is drawn.
+    """
+
+    rendered: Tensor
+    normal: Tensor
+    albedo: Tensor
+    mask: Tensor
+
+
+def project(vertices: Tensor, camera: Tensor) -> Tensor:
+    """DECA's weak-perspective camera (Feng et al. 2021, section 3).
+
+    Args:
+        vertices: [B, V, 3] rotated head in metres, y up, z towards the viewer.
+        camera: [B, 3] scale s (NDC per metre) and translation tx, ty (metres).
+
+    Returns:
+        [B, V, 3] normalised device coordinates (NDC): s (x + tx), -s (y + ty), -s z; [-1, 1] spans the square
+        crop, x right, y down, smaller z nearer.
+    """
+    moved = vertices + F.pad(camera[:, None, 1:], (0, 1))
+    return moved * camera[:, None, :1] * camera.new_tensor((1, -1, -1))
+
+
+def ndc_to_pixels(points: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """NDC [..., 3] to pixels: (x + 1) / 2 * W, (y + 1) / 2 * H, z / 2 * W; `size` is a side or (H, W)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    half = points.new_tensor((width / 2, height / 2, width / 2))
+    return points * half + half * points.new_tensor((1, 1, 0))
+
+
+def rasterize(pixels: Tensor, faces: Tensor, height: int, width: int, backend: Backend = "auto") -> Fragments:
+    """Find the nearest face at every pixel centre; no culling, no perspective correction.
+
+    Both sides of a face are drawn, border included; faces without area or with a non-finite corner are not.
+    Of equally near faces the smaller index wins ('torch' backend). Face indices are constants; barycentrics
+    and depth are differentiable with respect to `pixels`.
+
+    Args:
+        pixels: [B, V, 3] vertices in pixel coordinates (`ndc_to_pixels`), smaller z nearer, any range.
+        faces: int64 [F, 3], shared by the batch, at most 2**24 faces.
+        height, width: size of the picture in pixels.
+        backend: 'auto' is 'pytorch3d' for CUDA tensors where that package is installed, else 'torch', which
+            runs everywhere and is a hundred times faster on a CPU.
+
+    Raises:
+        ValueError, ImportError: wrong shapes, too many faces; unknown backend, backend not installed.
+    """
+    _check_mesh(pixels, faces)
+    if backend == "auto":
+        backend = "pytorch3d" if pixels.is_cuda and importlib.util.find_spec("pytorch3d") else "torch"
+    nearest = {"torch": _nearest_torch, "pytorch3d": _nearest_pytorch3d}.get(backend)
+    if nearest is None:
+        raise ValueError(f"unknown rasteriser backend {backend!r}: use 'auto', 'torch' or 'pytorch3d'.")
+    with torch.no_grad():
+        face = nearest(pixels, faces, height, width)
+    return _fragments(face, pixels, faces)
+
+
+def _check_mesh(pixels: Tensor, faces: Tensor) -> None:
+    if pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise ValueError(f"vertices must be [B, V, 3], got {list(pixels.shape)}.")
+    if faces.shape[1:] != (3,) or faces.dtype != torch.int64 or len(faces) > 2**_FACE_BITS:
+        raise ValueError(f"faces must be int64 [F <= 2**24, 3], got {faces.dtype} {list(faces.shape)}.")
+
+
+class _Setup(NamedTuple):
+    """The K faces of the batch that may touch a pixel centre."""
+
+    edges: Tensor  # float64 [K, 3, (a, b, c)], a x + b y + c >= 0 inside
+    plane: Tensor  # float64 [K, (dz/dx, dz/dy, z at the origin)], in depth steps
+    first_row: Tensor
+    rows: Tensor
+    picture: Tensor  # index in the batch
+    face: Tensor
+
+
+def _nearest_torch(pixels: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+    """Scan conversion without loops: faces become rows, rows spans of pixels, and the nearest key wins."""
+    setup = _setup_faces(pixels, faces, height, width)
+    owner, offset = _expand(setup.rows)
+    y = setup.first_row[owner] + offset
+    first, count = _spans(setup.edges[owner], y, width)
+    gx, gy, z0 = setup.plane[owner].unbind(-1)
+    row, offset = _expand(count)
+    x = first[row] + offset
+    depth = torch.addcmul((z0 + gy * (y + 0.5))[row], gx[row], x + 0.5)
+    # One integer holds depth and face, so that a single amin finds the nearest face and breaks ties by index.
+    key = depth.round_().clamp_(0, _DEPTH_STEPS).long().bitwise_left_shift_(_FACE_BITS)
+    key += setup.face[owner][row]
+    target = ((setup.picture[owner] * height + y) * width)[row] + x
+    empty = torch.iinfo(torch.int64).max
+    nearest = torch.full((len(pixels) * height * width,), empty, dtype=torch.int64, device=pixels.device)
+    nearest.scatter_reduce_(0, target, key, "amin")
+    face = torch.where(nearest == empty, -1, nearest & (2**_FACE_BITS - 1))
+    return face.view(len(pixels), height, width)
+
+
+def _setup_faces(pixels: Tensor, faces: Tensor, height: int, width: int) -> _Setup:
+    corners = pixels.index_select(1, faces.flatten()).view(-1, 3, 3).double()
+    p0, p1, p2 = corners.unbind(1)
+    low, high = p0.minimum(p1).minimum(p2)[:, :2], p0.maximum(p1).maximum(p2)[:, :2]
+    limit = low.new_tensor((width - 1, height - 1))
+    first = (low - 0.5).ceil().clamp(min=0)
+    last = (high - 0.5).floor().minimum(limit)
+    e1, e2 = p1 - p0, p2 - p0
+    area = e1[:, 0] * e2[:, 1] - e1[:, 1] * e2[:, 0]
+    finite = (area + e1[:, 2] + e2[:, 2]).isfinite()
+    keep = ((last >= first).all(1) & (area.abs() > _MIN_AREA) & finite).nonzero().squeeze(1)
+    first, last = first[keep, 1].long(), last[keep, 1].long()
+    edges = _edges(corners[keep]) * area[keep].sign()[:, None, None]
+    plane = _depth_plane(corners[keep], edges, area[keep].abs())
+    return _Setup(edges, plane, first, last - first + 1, keep // len(faces), keep % len(faces))
+
+
+def _edges(corners: Tensor) -> Tensor:
+    """Line through the other two corners, for each corner, [K, 3, 3].
+
+    Written so that swapping the two ends negates a, b and c exactly: two faces that share an edge then decide
+    every pixel on it alike, and no crack opens between them.
+    """
+    x, y, _ = corners.unbind(-1)
+    x1, x2, y1, y2 = x.roll(-1, 1), x.roll(-2, 1), y.roll(-1, 1), y.roll(-2, 1)
+    return torch.stack((y1 - y2, x2 - x1, x1 * y2 - x2 * y1), dim=-1)
+
+
+def _depth_plane(corners: Tensor, edges: Tensor, area: Tensor) -> Tensor:
+    z = corners[..., 2]
+    if len(z):
+        z = (z - z.min()) * (_DEPTH_STEPS / (z.max() - z.min()).clamp(min=1e-30))
+    gx, gy = ((z[..., None] * edges[..., :2]).sum(1) / area[:, None]).unbind(-1)
+    return torch.stack((gx, gy, z[:, 0] - gx * corners[:, 0, 0] - gy * corners[:, 0, 1]), dim=-1)
+
+
+def _spans(edges: Tensor, y: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """First pixel and number of pixels of each row [R] inside its face's three edges [R, 3, 3]."""
+    a, b, c = edges.unbind(-1)
+    value = b * (y + 0.5)[:, None] + c
+    crossing = -value / a
+    outside = (a == 0) & (value < 0)
+    left = crossing.masked_fill(a <= 0, -torch.inf).masked_fill_(outside, torch.inf)
+    right = crossing.masked_fill(a >= 0, torch.inf)
+    first = (_fold(torch.maximum, left) - 0.5).ceil().clamp(0, width).long()
+    last = (_fold(torch.minimum, right) - 0.5).floor().clamp(-1, width - 1).long()
+    return first, (last - first + 1).clamp(min=0)
+
+
+def _fold(function: Callable[[Tensor, Tensor], Tensor], values: Tensor) -> Tensor:
+    # Two whole-array steps are several times as fast as torch's reduction over three neighbours in memory.
+    return function(function(values[:, 0], values[:, 1]), values[:, 2])
+
+
+def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Owner index and running number of `counts[i]` items for each i, both int64 [sum(counts)]."""
+    owner = torch.repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    return owner, torch.arange(len(owner), device=counts.device) - start[owner]
+
+
+def _nearest_pytorch3d(pixels: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
+    try:
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+        from pytorch3d.structures import Meshes
+    except ImportError as error:
+        raise ImportError("backend 'pytorch3d' needs that package: install it or use 'torch'.") from error
+    # pytorch3d's NDC: x left, y up, the shorter side spans [-1, 1], and nothing is drawn at negative z.
+    centre = pixels.new_tensor((width / 2, height / 2))
+    xy = (centre - pixels[..., :2]) * (2 / min(height, width))
+    z = pixels[..., 2:] - pixels[..., 2:].min() + 1
+    meshes = Meshes(torch.cat((xy, z), -1), faces.expand(len(pixels), -1, -1))
+    exact = {"blur_radius": 0.0, "faces_per_pixel": 1, "perspective_correct": False, "cull_backfaces": False}
+    packed = rasterize_meshes(meshes, (height, width), **exact)[0][..., 0]
+    return torch.where(packed < 0, -1, packed % len(faces))
+
+
+def _fragments(face: Tensor, pixels: Tensor, faces: Tensor) -> Fragments:
+    """Barycentrics and depth of the hit pixels, in float64 because slivers lose all digits in float32."""
+    batch, height, width = face.shape
+    hit = (face.flatten() >= 0).nonzero().squeeze(1)
+    corners = _corners(pixels, face, faces, hit, pixels.shape[1]).double()
+    centre = torch.stack((hit % width, hit // width % height), dim=-1) + 0.5
+    x, y = (corners[..., :2] - centre[:, None]).unbind(-1)
+    weights = x.roll(-1, 1) * y.roll(-2, 1) - x.roll(-2, 1) * y.roll(-1, 1)
+    weights = weights / _fold(torch.add, weights)[:, None]
+    depth = _fold(torch.add, weights * corners[..., 2])
+    bary = pixels.new_zeros(face.numel(), 3).index_copy(0, hit, weights.to(pixels.dtype))
+    depth = pixels.new_full((face.numel(),), torch.inf).index_copy(0, hit, depth.to(pixels.dtype))
+    return Fragments(face, bary.view(batch, height, width, 3), depth.view(batch, height, width))
+
+
+def _corners(table: Tensor, face: Tensor, faces: Tensor, hit: Tensor, stride: int) -> Tensor:
+    """Rows [N, 3, C] of a table [(B,) V, C] at the corners of each hit's face; stride V, 0 if shared."""
+    index = faces.index_select(0, face.flatten().index_select(0, hit))
+    index = (index + (hit // face[0].numel() * stride)[:, None]).flatten()
+    return table.reshape(-1, table.shape[-1]).index_select(0, index).view(len(hit), 3, table.shape[-1])
+
+
+def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
+    """Attributes at every pixel, [B, H, W, C], 0 at the background; differentiable in attributes and `bary`.
+
+    Args:
+        fragments: result of `rasterize`.
+        faces: int64 [F, 3], rows of `attributes` at the corners of each face. Texture coordinates have seams
+            and hence their own index: pass `faces_uv` here and `uv` as attributes.
+        attributes: [B, V, C], or [V, C] shared by the batch.
+    """
+    batch, height, width = fragments.face.shape
+    hit = (fragments.face.flatten() >= 0).nonzero().squeeze(1)
+    stride = attributes.shape[1] if attributes.ndim == 3 else 0
+    corners = _corners(attributes, fragments.face, faces, hit, stride)
+    weights = fragments.bary.reshape(-1, 3).index_select(0, hit).to(attributes.dtype)
+    values = _fold(torch.add, corners * weights[..., None])
+    picture = attributes.new_zeros(batch * height * width, values.shape[1]).index_copy(0, hit, values)
+    return picture.view(batch, height, width, values.shape[1])
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Sum of the area-weighted normals of the faces around each vertex, normalised as in DECA (eps 1e-6).
+
+    Args:
+        vertices: [B, V, 3] metres, as the eps is absolute: sums below 1e-6 m^2 stay shorter than 1.
+        faces: int64 [F, 3], counter-clockwise seen from outside.
+
+    Returns:
+        [B, V, 3], pointing outwards.
+    """
+    corners = vertices[:, faces]
+    cross = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+    total = torch.zeros_like(vertices).index_add(1, faces.flatten(), cross.repeat_interleave(3, dim=1))
+    return F.normalize(total, dim=-1, eps=1e-6)
+
+
+def sh_basis(normals: Tensor) -> Tensor:
+    """The nine second-order basis functions of normals [..., 3], times DECA's constants, [..., 9].
+
+    (1, x, y, z, xy, xz, yz, x^2 - y^2, 3 z^2 - 1) times `SH_CONSTANTS`; the normals are used as they come.
+    """
+    x, y, z = normals.unbind(-1)
+    basis = (torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1)
+    return torch.stack(basis, dim=-1) * normals.new_tensor(SH_CONSTANTS)
+
+
+def sh_shading(normals: Tensor, light: Tensor) -> Tensor:
+    """RGB shading of a Lambertian surface, shading_c = sum_k light[k, c] const_k basis_k(n), as in DECA.
+
+    Args:
+        normals: [B, ..., 3], unit or interpolated.
+        light: [B, 9, 3].
+
+    Returns:
+        [B, ..., 3], unitless and not clamped; the picture is albedo times shading.
+    """
+    return torch.einsum("b...k,bkc->b...c", sh_basis(normals), light)
+
+
+def fit_light(
+    pixels: Tensor, normals: Tensor, albedo: Tensor | None = None, ridge: float = 1e-3, steps: int = 5
+) -> Tensor:
+    """Light under which a surface of known normals looks like `pixels`: robust, regularised least squares.
+
+    Solves pixels = albedo * sh_shading(normals, light) by iteratively reweighted least squares, one Cauchy
+    weight a pixel (2.385 robust standard deviations), so that highlights, hair and glasses count little. A
+    face shows half the sphere at most, where second-order terms can imitate the lower ones: they carry the
+    whole `ridge`, the linear terms a tenth and the constant a thousandth.
+
+    Args:
+        pixels: [N, 3] linear RGB (not gamma-coded), 1 = white.
+        normals: [N, 3] unit normals in the space in which the light is wanted.
+        albedo: [N, 3] in [0, 1]; None takes 1, and the light then contains the mean albedo.
+        ridge: relative to the mean squared albedo; 0.001 shrinks the second order by 2 %.
+        steps: reweightings; 0 is plain ridge regression.
+
+    Returns:
+        [9, 3], the `light` of one picture for `sh_shading`. ValueError for no pixels or shapes that differ.
+    """
+    albedo = torch.ones_like(pixels) if albedo is None else albedo
+    if not len(pixels) or not pixels.shape == normals.shape == albedo.shape:
+        raise ValueError("fit_light wants pixels, normals and albedo of one shape [N, 3] with N > 0.")
+    target, basis, albedo = pixels.double(), sh_basis(normals.double()), albedo.double()
+    penalty = basis.new_tensor((1e-3,) + (0.1,) * 3 + (1.0,) * 5) * ridge
+    penalty = albedo.square().mean(0).clamp(min=1e-8)[:, None] * penalty + 1e-12
+    light = _solve_light(target, basis, albedo, target.new_ones(len(target)), penalty)
+    for _ in range(steps):
+        error = (target - albedo * (basis @ light)).norm(dim=1)
+        scale = 2.385 * 1.4826 * error.median().clamp(min=1e-6)
+        light = _solve_light(target, basis, albedo, 1 / (1 + (error / scale).square()), penalty)
+    return light.to(pixels.dtype)
+
+
+def _solve_light(target: Tensor, basis: Tensor, albedo: Tensor, weights: Tensor, penalty: Tensor) -> Tensor:
+    weights = (weights / weights.sum())[:, None]
+    gram = torch.einsum("nc,nk,nl->ckl", weights * albedo.square(), basis, basis)
+    right = torch.einsum("nc,nk->ck", weights * albedo * target, basis)
+    return torch.linalg.solve(gram + torch.diag_embed(penalty), right).T
+
+
+def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear look-up [B, H, W, C] in a texture [B or 1, C, h, w] as in DECA (align_corners False).
+
+    uv [B, H, W, 2] in [0, 1] starts at the texture's bottom left (v up, as in OBJ); 0 beyond the texture.
+    """
+    grid = torch.stack((uv[..., 0] * 2 - 1, 1 - uv[..., 1] * 2), dim=-1)
+    return F.grid_sample(texture.expand(len(uv), -1, -1, -1), grid, align_corners=False).permute(0, 2, 3, 1)
+
+
+def draw_buffers(
+    vertices: Tensor,
+    faces: Tensor,
+    camera: Tensor,
+    light: Tensor,
+    albedo: Tensor,
+    size: int | tuple[int, int],
+    uv: Tensor | None = None,
+    faces_uv: Tensor | None = None,
+    transform: Tensor | None = None,
+    backend: Backend = "auto",
+) -> Buffers:
+    """Draw the conditioning buffers of DiffusionRig (Ding et al. 2023) from a posed head.
+
+    Args:
+        vertices: [B, V, 3] posed head, metres.
+        faces: int64 [F, 3], counter-clockwise seen from outside.
+        camera: [B, 3], see `project`.
+        light: [B, 9, 3], see `sh_shading`.
+        albedo: RGB in [0, 1], [B, V, 3] per vertex or a texture [B, 3, h, w] (ValueError without `uv`).
+        size: side of the picture, or (height, width).
+        uv: [T, 2] texture coordinates (see `sample_texture`), wanted with a texture.
+        faces_uv: int64 [F, 3], rows of `uv` at the faces' corners; None uses `faces`.
+        transform: [B, 3, 3] maps NDC (x, y, 1) of the fitted crop to NDC of the picture, where they differ.
+        backend: see `rasterize`.
+    """
+    if (albedo.ndim == 4) != (uv is not None):
+        raise ValueError("pass albedo as a texture [B, 3, h, w] with uv, or as [B, V, 3] without.")
+    points = project(vertices, camera)
+    points = points if transform is None else _transform(points, transform)
+    height, width = (size, size) if isinstance(size, int) else size
+    fragments = rasterize(ndc_to_pixels(points, (height, width)), faces, height, width, backend)
+    mask = (fragments.face >= 0).to(vertices.dtype)[..., None]
+    normal = interpolate(fragments, faces, vertex_normals(vertices, faces))
+    if uv is None:
+        colour = interpolate(fragments, faces, albedo)
+    else:
+        uv_map = interpolate(fragments, faces if faces_uv is None else faces_uv, uv)
+        colour = sample_texture(albedo, uv_map) * mask
+    pictures = (colour * sh_shading(normal, light), normal, colour, mask)
+    return Buffers(*(picture.permute(0, 3, 1, 2).contiguous() for picture in pictures))
+
+
+def _transform(points: Tensor, transform: Tensor) -> Tensor:
+    xy = F.pad(points[..., :2], (0, 1), value=1.0) @ transform.mT
+    return torch.cat((xy[..., :2] / xy[..., 2:], points[..., 2:]), dim=-1)

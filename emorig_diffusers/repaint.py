@@ -1,0 +1,115 @@
+"""What the network paints on a moved face: which pixels, over what, under which conditions.
+
+Conditioning 2 of the project: the photo's own pixels are moved under the edited head (phototexture.py); the network
+repaints only what motion cannot give: the mouth's inside, the edge of the lips and the nasolabial folds. There a
+*base* stands in for the photo (teeth and cavity drawn plainly, skin filled in from around), and the network adds
+what the base lacks. Training and inference share every line of this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .models.landmarks import INNER_LIPS, OUTER_LIPS
+from .phototexture import Warp
+
+CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
+FOLDS = (
+    (129, 142, 36, 205, 207, 212, 202, 57, 186, 92, 165, 98),
+    (358, 371, 266, 425, 427, 432, 422, 287, 410, 322, 391, 327),
+)  # MediaPipe points around the nasolabial fold: wing of the nose, cheek, jowl, corner of the mouth
+LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
+TYPICAL_SKIN = 0.30  # linear luminance of skin under which the head's albedo looks right
+DARKENING = 0.012  # metres behind the lips over which light in the mouth falls to 1/e
+
+
+@dataclass
+class Regions:
+    """Masks on the grid of a warp, bool [G, G].
+
+    Attributes:
+        mouth: Between the target's lips.
+        edge: The inner lip line, thickened; also where the lips touch.
+        lips: Everything within the outer lip line.
+        folds: Around the nasolabial folds, without the lips.
+    """
+
+    mouth: np.ndarray
+    edge: np.ndarray
+    lips: np.ndarray
+    folds: np.ndarray
+
+
+def regions(warp: Warp) -> Regions:
+    """Where mouth and folds of the target lie."""
+    size, points = len(warp.motion), warp.points
+    lips = _polygon(size, points[list(OUTER_LIPS)])
+    line = np.zeros((size, size), np.uint8)
+    width = max(1, round(2 * LIP_EDGE * warp.scale))
+    cv2.polylines(line, [_fixed(points[list(INNER_LIPS)])], True, 1, width, shift=4)
+    folds = np.zeros((size, size), bool)
+    for side in FOLDS:
+        folds |= _polygon(size, points[list(side)])
+    return Regions(warp.mouth, (line > 0) | warp.mouth, lips, folds & ~lips)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    return np.round((points - 0.5) * 16).astype(np.int32)
+
+
+def _polygon(size: int, points: np.ndarray) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [_fixed(points)], 1, shift=4)
+    return mask > 0
+
+
+def paint_mouth(warp: Warp, crop: np.ndarray) -> np.ndarray:
+    """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: the head's teeth, tongue and cavity, lit by how
+    deep they lie and by how bright the skin of `crop` (uint8 [G, G, 3]) is."""
+    linear = (crop / 255.0) ** 2.2
+    skin = warp.albedo.any(-1) & ~warp.mouth
+    luminance = np.median(linear[skin] @ [0.2126, 0.7152, 0.0722]) if skin.any() else TYPICAL_SKIN
+    light = np.clip((luminance / TYPICAL_SKIN) ** 0.7, 0.3, 1.4)
+    depth = 0.2 + 0.8 * np.exp(-np.maximum(warp.depth - DARKENING, 0) / DARKENING)
+    sky = cv2.GaussianBlur(warp.mouth.astype(np.float32), (0, 0), max(0.003 * warp.scale, 1))
+    shade = light * depth * np.clip(1.2 * sky, 0.45, 1)  # the lips shade the rim
+    return np.clip(warp.albedo * shade[..., None], 0, 1) ** (1 / 2.2)
+
+
+def fill(image: Tensor, known: Tensor) -> Tensor:
+    """Push-pull interpolation of `image` [B, C, H, W] into pixels where `known` [B, 1, H, W] is 0."""
+    return known * image + (1 - known) * _pull(image * known, known)
+
+
+def _pull(colour: Tensor, weight: Tensor) -> Tensor:
+    height, width = colour.shape[-2:]
+    if min(height, width) < 2:
+        return colour.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    pad = (0, width % 2, 0, height % 2)
+    half, half_weight = (F.avg_pool2d(F.pad(x, pad), 2) for x in (colour, weight))
+    coarse = _pull(half, half_weight).expand_as(half)
+    sure = half_weight.clamp(max=0.5) * 2
+    mixed = half / half_weight.clamp(min=1e-6) * sure + coarse * (1 - sure)
+    large = F.interpolate(mixed, scale_factor=2, mode="bilinear", align_corners=False)
+    return large[..., :height, :width]
+
+
+def make_base(moved: Tensor, painted: Tensor, mask: Tensor, mouth: Tensor) -> Tensor:
+    """What the network corrects: the moved photo, its repainted skin filled in, the mouth drawn plainly.
+
+    Args:
+        moved, painted: [B, 3, H, W] in [-1, 1].
+        mask, mouth: [B, 1, H, W] in {0, 1}; `mouth` within `mask`.
+    """
+    return torch.where(mouth > 0, painted, fill(moved, 1 - mask))
+
+
+def stack_conditions(base: Tensor, normal: Tensor, albedo: Tensor, mask: Tensor, mouth: Tensor) -> Tensor:
+    """Channels in the order of CONDITIONS [B, 11, H, W]; all in about [-1, 1]."""
+    return torch.cat([base, normal, albedo, mask, mouth], 1)

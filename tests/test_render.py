@@ -1,0 +1,338 @@
+"""Camera, rasteriser, light and buffers against analytic cases and a brute-force reference."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from emorig_diffusers import render
+
+
+def icosphere(splits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit sphere, vertices [1, V, 3] and outward faces [20 * 4**splits, 3]."""
+    phi = (1 + math.sqrt(5)) / 2
+    points = [(-1, phi, 0), (1, phi, 0), (-1, -phi, 0), (1, -phi, 0), (0, -1, phi), (0, 1, phi)]
+    points += [(0, -1, -phi), (0, 1, -phi), (phi, 0, -1), (phi, 0, 1), (-phi, 0, -1), (-phi, 0, 1)]
+    vertices = torch.tensor(points, dtype=torch.float64)
+    gaps = torch.cdist(vertices, vertices)
+    near = (gaps - gaps[gaps > 0].min()).abs() < 1e-6
+    triples = torch.combinations(torch.arange(12), 3)
+    i, j, k = triples.T
+    faces = triples[near[i, j] & near[j, k] & near[i, k]]
+    for _ in range(splits):
+        edges = torch.cat((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]])).sort(1).values
+        unique, index = edges.unique(dim=0, return_inverse=True)
+        ab, bc, ca = (index + len(vertices)).chunk(3)
+        vertices = torch.cat((vertices, vertices[unique].mean(1)))
+        a, b, c = faces.T
+        faces = torch.cat([torch.stack(t, 1) for t in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))])
+    vertices = torch.nn.functional.normalize(vertices, dim=1)
+    corners = vertices[faces]
+    inward = torch.linalg.det(corners) < 0
+    faces[inward] = faces[inward].flip(1)
+    return vertices[None].float(), faces
+
+
+def lattice(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit sphere of rows * columns * 2 faces, for timing."""
+    theta = torch.linspace(1e-3, math.pi - 1e-3, rows + 1)[:, None]
+    phi = torch.arange(columns) * (2 * math.pi / columns)
+    x, y, z = theta.sin() * phi.cos(), theta.cos().expand(-1, columns), theta.sin() * phi.sin()
+    i, j = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    a, b = (i * columns + j).flatten(), (i * columns + (j + 1) % columns).flatten()
+    faces = torch.cat((torch.stack((a, b, a + columns), 1), torch.stack((b, b + columns, a + columns), 1)))
+    return torch.stack((x, y, z), -1).reshape(1, -1, 3), faces
+
+
+def brute_force(points: np.ndarray, faces: np.ndarray, height: int, width: int):
+    """Every face tested at every pixel centre in float64: face, barycentrics, depth, pixels on an edge."""
+    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
+    corners = points.astype(np.float64)[faces][:, :, :, None, None]
+    (x0, y0, z0), (x1, y1, z1), (x2, y2, z2) = (corners[:, k].swapaxes(0, 1) for k in range(3))
+    area = (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)
+    w0 = ((x1 - x) * (y2 - y) - (y1 - y) * (x2 - x)) / area
+    w1 = ((x2 - x) * (y0 - y) - (y2 - y) * (x0 - x)) / area
+    bary = np.stack((w0, w1, 1 - w0 - w1), -1)
+    depth = np.where((bary >= 0).all(-1), bary[..., 0] * z0 + bary[..., 1] * z1 + bary[..., 2] * z2, np.inf)
+    face = np.where(np.isinf(depth).all(0), -1, depth.argmin(0))
+    best = np.take_along_axis(bary, np.maximum(face, 0)[None, ..., None], 0)[0]
+    near_edge = (np.abs(bary) < 1e-9).any(-1).any(0)
+    return face, np.where(face[..., None] < 0, 0, best), depth.min(0), near_edge
+
+
+def random_mesh(seed: int, count: int = 120, side: float = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(1, count, 3, generator=generator) * side * 1.6 - side * 0.3
+    faces = torch.randint(count, (200, 3), generator=generator).sort(1).values.unique(dim=0)
+    faces[::2] = faces[::2].flip(1)
+    return points, faces
+
+
+def test_project_follows_the_camera_and_pixels_the_ndc():
+    vertices = torch.tensor([[[0.1, 0.2, 0.3]], [[0.0, 0.0, 0.05]]])
+    camera = torch.tensor([[2.0, 0.1, -0.1], [8.0, 0.0, 0.0]])
+    points = render.project(vertices, camera)
+    assert torch.allclose(points, torch.tensor([[[0.4, -0.2, -0.6]], [[0.0, 0.0, -0.4]]]))
+    pixels = render.ndc_to_pixels(torch.tensor([[-1.0, -1.0, 0.5], [1.0, 1.0, -1.0]]), (100, 200))
+    assert torch.allclose(pixels, torch.tensor([[0.0, 0.0, 50.0], [200.0, 100.0, -100.0]]))
+
+
+def test_one_triangle_covers_the_known_pixels():
+    points = torch.tensor([[[0.0, 0.0, 1.0], [4.0, 0.0, 2.0], [0.0, 4.0, 3.0]]])
+    fragments = render.rasterize(points, torch.tensor([[0, 1, 2]]), 5, 6)
+    j, i = torch.meshgrid(torch.arange(5), torch.arange(6), indexing="ij")
+    inside = (i + 0.5) + (j + 0.5) <= 4  # centres on the slanted border belong to the face
+    assert torch.equal(fragments.face[0] == 0, inside)
+    assert torch.allclose(fragments.bary.sum(-1)[0], inside.float())
+    where = render.interpolate(fragments, torch.tensor([[0, 1, 2]]), points)[0]
+    assert torch.allclose(where[inside][:, 0], i[inside] + 0.5, atol=1e-6)
+    assert torch.allclose(where[inside][:, 1], j[inside] + 0.5, atol=1e-6)
+    assert torch.allclose(where[inside][:, 2], fragments.depth[0][inside])
+    assert (where[~inside] == 0).all() and fragments.depth[0][~inside].isinf().all()
+
+
+def test_smaller_z_occludes_whatever_the_order_and_winding():
+    quad = torch.tensor([[0.0, 0.0], [8.0, 0.0], [8.0, 8.0], [0.0, 8.0]])
+    points = torch.cat([torch.cat((quad, torch.full((4, 1), z)), 1) for z in (5.0, -5.0)])[None]
+    far, near = torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.tensor([[4, 6, 5], [4, 7, 6]])
+    assert (render.rasterize(points, torch.cat((far, near)), 8, 8).face >= 2).all()
+    assert (render.rasterize(points, torch.cat((near, far)), 8, 8).face <= 1).all()
+
+
+def test_ties_go_to_the_smaller_index_and_degenerate_faces_are_skipped():
+    points = torch.tensor([[[0.0, 0.0, 0.1], [8.0, 0.0, 0.7], [0.0, 8.0, 0.3], [8.0, 8.0, float("nan")]]])
+    faces = torch.tensor([[0, 0, 1], [0, 1, 3], [1, 2, 0], [0, 1, 2], [2, 0, 1]])
+    face = render.rasterize(points, faces, 8, 8).face
+    assert set(face.unique().tolist()) == {-1, 2}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_mesh_agrees_with_brute_force(seed):
+    points, faces = random_mesh(seed)
+    fragments = render.rasterize(points, faces, 64, 64, backend="torch")
+    valid = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    face, bary, depth, near_edge = brute_force(points[0].numpy(), faces[valid].numpy(), 64, 64)
+    face = np.where(face < 0, -1, valid.nonzero().squeeze(1).numpy()[face])
+    assert near_edge.mean() < 0.01
+    clear = ~near_edge
+    assert (fragments.face[0].numpy()[clear] == face[clear]).all()
+    assert np.abs(fragments.bary[0].numpy() - bary)[clear].max() < 1e-4
+    hit = clear & (face >= 0)
+    assert hit.mean() > 0.5
+    assert np.abs(fragments.depth[0].numpy()[hit] - depth[hit]).max() < 1e-3
+
+
+def test_a_picture_is_a_window_of_a_larger_one():
+    """Faces partly outside are cut, not moved or dropped."""
+    points, faces = random_mesh(7)
+    whole = render.rasterize(points + torch.tensor([32.0, 32.0, 0.0]), faces, 128, 128)
+    part = render.rasterize(points, faces, 40, 50)
+    assert torch.equal(part.face, whole.face[:, 32:72, 32:82])
+    assert torch.allclose(part.bary, whole.bary[:, 32:72, 32:82], atol=2e-4)
+    outside = render.rasterize(points + 500, faces, 40, 50)
+    assert (outside.face == -1).all() and (outside.bary == 0).all() and outside.depth.isinf().all()
+
+
+def test_closed_mesh_has_no_cracks():
+    vertices, faces = icosphere(4)
+    turn = torch.tensor([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    for points in (vertices, vertices @ turn):
+        face = render.rasterize(points * 100 + 128, faces, 256, 256).face[0]
+        y, x = torch.meshgrid(torch.arange(256) - 127.5, torch.arange(256) - 127.5, indexing="ij")
+        assert (face[x**2 + y**2 < 99.5**2] >= 0).all()
+        assert (face[x**2 + y**2 > 100**2] == -1).all()
+    grid = torch.stack(torch.meshgrid(*[torch.arange(0.5, 33, 4)] * 2, indexing="ij"), -1).reshape(1, -1, 2)
+    corner = (torch.arange(8)[:, None] * 9 + torch.arange(8)).flatten()
+    cells = torch.stack((corner, corner + 1, corner + 10, corner, corner + 10, corner + 9), 1).reshape(-1, 3)
+    aligned = render.rasterize(torch.cat((grid, torch.zeros(1, 81, 1)), -1), cells, 33, 33)
+    assert (aligned.face >= 0).all()  # every vertex, border and diagonal runs through pixel centres
+
+
+def test_batch_equals_singles():
+    meshes = [random_mesh(seed) for seed in (3, 4, 5)]
+    points, faces = torch.cat([mesh[0] for mesh in meshes]), meshes[0][1]
+    attributes = torch.rand(3, points.shape[1], 4)
+    batch = render.rasterize(points, faces, 48, 64)
+    picture = render.interpolate(batch, faces, attributes)
+    shared = render.interpolate(batch, faces, attributes[0])
+    for k in range(3):
+        single = render.rasterize(points[k : k + 1], faces, 48, 64)
+        assert torch.equal(single.face[0], batch.face[k])
+        assert torch.equal(single.bary[0], batch.bary[k])
+        assert torch.equal(render.interpolate(single, faces, attributes[k : k + 1])[0], picture[k])
+        assert torch.equal(render.interpolate(single, faces, attributes[0])[0], shared[k])
+
+
+def test_bad_input_is_refused():
+    points, faces = random_mesh(0)
+    with pytest.raises(ValueError, match="B, V, 3"):
+        render.rasterize(points[0], faces, 8, 8)
+    with pytest.raises(ValueError, match="int64"):
+        render.rasterize(points, faces.int(), 8, 8)
+    with pytest.raises(ValueError, match="backend"):
+        render.rasterize(points, faces, 8, 8, backend="opengl")
+    with pytest.raises(ValueError, match="uv"):
+        render.draw_buffers(points, faces, torch.ones(1, 3), torch.zeros(1, 9, 3), torch.rand(1, 3, 4, 4), 8)
+
+
+def test_gradients_reach_attributes_and_points():
+    points = torch.tensor([[[1.1, 1.2, 0.1], [7.3, 2.4, 0.2], [3.6, 7.7, 0.3]]]).double().requires_grad_()
+    colours = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    faces = torch.tensor([[0, 1, 2]])
+
+    def draw(p: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return render.interpolate(render.rasterize(p, faces, 8, 8, backend="torch"), faces, c)
+
+    assert torch.autograd.gradcheck(draw, (points, colours))
+
+
+def test_vertex_normals_of_a_sphere_and_area_weights():
+    vertices, faces = icosphere(3)
+    assert (render.vertex_normals(vertices * 0.1, faces) - vertices).abs().max() < 0.02
+    roof = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 0.0, -1.0]]])
+    normal = render.vertex_normals(roof, torch.tensor([[0, 1, 2], [0, 3, 1]]))[0, 0]
+    assert torch.allclose(normal, torch.tensor([1.0, 0.0, 3.0]) / math.sqrt(10))
+
+
+def test_shading_of_single_terms():
+    normals = icosphere(2)[0]
+    x, y, z = normals.unbind(-1)
+    expected = {0: 0.2820948 + 0 * x, 2: 1.0233267 * y, 5: 0.8580855 * x * z, 8: 0.2477080 * (3 * z * z - 1)}
+    for term, value in expected.items():
+        light = torch.zeros(1, 9, 3)
+        light[0, term] = torch.tensor([1.0, 2.0, -1.0])
+        shading = render.sh_shading(normals, light)
+        assert torch.allclose(shading, value[..., None] * light[0, term], atol=1e-6)
+
+
+def known_light() -> torch.Tensor:
+    light = torch.randn(1, 9, 3, generator=torch.Generator().manual_seed(1)) * 0.3
+    light[:, 0] += 3
+    return light
+
+
+def test_fit_light_recovers_a_known_light_despite_outliers():
+    normals, light = icosphere(4)[0][0], known_light()
+    albedo = torch.rand(len(normals), 3, generator=torch.Generator().manual_seed(2)) * 0.6 + 0.2
+    pixels = albedo * render.sh_shading(normals[None], light)[0]
+    assert (render.fit_light(pixels, normals, albedo) - light[0]).abs().max() < 0.03
+    pixels[::10] = 3.0
+    robust, plain = (render.fit_light(pixels, normals, albedo, steps=steps) for steps in (8, 0))
+    assert (robust - light[0]).abs().max() < 0.06 < (plain - light[0]).abs().max()
+
+
+def test_fit_light_stays_small_on_one_sided_normals():
+    normals, light = icosphere(4)[0][0], known_light()
+    noise = torch.randn(len(normals), 3, generator=torch.Generator().manual_seed(3)) * 0.05
+    pixels = render.sh_shading(normals[None], light)[0] + noise
+    front = normals[:, 2] > 0.8
+    fitted = render.fit_light(pixels[front], normals[front])
+    assert fitted.abs().max() < 2 * light.abs().max()
+    again = render.sh_shading(normals[None, front], fitted[None])[0]
+    assert (again - (pixels - noise)[front]).abs().mean() < 0.02
+    flat = render.fit_light(torch.full((50, 3), 0.5), torch.tensor([[0.0, 0.0, 1.0]]).expand(50, 3))
+    assert flat.isfinite().all() and flat.abs().max() < 3
+    with pytest.raises(ValueError, match="N > 0"):
+        render.fit_light(torch.zeros(0, 3), torch.zeros(0, 3))
+
+
+def test_sample_texture_puts_v_up():
+    texture = torch.arange(4.0).reshape(1, 1, 2, 2)
+    uv = torch.tensor([[[[0.25, 0.75], [0.75, 0.75]], [[0.25, 0.25], [0.75, 0.25]]]])
+    assert torch.allclose(render.sample_texture(texture, uv)[..., 0], texture[0])
+
+
+def test_draw_buffers_has_diffusionrigs_ranges():
+    vertices, faces = icosphere(4)
+    head, camera = (vertices * 0.1).expand(2, -1, -1), torch.tensor([[8.0, 0.0, 0.0], [6.0, 0.02, 0.01]])
+    light = torch.zeros(2, 9, 3)
+    light[:, 0], light[:, 3] = 1 / 0.2820948, 0.5
+    colours = torch.full_like(head, 0.5)
+    buffers = render.draw_buffers(head, faces, camera, light, colours, 64)
+    mask = buffers.mask.bool()
+    assert buffers.rendered.shape == buffers.normal.shape == buffers.albedo.shape == (2, 3, 64, 64)
+    assert mask.shape == (2, 1, 64, 64) and abs(mask[0].float().mean() - math.pi * 0.64 / 4) < 0.01
+    for picture in (buffers.rendered, buffers.normal, buffers.albedo):
+        assert (picture[~mask.expand_as(picture)] == 0).all()
+    assert torch.allclose(buffers.albedo[mask.expand_as(buffers.albedo)], torch.tensor(0.5))
+    centre = buffers.normal[0, :, 32, 32]
+    assert centre[2] > 0.98 and buffers.normal.abs().max() <= 1
+    assert buffers.normal[0, 0, 32, 52] > 0.5 and buffers.normal[0, 1, 12, 32] > 0.5  # right is +x, up is +y
+    lengths = buffers.normal.norm(dim=1)[mask[:, 0]]
+    assert 0.95 < lengths.min() < 0.9999 and lengths.max() <= 1 + 1e-5
+    shading = 1 + 0.5 * 1.0233267 * buffers.normal[:, 2:]
+    assert torch.allclose(buffers.rendered, (0.5 * shading * mask).expand(-1, 3, -1, -1), atol=1e-5)
+
+
+def test_texture_and_vertex_colours_agree_and_seams_use_their_own_index():
+    vertices, faces = icosphere(3)
+    ramp = torch.linspace(0.5 / 32, 1 - 0.5 / 32, 32)
+    v, u = torch.meshgrid(ramp.flip(0), ramp, indexing="ij")
+    texture = torch.stack((u, v, torch.zeros_like(u)))[None]
+    uv = vertices[0, :, :2] * 0.45 + 0.5
+    colours = torch.cat((uv, torch.zeros(len(uv), 1)), 1)[None]
+    order = torch.randperm(len(uv), generator=torch.Generator().manual_seed(0))
+    camera, light = torch.tensor([[9.0, 0.0, 0.0]]), known_light()
+    plain = render.draw_buffers(vertices * 0.1, faces, camera, light, colours, 64)
+    mapped = render.draw_buffers(
+        vertices * 0.1, faces, camera, light, texture, 64, uv=uv[order], faces_uv=order.argsort()[faces]
+    )
+    assert (plain.albedo - mapped.albedo).abs().max() < 1e-4
+    assert (plain.rendered - mapped.rendered).abs().max() < 1e-3
+
+
+def test_transform_moves_the_crop_into_another_picture():
+    vertices, faces = icosphere(3)
+    arguments = vertices * 0.1, faces, torch.tensor([[6.0, 0.0, 0.0]]), known_light(), vertices.abs()
+    crop = render.draw_buffers(*arguments, 64)
+    half = torch.tensor([[[0.5, 0.0, 0.5], [0.0, 0.5, -0.5], [0.0, 0.0, 1.0]]])
+    picture = render.draw_buffers(*arguments, 128, transform=half)
+    assert torch.allclose(picture.normal[..., :64, 64:], crop.normal, atol=1e-4)
+    assert picture.mask[..., 64:, :].sum() == 0 == picture.mask[..., :64].sum()
+
+
+def test_pytorch3d_draws_the_same():
+    pytest.importorskip("pytorch3d", reason="pytorch3d, the optional backend, is not installed")
+    vertices, faces = icosphere(3)
+    camera = torch.tensor([[9.3, 0.013, 0.007]])
+    points = render.ndc_to_pixels(render.project(vertices * 0.1, camera), (48, 64))
+    ours, theirs = (render.rasterize(points, faces, 48, 64, backend=name) for name in ("torch", "pytorch3d"))
+    assert (ours.face == theirs.face).float().mean() > 0.999
+    assert (ours.bary - theirs.bary)[ours.face == theirs.face].abs().max() < 1e-4
+
+
+def test_pytorch3d_missing_is_said_plainly():
+    try:
+        import pytorch3d  # noqa: F401
+    except ImportError:
+        points, faces = random_mesh(0)
+        with pytest.raises(ImportError, match="install it or use 'torch'"):
+            render.rasterize(points, faces, 8, 8, backend="pytorch3d")
+    else:
+        pytest.skip("pytorch3d is installed")
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("size", "limit"), [(256, 0.4), (512, 0.8)])
+def test_ten_thousand_faces_take_milliseconds(size, limit, capsys, one_thread):
+    vertices, faces = lattice(70, 72)
+    points = render.ndc_to_pixels(render.project(vertices * 0.12, torch.tensor([[7.0, 0.0, 0.0]])), size)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        render.rasterize(points, faces, size, size, backend="torch")
+        seconds.append(time.perf_counter() - start)
+    with capsys.disabled():
+        print(f" {len(faces)} faces at {size}: {1e3 * min(seconds):.1f} ms on one thread ", end="")
+    assert min(seconds) < limit
