@@ -12,8 +12,8 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-import scipy.sparse as sparse
 import torch
+from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 

@@ -105,7 +105,7 @@ class Identities:
     def macro_weights(self, gender: float, age: float, ancestry: np.ndarray, weight: float, muscle: float) -> np.ndarray:
         """Weights of the macro targets; all arguments in [0, 1], `ancestry` [3] sums to 1."""
         total = np.zeros(len(self.macro_names), np.float32)
-        grade = lambda x, kind: {f"min{kind}": max(0, 1 - 2 * x), f"average{kind}": 1 - abs(2 * x - 1),  # noqa: E731
+        grade = lambda x, kind: {f"min{kind}": max(0, 1 - 2 * x), f"average{kind}": 1 - abs(2 * x - 1),
                                  f"max{kind}": max(0, 2 * x - 1)}  # fmt: skip
         for sex, a in (("female", 1 - gender), ("male", gender)):
             for years, b in (("young", 1 - age), ("old", age)):

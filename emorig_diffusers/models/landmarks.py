@@ -17,6 +17,10 @@ EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163
         362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382)  # fmt: skip
 OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+LIP_PAIRS = ((13, 14), (312, 317), (82, 87), (311, 402), (81, 178), (310, 318), (80, 88))
+CLOSING_UNITS = ("jawOpen", "mouthUpperUp", "mouthLowerDown")
+CLOSING_RIDGE = 0.002  # metres; keeps the least-squares closing of the lips tame
+LIPS_TOUCH = 0.0003  # metres of opening at which lips count as closed
 UNSEEN_UNITS = ("eyeLook", "tongueOut")  # units that landmarks say nothing about stay at zero
 
 
@@ -38,8 +42,8 @@ class FitResult:
 class LandmarkEncoder(ModelMixin, ConfigMixin):
     """Gauss-Newton fit of shape, expression, rotation and weak-perspective camera to 2-D landmarks.
 
-    Minimises |w (landmark - projection)|² / σ² + a |β|² + b |ψ - ψ0|², ψ in [-0.05, 1.2], where ψ0 comes from the
-    detector's blendshape scores; without ψ0 shape and expression explain each other.
+    Minimises |w (landmark - projection)|² / σ² + a |β|² + b |ψ - ψ0|², ψ in [-0.6, 1.3], where ψ0 is linear in
+    the detector's blendshape scores; without ψ0 shape and expression explain each other.
 
     Args:
         num_expression: Length E of the expression code.
@@ -62,7 +66,8 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         zeros = torch.zeros(num_expression)
-        # learnt from fits to photos: size of a unit per detector score, and the range of units on relaxed faces
+        # learnt from fits to photos: ψ0 = offset + scale * score, and the range of units on relaxed faces
+        self.prior_offset = nn.Parameter(zeros.clone(), requires_grad=False)
         self.prior_scale = nn.Parameter(zeros.clone(), requires_grad=False)
         self.neutral_low = nn.Parameter(zeros.clone(), requires_grad=False)
         self.neutral_high = nn.Parameter(zeros.clone(), requires_grad=False)
@@ -87,9 +92,30 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
             state = problem.step(state)
         return problem.result(state)
 
-    def neutral(self, expression: Tensor) -> Tensor:
-        """The person's own relaxed face [B, E]: what of ψ lies within the range seen on relaxed faces."""
-        return expression.clamp(self.neutral_low, self.neutral_high)
+    @torch.no_grad()
+    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
+        """The person's own relaxed face [1, E]: ψ within the range seen on relaxed faces, lips closed.
+
+        Units that tell people apart rather than emotions (how lips roll, where the jaw sits) are kept.
+
+        Args:
+            head: The head the codes belong to.
+            codes: Fitted codes [1, ...].
+            offsets: Vertex offsets [V, 2] that the fit left over, normalised device coordinates.
+        """
+        expression = codes.expression.clamp(self.neutral_low, self.neutral_high)
+        upper, lower = (list(points) for points in zip(*LIP_PAIRS))
+        height = lambda field: (lambda y: y[..., upper] - y[..., lower])(head.landmarks(field)[..., 1])  # noqa: E731
+        gap = height(head.rest_vertices(codes.shape, expression))[0]
+        if offsets is not None:
+            flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
+            gap = gap - height(flat)[0] / codes.camera[0, 0]
+        closing = [i for i, n in enumerate(head.config.expression_names) if n.startswith(CLOSING_UNITS)]
+        slope = height(head.expression_basis[closing]).T  # [pairs, units], metres
+        ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
+        excess = (gap - LIPS_TOUCH).clamp(min=0)
+        expression[:, closing] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+        return expression
 
 
 @dataclass
@@ -109,7 +135,7 @@ class _Problem:
     ) -> None:
         count = head.config.num_landmarks
         corners = head.faces[head.landmark_faces]
-        place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()  # noqa: E731
+        place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
         self.template, self.shapes, self.units = (place(b) for b in (head.template, head.shape_basis, head.expression_basis))
         self.goal = np.asarray(landmarks, np.float64)[:count, :2] * [1, -1]
         self.spread = np.linalg.norm(self.goal.std(0))
@@ -120,9 +146,10 @@ class _Problem:
         self.weight /= self.spread * encoder.config.noise
         names = head.config.expression_names
         self.free = np.array([not n.startswith(UNSEEN_UNITS) for n in names])
-        scale = encoder.prior_scale.double().numpy()
-        self.prior = np.array([scores.get(n, 0.0) for n in names]) * scale * self.free
+        offset, scale = encoder.prior_offset.double().numpy(), encoder.prior_scale.double().numpy()
+        self.prior = (offset + scale * [scores.get(n, 0.0) for n in names]) * self.free
         self.config = encoder.config
+        self.head = head
 
     def start(self) -> _State:
         scale = self.spread / np.linalg.norm(self.template[:, :2].std(0))
@@ -148,8 +175,8 @@ class _Problem:
         normal = columns.T @ columns + np.diag(ridge)
         right = columns.T @ residual.ravel() + ridge * prior
         low, high = np.full(len(ridge), -np.inf), np.full(len(ridge), np.inf)
-        low[-self.free.sum() :] = np.minimum(-0.05 - state.expression[self.free], 0)
-        high[-self.free.sum() :] = np.maximum(1.2 - state.expression[self.free], 0)
+        low[-self.free.sum() :] = np.minimum(-0.6 - state.expression[self.free], 0)
+        high[-self.free.sum() :] = np.maximum(1.3 - state.expression[self.free], 0)
         return self._move(state, solve_bounded(normal, right, low, high))
 
     def _jacobian(self, state: _State, turned: np.ndarray) -> np.ndarray:
@@ -179,8 +206,10 @@ class _Problem:
     def result(self, state: _State) -> FitResult:
         fitted = state.scale * self.points(state)[:, :2] + state.shift
         residual = (self.goal - fitted) * [1, -1]
-        tensor = lambda value: torch.tensor(np.atleast_2d(value), dtype=torch.float32)  # noqa: E731
-        camera = np.concatenate([[state.scale], state.shift / state.scale])
+        tensor = lambda value: torch.tensor(np.atleast_2d(value), dtype=torch.float32)
+        # the fit turns the head about the origin, the head model about its root joint
+        root = (self.head.joint_regressor[:1] @ self.head.shaped_vertices(tensor(state.shape))[0])[0].double().numpy()
+        camera = np.concatenate([[state.scale], state.shift / state.scale - (root - state.rotation @ root)[:2]])
         pose = np.concatenate([axis_angle(state.rotation), np.zeros(3)])
         codes = FaceCodes(tensor(state.shape), tensor(state.expression), tensor(pose), tensor(camera),
                           torch.zeros(1, 9, 3), torch.zeros(1, 0))  # fmt: skip

@@ -57,7 +57,7 @@ def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
@@ -98,7 +98,7 @@ class ResNetTrunk(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, depth: int, stride: int
+    block: type[BasicBlock | Bottleneck], inputs: int, width: int, depth: int, stride: int
 ) -> nn.Sequential:
     first = block(inputs, width, stride)
     return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(depth - 1)))

@@ -228,7 +228,7 @@ class RigUNet(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: torch.Tensor,
-        timestep: int | float | torch.Tensor,
+        timestep: float | torch.Tensor,
         cond: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[torch.Tensor]:
@@ -269,7 +269,7 @@ class RigUNet(ModelMixin, ConfigMixin):
         return hidden
 
     def _embed(
-        self, timestep: int | float | torch.Tensor, cond: torch.Tensor | None, sample: torch.Tensor
+        self, timestep: float | torch.Tensor, cond: torch.Tensor | None, sample: torch.Tensor
     ) -> torch.Tensor:
         """Time embedding with the code appended: one vector, which diffusers' blocks pass on untouched."""
         batch = sample.shape[0]

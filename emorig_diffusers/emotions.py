@@ -1,0 +1,123 @@
+"""The eight AffectNet emotions as action units, and action units as expression codes of a head with named units.
+
+Recipes follow EMFACS (Friesen & Ekman 1983) and were tuned by looking at edits of photos. They are relative to the
+person's own relaxed face. A checkpoint may carry its own recipes (`EmoRigPipeline.config.emotions`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
+"""AffectNet's names in AffectNet's order (0-7)."""
+
+MAX_INTENSITY = 1.5
+
+ACTION_UNITS: dict[str, dict[str, float]] = {
+    "AU1": {"browInnerUp": 1.0},
+    "AU2": {"browOuterUp": 1.0},
+    "AU4": {"browDown": 1.0},
+    "AU5": {"eyeWide": 1.0},
+    "AU6": {"cheekSquint": 1.0, "eyeSquint": 0.35},
+    "AU7": {"eyeSquint": 1.0},
+    "AU9": {"noseSneer": 1.0},
+    "AU10": {"mouthUpperUp": 1.0},
+    "AU12": {"mouthSmile": 0.6, "mouthDimple": 0.25},
+    "AU14": {"mouthDimple": 1.0, "mouthPress": 0.3},
+    "AU15": {"mouthFrown": 1.0},
+    "AU16": {"mouthLowerDown": 1.0},
+    "AU17": {"mouthShrugLower": 1.0},
+    "AU18": {"mouthPucker": 1.0},
+    "AU20": {"mouthStretch": 1.0},
+    "AU23": {"mouthPress": 0.6, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
+    "AU24": {"mouthPress": 1.0},
+    "AU25": {"mouthLowerDown": 0.35, "mouthUpperUp": 0.2},
+    "AU26": {"jawOpen": 0.5},
+    "AU27": {"jawOpen": 1.0},
+    "AU43": {"eyeBlink": 1.0},
+}
+"""FACS action unit -> expression units of the open head at intensity 1; a name without side moves both sides."""
+
+RECIPES: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "happy": {"AU6": 0.6, "AU12": 0.9, "AU25": 0.75},
+    "sad": {"AU1": 0.95, "AU4": 0.35, "AU15": 0.85, "AU17": 0.4, "AU43": 0.12, "AU7": 0.2},
+    "surprise": {"AU1": 0.9, "AU2": 0.9, "AU5": 0.8, "AU26": 0.9},
+    "fear": {"AU1": 0.95, "AU2": 0.4, "AU4": 0.35, "AU5": 0.95, "AU20": 0.7, "AU25": 0.6, "AU26": 0.35},
+    "disgust": {"AU9": 1.0, "AU10": 0.6, "AU4": 0.5, "AU7": 0.6, "AU15": 0.45, "AU6": 0.3},
+    "anger": {"AU4": 1.0, "AU7": 0.6, "AU5": 0.25, "AU9": 0.45, "AU15": 0.4, "AU23": 0.6, "AU17": 0.35},
+    "contempt": {"R12": 0.6, "R14": 0.8, "R6": 0.25, "AU7": 0.15},
+}
+"""Emotion -> amounts of action units at intensity 1; `R12` is AU12 on the person's right side only."""
+
+
+def check_emotion(name: str, known: Mapping[str, object] = RECIPES) -> None:
+    """Raise ValueError naming the emotions if `name` is not one."""
+    if name not in known:
+        raise ValueError(f"Unknown emotion {name!r}: choose one of {', '.join(known)}.")
+
+
+def check_amount(what: str, value: float, limit: float = MAX_INTENSITY) -> float:
+    """A finite number in [0, limit], else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
+        raise ValueError(f"{what} must be a number from 0 to {limit:g}, got {value!r}.")
+    return float(value)
+
+
+def emotion_offset(
+    emotion: str | Mapping[str, float], names: tuple[str, ...], recipes: Mapping[str, Mapping[str, float]] = RECIPES
+) -> Tensor:
+    """Expression [E] to add to a relaxed face for an emotion or a blend such as `{"happy": .6, "surprise": .4}`.
+
+    Raises:
+        ValueError: For an unknown emotion, or a share outside [0, 1.5].
+    """
+    blend = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion)
+    total = torch.zeros(len(names))
+    for name, share in blend.items():
+        check_emotion(name, recipes)
+        check_amount(f"The share of {name}", share)
+        total += share * action_unit_offset(recipes[name], names)
+    return total
+
+
+def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> Tensor:
+    """Expression [E] of action units (`AU12`, or `L12`, `R12` for one side) or single expression units (`jawOpen`).
+
+    Raises:
+        ValueError: For an unknown unit, a number that is not finite, or a head without named units.
+    """
+    if not names:
+        raise ValueError("This head's expression code has no named units: give a reference photo or codes instead.")
+    total = torch.zeros(len(names))
+    for unit, amount in amounts.items():
+        if not isinstance(amount, (int, float)) or not math.isfinite(amount):
+            raise ValueError(f"The amount of {unit} must be a finite number, got {amount!r}.")
+        for name, share in expand_unit(unit, names).items():
+            total[names.index(name)] += amount * share
+    return total
+
+
+def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
+    """Named expression units with their amounts for one action unit."""
+    if unit in names:
+        return {unit: 1.0}
+    sides = {"AU": ("", "Left", "Right"), "L": ("", "Left"), "R": ("", "Right")}
+    prefix = unit.rstrip("0123456789")
+    parts = ACTION_UNITS.get("AU" + unit.removeprefix(prefix)) if prefix in sides else None
+    if parts is None:
+        raise ValueError(
+            f"Unknown action unit {unit!r}: use one of {', '.join(ACTION_UNITS)} (L12 or R12 for one side) "
+            "or an expression unit such as jawOpen."
+        )
+    return {p + s: share for p, share in parts.items() for s in sides[prefix] if p + s in names}
+
+
+def blend_expression(source: Tensor, relaxed: Tensor, offset: Tensor, intensity: float) -> Tensor:
+    """Expression [B, E] at an intensity: 0 is the photo's own, 1 the emotion on the relaxed face, more exaggerates."""
+    share = min(intensity, 1.0)
+    return torch.lerp(source, relaxed, share) + intensity * offset

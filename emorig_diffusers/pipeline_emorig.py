@@ -1,0 +1,457 @@
+"""EmoRigPipeline: a photo and an emotion in, the same person with that emotion out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from . import compose
+from .codes import FaceCodes
+from .emotions import (
+    RECIPES,
+    action_unit_offset,
+    blend_expression,
+    check_amount,
+    check_emotion,
+    emotion_offset,
+)
+from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
+from .hub import resolve
+from .models.head import PARTS, HeadModel, rotation_matrix
+from .models.landmarks import LandmarkEncoder, axis_angle
+from .models.unet import RigUNet
+from .photos import Photo, read_photo
+from .phototexture import PhotoTexture, move_pixels
+from .render import draw_buffers, fit_light, interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from .repaint import stack_conditions
+
+LIGHT_GRID = 96  # side of the crop on which the light is fitted
+GRID = 512  # side of the grid on which motion is computed
+
+
+@dataclass
+class EncodedFace:
+    """A face of a photo with its codes.
+
+    Attributes:
+        face: What the detector found.
+        codes: Fitted codes [1, ...].
+        offsets: What the codes leave over, as vertex offsets [V, 2] in normalised device coordinates of the crop.
+        error: Mean landmark error of the fit, same unit.
+    """
+
+    face: Face
+    codes: FaceCodes
+    offsets: Tensor
+    error: float
+
+    def grid_matrix(self, size: int) -> np.ndarray:
+        """Similarity [2, 3] from photo pixels to a crop of `size` pixels."""
+        return align(self.face.landmarks, size)
+
+
+@dataclass
+class EditedFace:
+    """What happened to one face.
+
+    Attributes:
+        number: 1 for the leftmost face of the photo.
+        box: (x0, y0, x1, y1) in photo pixels.
+        source, target: Codes before and after.
+        crop: Aligned crop of the result.
+        buffers: The head under the target codes: `normal`, `albedo`, `rendered`, and `repainted`, the mask of what
+            the network painted.
+        vertices: Target head [V, 3] in metres.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    source: FaceCodes
+    target: FaceCodes
+    crop: Image.Image
+    buffers: dict[str, Image.Image]
+    vertices: Tensor
+
+
+@dataclass
+class EmoRigOutput(BaseOutput):
+    """Result of `EmoRigPipeline`.
+
+    Attributes:
+        images: Edited photos, each of its input's size and mode: PIL images, or uint8 arrays [H, W, 3] for
+            `output_type="np"`, or float tensors [3, H, W] in [0, 1] for `output_type="pt"`.
+        faces: For every photo, the faces that were edited.
+    """
+
+    images: list[Any]
+    faces: list[list[EditedFace]]
+
+
+class EmoRigPipeline(DiffusionPipeline):
+    """Change the emotion of faces in photos.
+
+    Args:
+        head: Shape and expression codes to vertices.
+        encoder: A face to its codes.
+        unet: Paints what moving the photo's pixels cannot give; without it the edit is the warp alone.
+        scheduler: Sampler of the network.
+        appearance_encoder: Code of the photo for networks that take one.
+        emotions: Emotion recipes of this checkpoint; `None` for `emorig_diffusers.emotions.RECIPES`.
+        default_num_inference_steps: Steps where the caller gives none.
+        crop_size: Side of the aligned crop the network was trained on, pixels.
+        repaint_window: (left, top, side) of the part of the crop the network sees.
+        residual_scale: The network's output is this times the difference from its base.
+    """
+
+    model_cpu_offload_seq = "appearance_encoder->unet"
+    _optional_components = ["unet", "scheduler", "appearance_encoder"]
+
+    def __init__(
+        self,
+        head: HeadModel,
+        encoder: LandmarkEncoder,
+        unet: RigUNet | None = None,
+        scheduler: Any | None = None,
+        appearance_encoder: Any | None = None,
+        emotions: dict[str, dict[str, float]] | None = None,
+        default_num_inference_steps: int = 4,
+        crop_size: int = 256,
+        repaint_window: tuple[int, int, int] = (48, 88, 160),
+        residual_scale: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder
+        )
+        self.register_to_config(
+            emotions=emotions,
+            default_num_inference_steps=default_num_inference_steps,
+            crop_size=crop_size,
+            repaint_window=tuple(repaint_window),
+            residual_scale=residual_scale,
+        )
+        self.texture = PhotoTexture(head)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline:
+        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
+
+    @property
+    def recipes(self) -> Mapping[str, Mapping[str, float]]:
+        """Emotion recipes: the checkpoint's own or the package's."""
+        return self.config.emotions or RECIPES
+
+    @property
+    def repaint_window(self) -> tuple[slice, slice]:
+        """Rows and columns of the crop that the network sees."""
+        left, top, side = self.config.repaint_window
+        return slice(top, top + side), slice(left, left + side)
+
+    # 1. inputs
+
+    def check_inputs(
+        self, emotion: Any, intensity: Any, reference: Any, action_units: Any, codes: Any, rotate: Any, steps: Any
+    ) -> None:
+        """Raise ValueError with one sentence for what cannot be done."""
+        check_amount("intensity", intensity)
+        for name in (emotion,) if isinstance(emotion, str) else emotion or ():
+            check_emotion(name, self.recipes)
+        if sum(x is not None for x in (emotion, reference, codes)) > 1:
+            raise ValueError("Give one of emotion, reference and codes, not several.")
+        if all(x is None for x in (emotion, reference, action_units, codes, rotate)):
+            raise ValueError("Nothing to do: give an emotion, a reference photo, action units, codes or a rotation.")
+        if action_units is not None:
+            action_unit_offset(action_units, self.head.config.expression_names)
+        if rotate is not None and (len(rotate) != 3 or not np.isfinite(rotate).all()):
+            raise ValueError(f"rotate must be three finite angles (yaw, pitch, roll) in degrees, got {rotate!r}.")
+        if steps is not None and (not isinstance(steps, int) or not 1 <= steps <= 1000):
+            raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
+
+    # 2. encoding
+
+    @torch.no_grad()
+    def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
+        """Fit the codes of a detected face in a photo uint8 [H, W, 3]."""
+        points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
+        fit = self.encoder(self.head, points, dict(zip(BLENDSHAPES, face.blendshapes.tolist())))
+        offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
+        encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()))
+        encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
+        return encoded
+
+    def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
+        """Light [1, 9, 3] that explains the skin's colours, seen on a small crop."""
+        vertices = self.pose_head(face.codes)
+        pixels = ndc_to_pixels(project(vertices, face.codes.camera), LIGHT_GRID)
+        fragments = rasterize(pixels, self.head.faces, LIGHT_GRID, LIGHT_GRID)
+        crop = torch.from_numpy(warp_crop(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)).float() / 255
+        shown = fragments.face[0]
+        skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
+        normal = interpolate(fragments, self.head.faces, vertex_normals(vertices, self.head.faces))[0]
+        albedo = interpolate(fragments, self.head.faces, self.head.albedo)[0]
+        return fit_light(crop[skin] ** 2.2, normal[skin], albedo[skin])[None]
+
+    def encode_photo(self, photo: np.ndarray, face: int | Literal["largest", "all"] = "largest") -> list[EncodedFace]:
+        """Find and encode the chosen faces of a photo uint8 [H, W, 3].
+
+        Raises:
+            NoFaceError: If there is no such face.
+        """
+        return [self.encode_face(photo, f) for f in choose_faces(find_faces(photo), face)]
+
+    # 3. editing
+
+    def edit_codes(
+        self,
+        face: EncodedFace,
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float = 1.0,
+        reference: EncodedFace | None = None,
+        action_units: Mapping[str, float] | None = None,
+        rotate: Sequence[float] | None = None,
+    ) -> FaceCodes:
+        """Target codes of one face; the arguments mean what they mean in `__call__`."""
+        source = face.codes
+        expression, pose, relaxed = source.expression, source.pose, self._relaxed(face)
+        names = self.head.config.expression_names
+        if emotion is not None:
+            offset = emotion_offset(emotion, names, self.recipes)
+            expression = blend_expression(expression, relaxed, offset, intensity)
+        if reference is not None:
+            offset = reference.codes.expression - self._relaxed(reference)
+            expression = blend_expression(expression, relaxed, offset, intensity)
+            jaw = torch.lerp(pose[:, 3:], reference.codes.pose[:, 3:], min(intensity, 1.0))
+            pose = torch.cat([pose[:, :3], jaw], 1)
+        if action_units:
+            expression = expression + action_unit_offset(action_units, names)
+        if rotate is not None and any(rotate):
+            pose = torch.cat([turned(pose[:, :3], rotate), pose[:, 3:]], 1)
+        return source.with_(expression=expression, pose=pose)
+
+    def _relaxed(self, face: EncodedFace) -> Tensor:
+        return self.encoder.neutral(self.head, face.codes, face.offsets)
+
+    def pose_head(self, codes: FaceCodes) -> Tensor:
+        """Vertices [B, V, 3] in metres."""
+        return self.head(codes.shape, codes.expression, codes.pose)
+
+    def grid_vertices(self, face: EncodedFace, codes: FaceCodes, size: int) -> Tensor:
+        """Vertices [V, 3] in pixels of a crop of `size`, with what the fit left over."""
+        vertices = self.pose_head(codes)
+        if not torch.equal(codes.pose[:, :3], face.codes.pose[:, :3]):
+            vertices = vertices + self._face_centre(self.pose_head(face.codes)) - self._face_centre(vertices)
+        points = project(vertices, codes.camera)
+        points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
+        return ndc_to_pixels(points, size)[0]
+
+    def _face_centre(self, vertices: Tensor) -> Tensor:
+        """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns (DiffusionRig's re-centring)."""
+        return self.head.landmarks(vertices)[:, [33, 133, 362, 263, 61, 291]].mean(1, keepdim=True)
+
+    def condition_code(self, codes: FaceCodes) -> Tensor:
+        """What the open default's network is told of a face [B, E + 6]: expression and pose."""
+        return torch.cat([codes.expression, codes.pose], 1)
+
+    # 4. painting
+
+    def prepare_latents(self, count: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        """x_T [count, 3, side, side]."""
+        side = self.config.repaint_window[2]
+        return randn_tensor((count, 3, side, side), generator=generator, device=self.unet.device, dtype=self.unet.dtype)
+
+    def denoise(
+        self,
+        latents: Tensor,
+        conditions: Tensor,
+        code: Tensor,
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        callback: Callable | None = None,
+    ) -> Tensor:
+        """Sample the network's correction of its base [B, 3, side, side]."""
+        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
+            latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
+            if callback is not None:
+                latents = callback(self, step, t, {"latents": latents}).get("latents", latents)
+        return latents / self.config.residual_scale
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float = 1.0,
+        reference: Any | None = None,
+        action_units: Mapping[str, float] | None = None,
+        codes: FaceCodes | None = None,
+        face: int | Literal["largest", "all"] = "largest",
+        rotate: Sequence[float] | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | None = None,
+    ) -> EmoRigOutput | tuple:
+        """Edit one photo or a list of photos.
+
+        Args:
+            image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
+            emotion: One of the eight emotions, or a blend such as `{"happy": .6, "surprise": .4}`.
+            intensity: 0 returns the photo itself, 1 is a clear emotion, 1.5 the most.
+            reference: A photo whose (largest) face's expression and jaw are taken over.
+            action_units: Amounts of action units (`AU12`, `L12`, `R12`) or expression units to add, e.g. `{"AU1": .5}`.
+            codes: Codes whose expression and pose are used as they are.
+            face: "largest", "all", or a number from 1 counted from the left.
+            rotate: (yaw, pitch, roll) in degrees to turn the head by; the subject's left, up and right shoulder.
+            num_inference_steps: Steps of the network; `None` for the checkpoint's.
+            generator: For repeatable results.
+            output_type: "pil", "np" or "pt".
+            return_dict: Return an `EmoRigOutput`, else a tuple (images, faces).
+            callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers.
+
+        Raises:
+            PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
+        """
+        # 1. check
+        self.check_inputs(emotion, intensity, reference, action_units, codes, rotate, num_inference_steps)
+        photos = [read_photo(x) for x in (image if isinstance(image, (list, tuple)) else [image])]
+        steps = num_inference_steps or self.config.default_num_inference_steps
+
+        # 2. encode the reference
+        if reference is not None:
+            reference = self.encode_photo(read_photo(reference).rgb)[0]
+
+        results = []
+        for photo in photos:
+            # 3. encode the faces, edit their codes
+            faces = self.encode_photo(photo.rgb, face)
+            targets = [
+                self.edit_codes(f, emotion, intensity, reference, action_units, rotate)
+                if codes is None
+                else f.codes.with_(expression=codes.expression, pose=codes.pose)
+                for f in faces
+            ]
+            # 4. move and repaint
+            results.append(self._edit_photo(photo, faces, targets, steps, generator, callback_on_step_end))
+
+        # 5. hand over
+        images = [_as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
+        edited = [e for _, e in results]
+        self.maybe_free_model_hooks()
+        return EmoRigOutput(images, edited) if return_dict else (images, edited)
+
+    def _edit_photo(
+        self,
+        photo: Photo,
+        faces: list[EncodedFace],
+        targets: list[FaceCodes],
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: Callable | None,
+    ) -> tuple[np.ndarray, list[EditedFace]]:
+        rgb, edited = photo.rgb, []
+        for face, target in zip(faces, targets):
+            mask = Image.new("L", (self.config.crop_size,) * 2)
+            if not unchanged(face.codes, target):
+                rgb, mask = self._edit_face(rgb, face, target, steps, generator, callback)
+            edited.append(self._describe(rgb, face, target, mask))
+        return rgb, edited
+
+    def _edit_face(
+        self,
+        rgb: np.ndarray,
+        face: EncodedFace,
+        target: FaceCodes,
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: Callable | None,
+    ) -> tuple[np.ndarray, Image.Image]:
+        here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
+        warp = self.texture.warp(here, there, GRID)
+        moved = move_pixels(rgb, face.grid_matrix(GRID), warp)
+        size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
+        plan = compose.plan(warp, warp_crop(moved, matrix, size), size)
+        painted = plan.base
+        if self.unet is not None and plan.network_mask.any():
+            painted = self._paint(plan, target, steps, generator, callback)
+        return compose.finish(rgb, moved, plan, painted, matrix), plan.picture()
+
+    def _paint(
+        self,
+        plan: compose.Plan,
+        target: FaceCodes,
+        steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: Callable | None,
+    ) -> Tensor:
+        """Base plus the network's correction [1, 3, S, S] within the network's mask."""
+        window = (..., *self.repaint_window)
+        device, dtype = self.unet.device, self.unet.dtype
+        conditions = stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)[window]
+        correction = self.denoise(
+            self.prepare_latents(1, generator),
+            conditions.to(device, dtype),
+            self.condition_code(target).to(device, dtype),
+            steps,
+            generator,
+            callback,
+        )
+        painted = plan.base.clone()
+        painted[window] += correction.float().cpu() * plan.network_mask[window]
+        return painted.clamp(-1, 1)
+
+    def _describe(self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, mask: Image.Image) -> EditedFace:
+        size, vertices = self.config.crop_size, self.pose_head(target)
+        drawn = draw_buffers(
+            vertices, self.head.faces, target.camera, target.light, self.head.albedo[None], self.config.crop_size
+        )
+        buffers = {
+            "normal": _picture(drawn.normal[0] * 0.5 + 0.5),
+            "albedo": _picture(drawn.albedo[0].clamp(0) ** (1 / 2.2)),
+            "rendered": _picture(drawn.rendered[0].clamp(0) ** (1 / 2.2)),
+            "repainted": mask,
+        }
+        crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
+        return EditedFace(face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0])
+
+
+def unchanged(source: FaceCodes, target: FaceCodes) -> bool:
+    """Whether expression and pose are the same to the bit."""
+    return torch.equal(source.expression, target.expression) and torch.equal(source.pose, target.pose)
+
+
+def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
+    """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
+    yaw, pitch, roll = np.radians(degrees)
+    turn = torch.eye(3, dtype=torch.float64)
+    for angle in ((0, 0, -roll), (-pitch, 0, 0), (0, yaw, 0)):
+        turn = turn @ rotation_matrix(torch.tensor(angle, dtype=torch.float64))
+    matrix = turn @ rotation_matrix(rotation[0].double())
+    return torch.from_numpy(axis_angle(matrix.numpy())).to(rotation)[None]
+
+
+def _picture(tensor: Tensor) -> Image.Image:
+    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:
+    if output_type == "np":
+        return rgb
+    if output_type == "pt":
+        return torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
+    if output_type == "pil":
+        return photo.restore(rgb)
+    raise ValueError(f'output_type must be "pil", "np" or "pt", got {output_type!r}.')

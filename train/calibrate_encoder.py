@@ -1,0 +1,105 @@
+"""Calibrate the landmark encoder on photos: what a detector's score means in the head's units, and what relaxed is.
+
+    python train/calibrate_encoder.py PHOTOS emorig_diffusers/weights/emorig-open
+
+Reads `head/` of the pipeline folder, writes `encoder/`. Two rounds: fits under a weak prior give the size of every
+unit per score (least squares); fits under that prior, on faces whose scores are low, give the relaxed range.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from emorig_diffusers.faces import BLENDSHAPES, align, choose_faces, find_faces, transform_points
+from emorig_diffusers.models.head import HeadModel
+from emorig_diffusers.models.landmarks import LandmarkEncoder
+from emorig_diffusers.photos import read_photo
+
+WEAK_PRIOR = 12.0  # weight of the prior in the first round; the encoder's own is larger
+FIRST_SCALE = 0.5
+RELAXED = {"mouthSmile": 0.25, "jawOpen": 0.08, "mouthUpperUp": 0.12, "mouthFrown": 0.25, "browDown": 0.3,
+           "browOuterUp": 0.3, "eyeWide": 0.25, "noseSneer": 0.15, "mouthPucker": 0.4}  # fmt: skip
+"""Scores below which a face counts as relaxed."""
+
+RELAXING = ("brow", "eyeWide", "eyeSquint", "eyeBlink", "cheekSquint", "noseSneer", "jawOpen", "mouthSmile", "mouthFrown",
+            "mouthDimple", "mouthStretch", "mouthPress", "mouthUpperUp", "mouthLowerDown", "mouthPucker", "mouthFunnel",
+            )  # fmt: skip
+"""Units that relax; the others (lip roll, jaw position) tell people apart and keep their value."""
+
+Detection = tuple[np.ndarray, dict[str, float]]
+
+
+def detect(photos: list[Path]) -> list[Detection]:
+    """Landmarks in the crop's frame and scores of the largest face of every photo that has one."""
+    found = []
+    for path in tqdm(photos, desc="detect"):
+        faces = find_faces(read_photo(path).rgb)
+        if faces:
+            face = choose_faces(faces)[0]
+            points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
+            found.append((points, dict(zip(BLENDSHAPES, face.blendshapes.tolist()))))
+    return found
+
+
+def fit(head: HeadModel, encoder: LandmarkEncoder, faces: list[Detection]) -> np.ndarray:
+    """Expressions [N, E]."""
+    return np.array([encoder(head, *face).codes.expression[0].numpy() for face in tqdm(faces, desc="fit")])
+
+
+def unit_prior(names: tuple[str, ...], expression: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offset and slope of each unit over its score by least squares, the same on both sides of the face."""
+    centred = scores - scores.mean(0)
+    slope = (expression * centred).sum(0) / np.maximum((centred**2).sum(0), 1.0)
+    slope = both_sides(names, np.clip(slope, 0, 0.8))
+    return both_sides(names, (expression - slope * scores).mean(0)), slope
+
+
+def both_sides(names: tuple[str, ...], values: np.ndarray) -> np.ndarray:
+    """Mean of the left and the right unit."""
+    swap = {"Left": "Right", "Right": "Left"}
+    other = [next((n.removesuffix(a) + b for a, b in swap.items() if n.endswith(a)), n) for n in names]
+    return (values + values[[names.index(n) for n in other]]) / 2
+
+
+def relaxed(faces: list[Detection]) -> list[Detection]:
+    """Faces without a clear expression."""
+    below = lambda scores: all(v < limit for k, limit in RELAXED.items() for n, v in scores.items() if n.startswith(k))  # noqa: E731
+    return [face for face in faces if below(face[1])]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("pipeline", type=Path, help="folder with head/; encoder/ is written there")
+    parser.add_argument("--every", type=int, default=3, help="use every n-th photo")
+    args = parser.parse_args()
+    head = HeadModel.from_pretrained(args.pipeline / "head")
+    names = head.config.expression_names
+    faces = detect(sorted(args.photos.glob("*.jpg"))[:: args.every])
+    scores = np.array([[s.get(n, 0.0) for n in names] for _, s in faces])
+    weak = LandmarkEncoder(len(names), expression_weight=WEAK_PRIOR)
+    weak.prior_scale.fill_(FIRST_SCALE)
+    encoder = LandmarkEncoder(len(names))
+    offset, slope = unit_prior(names, fit(head, weak, faces), scores)
+    encoder.prior_offset.copy_(torch.from_numpy(offset))
+    encoder.prior_scale.copy_(torch.from_numpy(slope))
+    calm = relaxed(faces)
+    low, high = (both_sides(names, q) for q in np.percentile(fit(head, encoder, calm), (5, 95), axis=0))
+    kept = np.array([not n.startswith(RELAXING) for n in names])
+    low[kept], high[kept] = -10, 10
+    encoder.neutral_low.copy_(torch.from_numpy(low))
+    encoder.neutral_high.copy_(torch.from_numpy(high))
+    encoder.save_pretrained(args.pipeline / "encoder")
+    print(f"{len(faces)} faces, {len(calm)} relaxed -> {args.pipeline / 'encoder'}")
+    for i in np.argsort(-encoder.prior_scale.numpy()):
+        print(f"{names[i]:22s} {offset[i]:+.2f} {slope[i]:+.2f} * score, relaxed {low[i]:+.2f} … {high[i]:+.2f}")
+
+
+if __name__ == "__main__":
+    main()
