@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
@@ -103,9 +103,9 @@ def main() -> None:
     photos = sorted(p for p in args.photos.iterdir() if p.suffix.lower() in SUFFIXES) if args.photos.is_dir() else []
     if not photos:
         parser.error(f"{args.photos} has no photos ({', '.join(sorted(SUFFIXES))}).")
-    state = PartialState()
+    state = Accelerator()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // state.num_processes))
+    torch.set_num_threads(1)  # the drawings are small: threads only wait for each other
     pipe = EmoRigPipeline.from_pretrained(args.model)
     shards = [photos[i : i + args.shard_size] for i in range(0, len(photos), args.shard_size)]
     todo = [(i, s) for i, s in enumerate(shards) if not (args.out / f"{i:05d}.safetensors").exists()]
