@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .faces import paste
+from .faces import invert, paste, transform_points
 from .phototexture import Warp
 from .repaint import make_base, paint_mouth, regions
 
@@ -105,27 +105,36 @@ def _feather(mask: np.ndarray, sigma: float) -> np.ndarray:
     return np.where(soft < 0.02, 0, soft)
 
 
-def finish(
-    photo: np.ndarray, moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray
-) -> np.ndarray:
+def finish(moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray) -> np.ndarray:
     """Put a painted crop [1, 3, S, S] in [-1, 1] into the moved photo at the photo's own resolution.
 
     Skin gets the *change* of the crop, so pores and hair stay as sharp as the photo; the mouth's inside is replaced.
     """
-    if not (chosen.skin.any() or chosen.inside.any()):
-        return moved
     crop = (painted[0].permute(1, 2, 0).numpy() + 1) / 2
-    detail = moved.astype(np.float32) / 255
-    change = crop - chosen.moved.astype(np.float32) / 255
-    result = add_change(detail, change * chosen.skin[..., None], matrix)
-    result = np.clip(result * 255 + 0.5, 0, 255).astype(np.uint8)
-    return paste(result, np.clip(crop, 0, 1), chosen.inside, matrix)
+    change = (crop - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
+    return paste(add_change(moved, change, matrix), np.clip(crop, 0, 1), chosen.inside, matrix)
 
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Add a crop-sized difference [S, S, 3] to a float photo [H, W, 3]; zero differences change nothing."""
-    height, width = photo.shape[:2]
-    shift = matrix @ [0.5, 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
+    """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
+    if not change.any():
+        return photo
+    left, top, right, bottom = _photo_window(change.any(-1), matrix, photo.shape)
+    shift = matrix @ [left + 0.5, top + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
     to_crop = np.column_stack([matrix[:, :2], shift])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return photo + cv2.warpAffine(change.astype(np.float32), to_crop, (width, height), flags=flags)
+    large = cv2.warpAffine(change.astype(np.float32) * 255, to_crop, (right - left, bottom - top), flags=flags)
+    result = photo.copy()
+    part = result[top:bottom, left:right]
+    part[:] = np.clip(np.round(part + large), 0, 255).astype(np.uint8)
+    return result
+
+
+def _photo_window(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in the photo of where a crop's mask is set, at least one pixel."""
+    ys, xs = np.nonzero(mask)
+    corners = [(x, y) for x in (xs.min() - 1, xs.max() + 2) for y in (ys.min() - 1, ys.max() + 2)]
+    places = transform_points(invert(matrix), np.array(corners, np.float64))
+    low = np.clip(np.floor(places.min(0)), 0, [shape[1] - 1, shape[0] - 1]).astype(int)
+    high = np.clip(np.ceil(places.max(0)), low + 1, [shape[1], shape[0]]).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

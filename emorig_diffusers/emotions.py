@@ -44,7 +44,10 @@ ACTION_UNITS: dict[str, dict[str, float]] = {
 
 RECIPES: dict[str, dict[str, float]] = {
     "neutral": {},
-    "happy": {"AU6": 0.6, "AU12": 0.9, "AU25": 0.75},
+    # the mouth's part is the median change from neutral to a toothy smile of 23 people (London set), times 1.2
+    "happy": {"AU6": 0.45, "mouthSmile": 0.38, "mouthUpperUp": 0.34, "mouthRollUpper": 0.4, "mouthShrugLower": 0.4,
+              "mouthShrugUpper": 0.4, "mouthLeft": 0.18, "mouthRight": 0.18, "mouthClose": -0.16, "jawOpen": 0.18,
+              "jawForward": -0.3, "mouthPress": 0.15},
     "sad": {"AU1": 0.95, "AU4": 0.35, "AU15": 0.85, "AU17": 0.4, "AU43": 0.12, "AU7": 0.2},
     "surprise": {"AU1": 0.9, "AU2": 0.9, "AU5": 0.8, "AU26": 0.9},
     "fear": {"AU1": 0.95, "AU2": 0.4, "AU4": 0.35, "AU5": 0.95, "AU20": 0.7, "AU25": 0.6, "AU26": 0.35},
@@ -52,7 +55,8 @@ RECIPES: dict[str, dict[str, float]] = {
     "anger": {"AU4": 1.0, "AU7": 0.6, "AU5": 0.25, "AU9": 0.45, "AU15": 0.4, "AU23": 0.6, "AU17": 0.35},
     "contempt": {"R12": 0.6, "R14": 0.8, "R6": 0.25, "AU7": 0.15},
 }
-"""Emotion -> amounts of action units at intensity 1; `R12` is AU12 on the person's right side only."""
+"""Emotion -> amounts of action units, or of expression units, at intensity 1; `R12` is AU12 on the person's right
+side only."""
 
 
 def check_emotion(name: str, known: Mapping[str, object] = RECIPES) -> None:
@@ -103,9 +107,11 @@ def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> 
 
 
 def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
-    """Named expression units with their amounts for one action unit."""
+    """Named expression units with their amounts for one action unit; a name without its side moves both."""
     if unit in names:
         return {unit: 1.0}
+    if unit + "Left" in names:
+        return {unit + "Left": 1.0, unit + "Right": 1.0}
     sides = {"AU": ("", "Left", "Right"), "L": ("", "Left"), "R": ("", "Right")}
     prefix = unit.rstrip("0123456789")
     parts = ACTION_UNITS.get("AU" + unit.removeprefix(prefix)) if prefix in sides else None
@@ -118,6 +124,11 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
 
 
 def blend_expression(source: Tensor, relaxed: Tensor, offset: Tensor, intensity: float) -> Tensor:
-    """Expression [B, E] at an intensity: 0 is the photo's own, 1 the emotion on the relaxed face, more exaggerates."""
-    share = min(intensity, 1.0)
-    return torch.lerp(source, relaxed, share) + intensity * offset
+    """Expression [B, E] at an intensity: 0 is the photo's own, 1 the emotion on the relaxed face, more exaggerates.
+
+    Where the photo already shows more of a unit than the emotion asks for, it keeps it: a grin stays when the person
+    is to look happy.
+    """
+    shown, asked = source - relaxed, (max(intensity, 1.0) * offset).expand_as(source)
+    keeps = (shown * asked > 0) & (shown.abs() > asked.abs())
+    return torch.lerp(source, relaxed + torch.where(keeps, shown, asked), min(intensity, 1.0))

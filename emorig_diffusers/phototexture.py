@@ -219,7 +219,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
 
     Pixels that do not move are the photo's own, bit for bit.
     """
-    size, (height, width) = len(warp.motion), photo.shape[:2]
+    height, width = photo.shape[:2]
     ys, xs = np.nonzero(warp.motion.any(-1))
     if not len(xs):
         return photo.copy()

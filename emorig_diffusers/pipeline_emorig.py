@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,47 +18,19 @@ from torch import Tensor
 
 from . import compose
 from .codes import FaceCodes
-from .emotions import (
-    RECIPES,
-    action_unit_offset,
-    blend_expression,
-    check_amount,
-    check_emotion,
-    emotion_offset,
-)
-from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
-from .hub import resolve
-from .models.head import PARTS, HeadModel, rotation_matrix
-from .models.landmarks import LandmarkEncoder, axis_angle
+from .emotions import action_unit_offset, check_amount, emotion_offset
+from .faces import warp_crop
+from .hub import fetch, needs_no_trust
+from .models.head import HeadModel
+from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
 from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
-from .render import draw_buffers, fit_light, interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from .render import draw_buffers
 from .repaint import stack_conditions
+from .rig import EncodedFace, RigMixin, unchanged
 
-LIGHT_GRID = 96  # side of the crop on which the light is fitted
 GRID = 512  # side of the grid on which motion is computed
-
-
-@dataclass
-class EncodedFace:
-    """A face of a photo with its codes.
-
-    Attributes:
-        face: What the detector found.
-        codes: Fitted codes [1, ...].
-        offsets: What the codes leave over, as vertex offsets [V, 2] in normalised device coordinates of the crop.
-        error: Mean landmark error of the fit, same unit.
-    """
-
-    face: Face
-    codes: FaceCodes
-    offsets: Tensor
-    error: float
-
-    def grid_matrix(self, size: int) -> np.ndarray:
-        """Similarity [2, 3] from photo pixels to a crop of `size` pixels."""
-        return align(self.face.landmarks, size)
 
 
 @dataclass
@@ -97,7 +70,7 @@ class EmoRigOutput(BaseOutput):
     faces: list[list[EditedFace]]
 
 
-class EmoRigPipeline(DiffusionPipeline):
+class EmoRigPipeline(RigMixin, DiffusionPipeline):
     """Change the emotion of faces in photos.
 
     Args:
@@ -126,7 +99,7 @@ class EmoRigPipeline(DiffusionPipeline):
         emotions: dict[str, dict[str, float]] | None = None,
         default_num_inference_steps: int = 4,
         crop_size: int = 256,
-        repaint_window: tuple[int, int, int] = (48, 88, 160),
+        repaint_window: tuple[int, int, int] | list[int] = (48, 88, 160),
         residual_scale: float = 2.0,
     ) -> None:
         super().__init__()
@@ -144,13 +117,34 @@ class EmoRigPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline:
-        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
+        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
+        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
+        folder = fetch(pretrained_model_name_or_path, **kwargs)
+        if kwargs.get("custom_pipeline") is None:
+            kwargs.setdefault("trust_remote_code", needs_no_trust(folder))
+        pipe = super().from_pretrained(folder, **kwargs)
+        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        return pipe
 
-    @property
-    def recipes(self) -> Mapping[str, Mapping[str, float]]:
-        """Emotion recipes: the checkpoint's own or the package's."""
-        return self.config.emotions or RECIPES
+    @contextmanager
+    def _rig_aside(self) -> Iterator[None]:
+        """Keep head and encoder out of what diffusers does to all components: they compute on the CPU in float32."""
+        rig = {name: self.__dict__[name] for name in ("head", "encoder")}
+        self.__dict__.update(dict.fromkeys(rig))  # past __setattr__, which would change the config
+        try:
+            yield
+        finally:
+            self.__dict__.update(rig)
+
+    def to(self, *args: Any, **kwargs: Any) -> EmoRigPipeline:
+        """Move or cast the networks, as `DiffusionPipeline.to`; head and encoder stay where they are."""
+        with self._rig_aside():
+            return super().to(*args, **kwargs)
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, for the networks."""
+        with self._rig_aside():
+            super().enable_model_cpu_offload(*args, **kwargs)
 
     @property
     def repaint_window(self) -> tuple[slice, slice]:
@@ -165,8 +159,8 @@ class EmoRigPipeline(DiffusionPipeline):
     ) -> None:
         """Raise ValueError with one sentence for what cannot be done."""
         check_amount("intensity", intensity)
-        for name in (emotion,) if isinstance(emotion, str) else emotion or ():
-            check_emotion(name, self.recipes)
+        if emotion is not None:
+            emotion_offset(emotion, self.head.config.expression_names, self.recipes)
         if sum(x is not None for x in (emotion, reference, codes)) > 1:
             raise ValueError("Give one of emotion, reference and codes, not several.")
         if all(x is None for x in (emotion, reference, action_units, codes, rotate)):
@@ -178,92 +172,7 @@ class EmoRigPipeline(DiffusionPipeline):
         if steps is not None and (not isinstance(steps, int) or not 1 <= steps <= 1000):
             raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
 
-    # 2. encoding
-
-    @torch.no_grad()
-    def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
-        """Fit the codes of a detected face in a photo uint8 [H, W, 3]."""
-        points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
-        fit = self.encoder(self.head, points, dict(zip(BLENDSHAPES, face.blendshapes.tolist())))
-        offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
-        encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()))
-        encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
-        return encoded
-
-    def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
-        """Light [1, 9, 3] that explains the skin's colours, seen on a small crop."""
-        vertices = self.pose_head(face.codes)
-        pixels = ndc_to_pixels(project(vertices, face.codes.camera), LIGHT_GRID)
-        fragments = rasterize(pixels, self.head.faces, LIGHT_GRID, LIGHT_GRID)
-        crop = torch.from_numpy(warp_crop(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)).float() / 255
-        shown = fragments.face[0]
-        skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
-        normal = interpolate(fragments, self.head.faces, vertex_normals(vertices, self.head.faces))[0]
-        albedo = interpolate(fragments, self.head.faces, self.head.albedo)[0]
-        return fit_light(crop[skin] ** 2.2, normal[skin], albedo[skin])[None]
-
-    def encode_photo(self, photo: np.ndarray, face: int | Literal["largest", "all"] = "largest") -> list[EncodedFace]:
-        """Find and encode the chosen faces of a photo uint8 [H, W, 3].
-
-        Raises:
-            NoFaceError: If there is no such face.
-        """
-        return [self.encode_face(photo, f) for f in choose_faces(find_faces(photo), face)]
-
-    # 3. editing
-
-    def edit_codes(
-        self,
-        face: EncodedFace,
-        emotion: str | Mapping[str, float] | None = None,
-        intensity: float = 1.0,
-        reference: EncodedFace | None = None,
-        action_units: Mapping[str, float] | None = None,
-        rotate: Sequence[float] | None = None,
-    ) -> FaceCodes:
-        """Target codes of one face; the arguments mean what they mean in `__call__`."""
-        source = face.codes
-        expression, pose, relaxed = source.expression, source.pose, self._relaxed(face)
-        names = self.head.config.expression_names
-        if emotion is not None:
-            offset = emotion_offset(emotion, names, self.recipes)
-            expression = blend_expression(expression, relaxed, offset, intensity)
-        if reference is not None:
-            offset = reference.codes.expression - self._relaxed(reference)
-            expression = blend_expression(expression, relaxed, offset, intensity)
-            jaw = torch.lerp(pose[:, 3:], reference.codes.pose[:, 3:], min(intensity, 1.0))
-            pose = torch.cat([pose[:, :3], jaw], 1)
-        if action_units:
-            expression = expression + action_unit_offset(action_units, names)
-        if rotate is not None and any(rotate):
-            pose = torch.cat([turned(pose[:, :3], rotate), pose[:, 3:]], 1)
-        return source.with_(expression=expression, pose=pose)
-
-    def _relaxed(self, face: EncodedFace) -> Tensor:
-        return self.encoder.neutral(self.head, face.codes, face.offsets)
-
-    def pose_head(self, codes: FaceCodes) -> Tensor:
-        """Vertices [B, V, 3] in metres."""
-        return self.head(codes.shape, codes.expression, codes.pose)
-
-    def grid_vertices(self, face: EncodedFace, codes: FaceCodes, size: int) -> Tensor:
-        """Vertices [V, 3] in pixels of a crop of `size`, with what the fit left over."""
-        vertices = self.pose_head(codes)
-        if not torch.equal(codes.pose[:, :3], face.codes.pose[:, :3]):
-            vertices = vertices + self._face_centre(self.pose_head(face.codes)) - self._face_centre(vertices)
-        points = project(vertices, codes.camera)
-        points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
-        return ndc_to_pixels(points, size)[0]
-
-    def _face_centre(self, vertices: Tensor) -> Tensor:
-        """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns (DiffusionRig's re-centring)."""
-        return self.head.landmarks(vertices)[:, [33, 133, 362, 263, 61, 291]].mean(1, keepdim=True)
-
-    def condition_code(self, codes: FaceCodes) -> Tensor:
-        """What the open default's network is told of a face [B, E + 6]: expression and pose."""
-        return torch.cat([codes.expression, codes.pose], 1)
-
-    # 4. painting
+    # 2. painting
 
     def prepare_latents(self, count: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
         """x_T [count, 3, side, side]."""
@@ -387,7 +296,7 @@ class EmoRigPipeline(DiffusionPipeline):
         painted = plan.base
         if self.unet is not None and plan.network_mask.any():
             painted = self._paint(plan, target, steps, generator, callback)
-        return compose.finish(rgb, moved, plan, painted, matrix), plan.picture()
+        return compose.finish(moved, plan, painted, matrix), plan.picture()
 
     def _paint(
         self,
@@ -426,21 +335,6 @@ class EmoRigPipeline(DiffusionPipeline):
         }
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
         return EditedFace(face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0])
-
-
-def unchanged(source: FaceCodes, target: FaceCodes) -> bool:
-    """Whether expression and pose are the same to the bit."""
-    return torch.equal(source.expression, target.expression) and torch.equal(source.pose, target.pose)
-
-
-def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
-    """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
-    yaw, pitch, roll = np.radians(degrees)
-    turn = torch.eye(3, dtype=torch.float64)
-    for angle in ((0, 0, -roll), (-pitch, 0, 0), (0, yaw, 0)):
-        turn = turn @ rotation_matrix(torch.tensor(angle, dtype=torch.float64))
-    matrix = turn @ rotation_matrix(rotation[0].double())
-    return torch.from_numpy(axis_angle(matrix.numpy())).to(rotation)[None]
 
 
 def _picture(tensor: Tensor) -> Image.Image:

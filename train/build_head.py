@@ -102,7 +102,9 @@ class Identities:
         paired = {n for pair in self.pairs for n in pair}
         self.singles = [n for n in local if n not in paired and not n.startswith("r-")]
 
-    def macro_weights(self, gender: float, age: float, ancestry: np.ndarray, weight: float, muscle: float) -> np.ndarray:
+    def macro_weights(
+        self, gender: float, age: float, ancestry: np.ndarray, weight: float, muscle: float
+    ) -> np.ndarray:
         """Weights of the macro targets; all arguments in [0, 1], `ancestry` [3] sums to 1."""
         total = np.zeros(len(self.macro_names), np.float32)
         grade = lambda x, kind: {f"min{kind}": max(0, 1 - 2 * x), f"average{kind}": 1 - abs(2 * x - 1),
@@ -212,8 +214,8 @@ def principal_components(people: Identities, crop: Crop, skull: np.ndarray) -> t
 def joint_regressor(mesh: Mesh, crop: Crop, average: np.ndarray) -> np.ndarray:
     """Rows that give root, neck, jaw and the eyes' centres from head vertices [5, V].
 
-    MakeHuman marks a joint by a little cube (the jaw turns about the one called "mouth"); its centre is written as an affine mix of the 60 nearest vertices,
-    smallest in norm, that reproduces it on the average head.
+    MakeHuman marks a joint by a little cube (the jaw turns about the one called "mouth"); its centre is written as
+    an affine mix of the 60 nearest vertices, smallest in norm, that reproduces it on the average head.
     """
     rows = np.zeros((5, len(crop.vertex)))
     head = average[crop.vertex]

@@ -26,9 +26,9 @@ RELAXED = {"mouthSmile": 0.25, "jawOpen": 0.08, "mouthUpperUp": 0.12, "mouthFrow
            "browOuterUp": 0.3, "eyeWide": 0.25, "noseSneer": 0.15, "mouthPucker": 0.4}  # fmt: skip
 """Scores below which a face counts as relaxed."""
 
-RELAXING = ("brow", "eyeWide", "eyeSquint", "eyeBlink", "cheekSquint", "noseSneer", "jawOpen", "mouthSmile", "mouthFrown",
-            "mouthDimple", "mouthStretch", "mouthPress", "mouthUpperUp", "mouthLowerDown", "mouthPucker", "mouthFunnel",
-            )  # fmt: skip
+RELAXING = ("brow", "eyeWide", "eyeSquint", "eyeBlink", "cheekSquint", "noseSneer", "jawOpen", "mouthSmile",
+            "mouthFrown", "mouthDimple", "mouthStretch", "mouthPress", "mouthUpperUp", "mouthLowerDown", "mouthPucker",
+            "mouthFunnel")  # fmt: skip
 """Units that relax; the others (lip roll, jaw position) tell people apart and keep their value."""
 
 Detection = tuple[np.ndarray, dict[str, float]]

@@ -27,8 +27,8 @@ from emorig_diffusers.emotions import EMOTIONS, emotion_offset
 from emorig_diffusers.faces import choose_faces, find_faces, warp_crop
 from emorig_diffusers.photos import PhotoError, read_photo
 from emorig_diffusers.phototexture import move_pixels
-from emorig_diffusers.pipeline_emorig import EncodedFace
 from emorig_diffusers.repaint import paint_mouth, regions
+from emorig_diffusers.rig import EncodedFace
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 MAX_ERROR = 4.0  # pixels of a 384-pixel crop; worse fits are left out

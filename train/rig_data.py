@@ -23,6 +23,8 @@ OPEN = 0.0012  # metres of lip opening
 CLOSED_SHARE = 0.5  # how often a closed mouth is drawn, relative to an open one
 RETURNED_SHARE = 0.5  # how often the source is the warp there and back instead of the photo
 
+SHIFT = 16  # pixels by which training windows move about
+
 
 @dataclass
 class Batch:
@@ -128,11 +130,12 @@ def random_masks(area: dict[str, Tensor], rng: np.random.Generator) -> Tensor:
 
 
 def window(stack: Tensor, side: int, rng: np.random.Generator | None) -> Tensor:
-    """A random (or the middle) square of `side` pixels, the same for all samples."""
+    """The middle square of `side` pixels, where the mouth is, randomly shifted a little; the same for all samples."""
     room = stack.shape[-1] - side
     if room < 0:
         raise ValueError(f"The prepared windows are {stack.shape[-1]} pixels wide: choose a resolution up to that.")
-    top, left = rng.integers(0, room + 1, 2) if rng is not None else (room // 2, room // 2)
+    play = min(SHIFT, room // 2) if rng is not None else 0
+    top, left = room // 2 + (rng.integers(-play, play + 1, 2) if play else np.zeros(2, int))
     return stack[:, :, top : top + side, left : left + side].contiguous()
 
 

@@ -277,8 +277,10 @@ def train(
         if step % args.checkpointing_steps == 0:
             save_checkpoint(accelerator, args, step)
         if step % args.validation_steps == 0 and accelerator.is_main_process:
-            with_average(ema, unet, lambda: validate(
-                pipe, data, args.output_dir / f"validation-{step}.png", accelerator.device))  # fmt: skip
+            ema.store(unet.parameters())
+            ema.copy_to(unet.parameters())
+            validate(pipe, data, args.output_dir / f"validation-{step}.png", accelerator.device)
+            ema.restore(unet.parameters())
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         ema.copy_to(unet.parameters())
@@ -286,14 +288,6 @@ def train(
         validate(pipe, data, args.output_dir / "validation.png", accelerator.device)
         pipe.save_pretrained(args.output_dir / "pipeline")
     accelerator.end_training()
-
-
-def with_average(ema: EMAModel, unet: torch.nn.Module, action) -> None:  # noqa: ANN001
-    """Do something with the averaged weights in place."""
-    ema.store(unet.parameters())
-    ema.copy_to(unet.parameters())
-    action()
-    ema.restore(unet.parameters())
 
 
 if __name__ == "__main__":

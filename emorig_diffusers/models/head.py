@@ -41,6 +41,11 @@ class HeadModel(ModelMixin, ConfigMixin):
         parents: Parent of every joint, -1 for the root.
     """
 
+    _keep_in_fp32_modules = [
+        "template", "shape_basis", "expression_basis", "pose_basis", "joint_regressor", "skinning", "albedo", "uv",
+        "landmark_bary", "landmark_weight", "landmark68_bary",
+    ]  # fmt: skip
+
     @register_to_config
     def __init__(
         self,

@@ -53,6 +53,8 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
         lip_weight, eye_weight: Extra weight of the points that carry expression.
     """
 
+    _keep_in_fp32_modules = ["prior_offset", "prior_scale", "neutral_low", "neutral_high"]
+
     @register_to_config
     def __init__(
         self,
@@ -136,7 +138,8 @@ class _Problem:
         count = head.config.num_landmarks
         corners = head.faces[head.landmark_faces]
         place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
-        self.template, self.shapes, self.units = (place(b) for b in (head.template, head.shape_basis, head.expression_basis))
+        self.template = place(head.template)
+        self.shapes, self.units = place(head.shape_basis), place(head.expression_basis)
         self.goal = np.asarray(landmarks, np.float64)[:count, :2] * [1, -1]
         self.spread = np.linalg.norm(self.goal.std(0))
         self.weight = head.landmark_weight.double().numpy().copy()

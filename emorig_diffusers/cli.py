@@ -1,0 +1,399 @@
+"""The `emorig` command: edit photos, show all emotions, print codes, export a pipeline, fetch networks.
+
+Torch and diffusers, which take seconds, are imported by the functions that need them: help, the version and a
+wrong path do not wait for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from .pipeline_emorig import EmoRigPipeline, EncodedFace
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+"""File names that `photos.save_photo` writes; repeated here to refuse others before torch is imported."""
+
+TILES = (256, 512)  # smallest and largest side of a picture on the sheet, px
+CAPTION = 36  # height of a caption on the sheet, px
+GAP = 8  # between the pictures of the sheet, px
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name; `None` for the process's own).
+
+    Returns:
+        0, or 1 when photos of a folder failed, 2 for an error (one line on stderr), 130 when interrupted.
+        `--help` and `--version` raise SystemExit(0).
+    """
+    try:
+        args = build_parser().parse_args(argv)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `emorig codes … | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        from .assets import AssetError
+
+        if isinstance(error, RuntimeError) and not isinstance(error, AssetError):
+            raise
+        print(f"emorig: {sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error in one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
+    return " ".join(text.split())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes in one line, as every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see `{self.prog} --help`).")
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _face(text: str) -> int | str:
+    if text in ("largest", "all"):
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"give largest, all or a number from 1, not {text!r}")
+
+
+def _seed(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**63:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"give a whole number from 0, not {text!r}")
+
+
+def _amounts(text: str) -> list[tuple[str, float]]:
+    """`happy=.6,surprise=.4` -> its pairs."""
+    parts = [[x.strip() for x in part.split("=")] for part in text.split(",")]
+    try:
+        return [(name, float(amount)) for name, amount in parts]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give NAME=NUMBER, not {text!r}") from None
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--emotion": {"metavar": "NAME", "help": "neutral, happy, sad, surprise, fear, disgust, anger, contempt"},
+    "--blend": {"metavar": "BLEND", "dest": "emotion", "type": lambda text: dict(_amounts(text)),
+                "help": "some emotions, e.g. happy=.6,surprise=.4"},
+    "--reference": {"metavar": "PHOTO", "type": _path, "help": "take over this photo's expression"},
+    "--au": {"metavar": "UNIT=AMOUNT", "type": _amounts, "action": "extend", "default": [],
+             "help": "add an action unit, e.g. AU12=.5 (repeatable)"},
+    "--rotate": {"metavar": ("YAW", "PITCH", "ROLL"), "type": float, "nargs": 3,
+                 "help": "turn the head, in degrees, to the subject's left, up and to the right shoulder"},
+    "--intensity": {"metavar": "I", "type": float, "default": 1.0, "help": "0 (none) to 1.5 (default: 1)"},
+    "--face": {"metavar": "FACE", "type": _face, "default": "largest",
+               "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
+    "--steps": {"metavar": "N", "type": int, "help": "steps of the network (default: the checkpoint's)"},
+    "--seed": {"metavar": "N", "type": _seed, "help": "a whole number, for repeatable results"},
+    "--model": {"metavar": "NAME", "default": "emorig-open",
+                "help": "a bundled name, a folder or a Hub id (default: %(default)s)"},
+    "-o": {"metavar": "OUT", "dest": "out", "type": _path, "required": True,
+           "help": f"the result ({' '.join(SUFFIXES)}), or a folder for it; existing files are replaced"},
+}  # fmt: skip
+_SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
+    about = "Change the emotion of a face in a photo and keep the person."
+    parser = _Parser(prog="emorig", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"emorig {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(run: Callable, summary: str, *positional: str) -> argparse.ArgumentParser:
+        name = run.__name__.removeprefix("run_")
+        new = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+        new.set_defaults(run=run)
+        for word in positional:
+            new.add_argument(word.lower(), metavar=word, type=_path)
+        return new
+
+    edit = command(run_edit, "Change the emotion in a photo or in a folder of photos", "PHOTO")
+    _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    _add(edit, "--au", "--rotate", *_SAMPLING)
+    _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
+    codes = command(run_codes, "Print the codes of a photo's faces as JSON", "PHOTO")
+    codes.add_argument("-o", dest="out", metavar="OUT", type=_path, help="write to this file instead")
+    _add(codes, "--face", "--model")
+    codes.set_defaults(face="all")
+    _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
+    command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
+    return parser
+
+
+def _add(parser: argparse._ActionsContainer, *options: str) -> None:
+    for option in options:
+        parser.add_argument(option, **_OPTIONS[option])
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    """`emorig edit`: a photo into a file, or every photo of a folder into a folder."""
+    jobs = edit_jobs(args.photo, args.out)
+    if args.reference is not None:
+        check_photo(args.reference)
+        for _, target in jobs:
+            refuse_same(args.reference, target)
+    pipe = load_pipeline(args.model)
+    check_edit(pipe, args)
+    if args.photo.is_dir():
+        args.out.mkdir(parents=True, exist_ok=True)
+        return edit_folder(pipe, jobs, args)
+    edit_file(pipe, *jobs[0], args)
+    print(jobs[0][1])
+    return 0
+
+
+def run_grid(args: argparse.Namespace) -> int:
+    """`emorig grid`: the original and every emotion of one face on a sheet, three a row."""
+    if args.face == "all":
+        raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
+    [(source, target)] = file_job(args.photo, args.out)
+    pipe = load_pipeline(args.model)
+    from tqdm import tqdm
+
+    from .photos import read_photo, save_photo
+
+    rgb = read_photo(source).rgb
+    tiles = {}
+    for emotion in tqdm(pipe.recipes, desc="emorig", unit="emotion", disable=None, leave=False):
+        with naming(source):
+            result = pipe(rgb, emotion, output_type="np", **sampling(args))
+        box = result.faces[0][0].box
+        tiles[emotion] = cut_face(result.images[0], box)
+    save_photo(draw_sheet({"original": cut_face(rgb, box), **tiles}), target)
+    print(target)
+    return 0
+
+
+def run_codes(args: argparse.Namespace) -> int:
+    """`emorig codes`: number, box [x0, y0, x1, y1] in px, named expression units and codes of each face."""
+    check_photo(args.photo)
+    if args.out is not None:
+        refuse_same(args.photo, args.out)
+    pipe = load_pipeline(args.model)
+    from .assets import write_atomically
+
+    names = pipe.head.config.expression_names  # none where the code's numbers have no meaning
+    faces = [
+        {
+            "number": f.face.index + 1,
+            "box": list(f.face.box),
+            "expression": {name: f.codes.expression[0, i].item() for i, name in enumerate(names)},
+            "codes": f.codes.to_dict(),
+        }
+        for f in encode_file(pipe, args.photo, args.face)
+    ]
+    text = json.dumps(faces, indent=1)
+    if args.out is None:
+        print(text)
+        return 0
+    try:
+        with write_atomically(args.out) as file:
+            file.write(text.encode() + b"\n")
+    except OSError as error:  # it names the temporary file
+        raise OSError(error.errno, error.strerror, str(args.out)) from error
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """`emorig export`: a folder that can be pushed to the Hub as it is."""
+    pipe = load_pipeline(args.model)
+    from .hub import export_hub
+
+    print(export_hub(pipe, args.dir))
+    return 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    """`emorig fetch`: every third-party network, then where each one is."""
+    from .assets import fetch_all
+
+    for name, path in fetch_all().items():
+        print(f"{name}: {path}")
+    return 0
+
+
+def edit_jobs(photo: Path, out: Path) -> list[tuple[Path, Path]]:
+    """(photo, result) of every file to edit; ValueError where there is none or a result cannot be."""
+    if not photo.is_dir():
+        return file_job(photo, out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"'{photo}' is a folder, so the result must be one too: '{out}' is a file.")
+    refuse_same(photo, out)
+    files = sorted(p for p in photo.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    jobs = [(p, out / p.name) for p in files if not p.is_dir()]
+    if not jobs:
+        raise ValueError(f"The folder '{photo}' holds no photos ({', '.join(SUFFIXES)}).")
+    return jobs
+
+
+def file_job(photo: Path, out: Path) -> list[tuple[Path, Path]]:
+    """The one (photo, result); a folder as result takes the photo's name. Raises as `edit_jobs`."""
+    check_photo(photo)
+    target = out / photo.name if out.is_dir() else out
+    if target.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"Cannot tell the format of '{target}': use {', '.join(SUFFIXES)}.")
+    if not target.parent.is_dir():
+        raise ValueError(f"The folder '{target.parent}' does not exist: create it first.")
+    refuse_same(photo, target)
+    return [(photo, target)]
+
+
+def check_photo(photo: Path) -> None:
+    """Raise ValueError unless there is such a file; what is in it, `read_photo` finds out."""
+    if not photo.exists():
+        raise ValueError(f"There is no file '{photo}'.")
+    if photo.is_dir():
+        raise ValueError(f"'{photo}' is a folder: give a photo.")
+
+
+def refuse_same(photo: Path, out: Path) -> None:
+    """Raise ValueError if writing `out` would replace `photo`."""
+    if out.exists() and out.samefile(photo):
+        raise ValueError(f"'{out}' is what is read: give the result another name.")
+
+
+def load_pipeline(model: str) -> EmoRigPipeline:
+    """Open a pipeline without the libraries' chatter; ValueError where that fails."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging
+
+    from .hub import bundled
+    from .pipeline_emorig import EmoRigPipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        pipe = EmoRigPipeline.from_pretrained(model)
+    except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways
+        reason = textwrap.shorten(f"{type(error).__name__}: {sentence(error)}", 200, placeholder=" …")
+        advice = f"give {', '.join(bundled())}, the folder of a pipeline or a Hub id"
+        raise ValueError(f"The model '{model}' cannot be loaded ({reason}): {advice}.") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def check_edit(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
+    """Refuse what no photo can mend, before the first one is read."""
+    units = dict(args.au) or None
+    pipe.check_inputs(args.emotion, args.intensity, args.reference, units, None, args.rotate, args.steps)
+    if args.reference is not None:
+        encode_file(pipe, args.reference, "largest")
+
+
+def encode_file(pipe: EmoRigPipeline, photo: Path, face: int | str) -> list[EncodedFace]:
+    """The chosen faces of a photo with their codes."""
+    from .photos import read_photo
+
+    with naming(photo):
+        return pipe.encode_photo(read_photo(photo).rgb, face)
+
+
+def edit_file(pipe: EmoRigPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
+    """Edit one photo."""
+    from .photos import save_photo
+
+    what = {"emotion": args.emotion, "reference": args.reference, "action_units": dict(args.au) or None}
+    with naming(source):
+        result = pipe(source, **what, rotate=args.rotate, **sampling(args))
+    save_photo(result.images[0], target)
+
+
+def edit_folder(pipe: EmoRigPipeline, jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> int:
+    """Edit every photo, report the bad ones and go on; returns 1 if there were any."""
+    from tqdm import tqdm
+
+    failed = 0
+    for source, target in tqdm(jobs, desc="emorig", unit="photo", disable=None):
+        try:
+            edit_file(pipe, source, target, args)
+        except (ValueError, OSError) as error:
+            failed += 1
+            tqdm.write(f"emorig: {sentence(error)}", file=sys.stderr)
+    print(f"{len(jobs) - failed} of {len(jobs)} photos edited, {failed} failed")
+    return int(failed > 0)
+
+
+@contextmanager
+def naming(photo: Path) -> Iterator[None]:
+    """Say in which photo no face was found."""
+    from .faces import NoFaceError
+
+    try:
+        yield
+    except NoFaceError as error:
+        raise NoFaceError(f"'{photo}': {error}") from error
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """What edit and grid tell the pipeline; with a seed, a result does not depend on the edits before it."""
+    import torch
+
+    generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
+    return {
+        "intensity": args.intensity,
+        "face": args.face,
+        "num_inference_steps": args.steps,
+        "generator": generator,
+    }
+
+
+def cut_face(rgb: np.ndarray, box: tuple[float, float, float, float]) -> Image.Image:
+    """The square 1.6 times a face's box (pixels), moved and shrunk to lie within a photo uint8 [H, W, 3]."""
+    from PIL import Image
+
+    height, width = rgb.shape[:2]
+    side = min(round(1.6 * max(box[2] - box[0], box[3] - box[1])), width, height)
+    left = min(max(round((box[0] + box[2] - side) / 2), 0), width - side)
+    top = min(max(round((box[1] + box[3] - side) / 2), 0), height - side)
+    size = min(max(side, TILES[0]), TILES[1])
+    face = Image.fromarray(rgb[top : top + side, left : left + side])
+    return face.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def draw_sheet(tiles: dict[str, Image.Image]) -> Image.Image:
+    """Square pictures of one size, three a row, under their captions."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = next(iter(tiles.values())).width
+    rows = -(-len(tiles) // 3)
+    sheet = Image.new("RGB", (3 * size + 4 * GAP, rows * (size + CAPTION) + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION * 0.6)
+    for i, (caption, tile) in enumerate(tiles.items()):
+        x, y = GAP + i % 3 * (size + GAP), i // 3 * (size + CAPTION)
+        draw.text((x + size / 2, y + CAPTION / 2), caption, "black", font, anchor="mm")
+        sheet.paste(tile, (x, y + CAPTION))
+    return sheet

@@ -1,0 +1,282 @@
+"""The demo: a photo and an emotion in, the same person with that emotion out.
+
+python space/app.py [--host 127.0.0.1] [--port 7860] [--share]
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import page
+import torch
+from gradio.utils import get_upload_folder
+
+from emorig_diffusers import EmoRigOutput, EmoRigPipeline
+from emorig_diffusers.assets import AssetError
+from emorig_diffusers.emotions import MAX_INTENSITY
+from emorig_diffusers.faces import choose_faces, find_faces
+from emorig_diffusers.photos import read_photo, save_photo
+
+BROWSER_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
+EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
+QUEUE = {"concurrency_id": "edit", "concurrency_limit": 1}
+PRIVATE = {"api_visibility": "private"}
+
+
+class Editor:
+    """The demo's functions around one pipeline; the files of every call lie in a folder of its own."""
+
+    def __init__(self, pipe: EmoRigPipeline) -> None:
+        self.pipe = pipe
+        self.run = on_zero_gpu(pipe)
+        if pipe.unet is not None and torch.cuda.is_available():
+            pipe.unet.to("cuda")
+
+    def edit(
+        self,
+        photo: str,
+        emotion: str | None = "happy",
+        intensity: float = 1.0,
+        face: str = "largest",
+        reference: str | None = None,
+        action_units: dict[str, float] | None = None,
+        yaw: float = 0.0,
+        pitch: float = 0.0,
+        roll: float = 0.0,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> str:
+        """Change the emotion of a face in a photo and keep the person.
+
+        Args:
+            photo: A photo in which a face is visible.
+            emotion: neutral, happy, sad, surprise, fear, disgust, anger or contempt.
+            intensity: 0 keeps the photo's own expression, 1 is a clear emotion, 1.5 the most.
+            face: "largest", "all", or a number from 1 counted from the left.
+            reference: A photo whose expression is taken over instead of an emotion.
+            action_units: Amounts of FACS action units to add, such as {"AU12": 0.5}.
+            yaw: Degrees to turn the head to the person's left.
+            pitch: Degrees to turn the head up.
+            roll: Degrees to tilt the head to the person's right shoulder.
+            seed: The same seed gives the same result.
+            steps: Steps of the painting network; without it the checkpoint's.
+
+        Returns:
+            The edited photo, a PNG of the photo's size.
+        """
+        rotate = (yaw, pitch, roll)
+        result = self._result(photo, emotion, intensity, face, reference, action_units, rotate, seed, steps)
+        return save(result, photo)
+
+    def show(
+        self,
+        photo: str | None,
+        emotion: str | None,
+        intensity: float,
+        face: str,
+        reference: str | None,
+        yaw: float,
+        pitch: float,
+        roll: float,
+        seed: float | None,
+        steps: int,
+        *units: float,
+    ) -> tuple[Any, ...]:
+        """What the page shows of an edit: before and after, download, buffers, heads."""
+        amounts = dict(zip(page.UNITS, units, strict=True))
+        rotate = (yaw, pitch, roll)
+        try:
+            result = self._result(photo, emotion, intensity, face, reference, amounts, rotate, seed, steps)
+        except gr.Error as error:
+            gr.Warning(error.message, title=error.title)
+            return (gr.skip(),) * len(EMPTY_STAGE)
+        after = save(result, photo)
+        heads = page.write_heads(self.pipe.head, result.faces[0], Path(after).with_suffix(".glb"))
+        pair = (before_picture(photo, Path(after).parent), after)
+        picture = gr.update(value=pair, width=page.stage_width(*result.images[0].size))
+        return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads
+
+    def show_again(self, frames: list, photo: str | None, emotion: str | None, *values: Any) -> Sequence[Any]:
+        """As `show` where there are a photo with faces and something to do, else an empty stage."""
+        reference, moved = values[2], (*values[3:6], *values[8:])
+        if photo and frames and (emotion or reference or any(moved)):
+            return self.show(photo, emotion, *values)
+        return EMPTY_STAGE
+
+    def look(self, photo: str | None) -> tuple[Any, ...]:
+        """Find the faces of a new photo: preview, choices, their frames, and an empty stage."""
+        picture, frames = number_faces(photo) if photo else (None, [])
+        several = len(frames) > 1
+        choices = page.FACE_CHOICES + [(str(n), str(n)) for n in range(1, len(frames) + 1)]
+        preview = gr.update(value=picture, visible=several)
+        return preview, gr.update(choices=choices, value="largest", visible=several), frames, *EMPTY_STAGE
+
+    def _result(
+        self,
+        photo: str | None,
+        emotion: str | None,
+        intensity: float,
+        face: str,
+        reference: str | None,
+        action_units: Mapping[str, float] | None,
+        rotate: Sequence[float],
+        seed: float | None,
+        steps: int | None,
+    ) -> EmoRigOutput:
+        if not photo:
+            raise gr.Error("Upload a photo first.", title="Not yet", print_exception=False)
+        try:
+            return self.run(
+                photo,
+                int(seed or 0),
+                emotion=None if reference else emotion,
+                intensity=intensity,
+                face=int(face) if face.isdecimal() else face,
+                reference=reference,
+                action_units=action_units,
+                rotate=rotate,
+                num_inference_steps=steps,
+            )
+        except (ValueError, AssetError) as error:
+            message = sentence(error, photo, reference)
+            raise gr.Error(message, title="This did not work", print_exception=False) from error
+
+
+def on_zero_gpu(pipe: EmoRigPipeline) -> Callable[..., EmoRigOutput]:
+    """The pipeline as a function of photo, seed and options, on a borrowed GPU where the host lends one."""
+
+    def run(photo: str, seed: int, **options: Any) -> EmoRigOutput:
+        return pipe(photo, generator=torch.Generator().manual_seed(seed), **options)
+
+    try:
+        import spaces
+    except ImportError:
+        return run
+    return spaces.GPU(run)
+
+
+def number_faces(photo: str) -> tuple[Any, list[list[float]]]:
+    """Preview and frames of a photo's faces; where there are none, a warning on the page."""
+    try:
+        rgb = read_photo(photo).rgb
+        return page.number_faces(rgb, choose_faces(find_faces(rgb), "all"))
+    except (ValueError, AssetError) as error:
+        gr.Warning(sentence(error, photo), title="This photo cannot be used")
+        return None, []
+
+
+def pick_face(frames: list, point: gr.SelectData) -> Any:
+    """The face that was clicked in the preview, as the choice's new value."""
+    number = page.face_at(frames, *point.index)
+    return gr.skip() if number is None else str(number)
+
+
+def sentence(error: Exception, *paths: str | None) -> str:
+    """An error's message for a web page, with file names instead of the server's paths."""
+    message = str(error)
+    for path in filter(None, paths):
+        message = message.replace(path, Path(path).name)
+    return html.escape(message, quote=False)
+
+
+def save(result: EmoRigOutput, photo: str) -> str:
+    """Write the edited photo as PNG where gradio serves and clears files."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    return str(save_photo(result.images[0], folder / f"{Path(photo).stem}_edited.png"))
+
+
+def before_picture(photo: str, folder: Path) -> str:
+    """The photo's own file where browsers show its format, else a PNG of it."""
+    if photo.lower().endswith(BROWSER_FORMATS):
+        return photo
+    return str(save_photo(read_photo(photo).original, folder / "before.png"))
+
+
+def wire(shown: page.Page, editor: Editor) -> None:
+    """Connect the page's components to the editor."""
+    again = {
+        "fn": editor.show_again,
+        "inputs": [shown.frames, *shown.inputs],
+        "outputs": shown.stage,
+        "show_progress_on": shown.stage[0],
+        **QUEUE,
+        **PRIVATE,
+    }
+    sliders = [shown.strength, *shown.angles, *shown.units, shown.sampling[1]]
+    gr.on(
+        [shown.run.click, shown.emotion.input, shown.sampling[0].submit, *(s.release for s in sliders)],
+        editor.show,
+        shown.inputs,
+        shown.stage,
+        show_progress_on=shown.stage[0],
+        trigger_mode="always_last",
+        **QUEUE,
+        **PRIVATE,
+    )
+    found = [shown.preview, shown.face, shown.frames, *shown.stage]
+    shown.photo.change(editor.look, shown.photo, found, show_progress="hidden", **PRIVATE).then(**again)
+    shown.preview.select(pick_face, shown.frames, shown.face, show_progress="hidden", **PRIVATE)
+    gr.on([shown.face.change, shown.reference.change], trigger_mode="always_last", **again)
+    for button, reset in shown.resets:
+        button.click(lambda n=len(reset): [0] * n, None, reset, **PRIVATE).then(**again)
+
+
+def add_api(editor: Editor) -> None:
+    """The endpoint /edit for gradio_client, HTTP and MCP, with typed parameters of its own."""
+    with gr.Column(visible=False):
+        inputs = [
+            page.upload("photo", ["upload"]),
+            gr.Radio(list(editor.pipe.recipes), value="happy", label="emotion"),
+            gr.Slider(0, MAX_INTENSITY, 1.0, label="intensity"),
+            gr.Textbox("largest", label="face"),
+            page.upload("reference", ["upload"]),
+            gr.JSON(label="action_units"),
+            *(gr.Number(0, label=name) for name in ("yaw", "pitch", "roll")),
+            gr.Number(0, precision=0, minimum=0, maximum=page.MAX_SEED, label="seed"),
+            gr.Number(precision=0, label="steps"),
+        ]
+        result = gr.Image(type="filepath", format="png", label="edited photo")
+        gr.Button().click(editor.edit, inputs, result, api_name="edit", **QUEUE)
+
+
+def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
+    """The demo around a pipeline, by default the bundled one; `main` gives it its style when it launches it."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    pipe = EmoRigPipeline.from_pretrained("emorig-open") if pipe is None else pipe
+    editor = Editor(pipe)
+    with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
+        folder = Path(get_upload_folder()) / "examples"
+        wire(page.lay_out(list(pipe.recipes), pipe.config.default_num_inference_steps, folder), editor)
+        add_api(editor)
+    return demo
+
+
+def main() -> None:
+    """Parse the command line and serve the demo."""
+    parser = argparse.ArgumentParser(description="Change the emotion of a face in a photo, in a browser.")
+    parser.add_argument("--host", help="address to listen on, 0.0.0.0 for every network (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="open a public link; off by default")
+    args = parser.parse_args()
+    build_demo().launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=args.share,
+        theme=page.theme(),
+        css=page.CSS,
+        footer_links=["api"],
+        run_history=False,
+        max_file_size="200mb",
+    )
+
+
+if __name__ == "__main__":
+    main()

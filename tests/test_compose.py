@@ -1,0 +1,317 @@
+"""repaint.py and compose.py: what is painted, over what, and how it returns into the photo."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_dilation, binary_erosion
+from torch import Tensor
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.compose import Plan, add_change, finish, folds_change, mouth_changes, plan
+from emorig_diffusers.faces import invert, transform_points, warp_crop
+from emorig_diffusers.phototexture import Warp, move_pixels
+from emorig_diffusers.pipeline_emorig import EncodedFace
+from emorig_diffusers.repaint import CONDITIONS, fill, make_base, paint_mouth, regions, stack_conditions
+
+GRID, SIZE = 512, 256
+IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+
+
+def make_warp(pipe: EmoRigPipeline, face: EncodedFace, **units: float) -> Warp:
+    target = pipe.edit_codes(face, action_units=units)
+    return pipe.texture.warp(*(pipe.grid_vertices(face, c, GRID) for c in (face.codes, target)), GRID)
+
+
+@pytest.fixture(scope="module")
+def still(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> Warp:
+    return make_warp(pipe, hopper_face)
+
+
+@pytest.fixture(scope="module")
+def opened(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> Warp:
+    return make_warp(pipe, hopper_face, jawOpen=0.6)
+
+
+@pytest.fixture(scope="module")
+def smiling(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> Warp:
+    return make_warp(pipe, hopper_face, mouthSmileLeft=0.4, mouthSmileRight=0.4)
+
+
+@pytest.fixture(scope="module")
+def crop(hopper: np.ndarray, hopper_face: EncodedFace) -> np.ndarray:
+    return warp_crop(hopper, hopper_face.grid_matrix(SIZE), SIZE)
+
+
+# fill
+
+
+def test_fill_of_a_constant_is_exact() -> None:
+    known = (torch.rand(2, 1, 37, 53, generator=torch.Generator().manual_seed(0)) > 0.9).float()
+    image = torch.tensor([0.25, -1.0, 0.7]).view(1, 3, 1, 1).expand(2, 3, 37, 53)
+    torch.testing.assert_close(fill(image, known), image, atol=1e-5, rtol=0)
+
+
+def test_fill_keeps_what_is_known_and_never_reads_the_rest() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, 64, 64, generator=generator)
+    known = torch.ones(1, 1, 64, 64)
+    known[..., 20:44, 10:50] = 0
+    filled = fill(image, known)
+    here = known.expand_as(image) > 0
+    assert torch.equal(filled[here], image[here])
+    other = torch.where(here, image, torch.rand(1, 3, 64, 64, generator=generator))
+    assert torch.equal(fill(other, known), filled)
+    assert image[here].min() <= filled[~here].min() and filled[~here].max() <= image[here].max()
+
+
+def test_fill_continues_a_slope() -> None:
+    slope = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    known = torch.ones(1, 1, 64, 64)
+    known[..., 24:40, 24:40] = 0
+    assert (fill(slope, known) - slope).abs().max() < 0.12
+    assert torch.equal(fill(slope, torch.ones_like(known)), slope)
+
+
+def test_fill_without_anything_known() -> None:
+    filled = fill(torch.rand(1, 3, 32, 48), torch.zeros(1, 1, 32, 48))
+    assert not filled.any()  # grey in [-1, 1], and no NaN
+    lonely = torch.zeros(1, 1, 33, 33)
+    lonely[..., 0, 32] = 1
+    torch.testing.assert_close(fill(torch.full((1, 1, 33, 33), 0.4), lonely), torch.full((1, 1, 33, 33), 0.4))
+
+
+# regions and conditions
+
+
+def test_regions_lie_where_landmarks_say(opened: Warp, smiling: Warp) -> None:
+    area = regions(opened)
+    points = opened.points
+    at = lambda mask, point: mask[int(point[1]), int(point[0])]
+    assert at(area.mouth, (points[13] + points[14]) / 2)
+    assert at(area.edge, points[13]) and at(area.edge, points[78])
+    assert at(area.lips, (points[0] + points[13]) / 2) and at(area.lips, (points[17] + points[14]) / 2)
+    assert not at(area.lips, points[4])
+    assert at(area.folds, points[205:206].mean(0)) or at(area.folds, points[[207, 92]].mean(0))
+    assert at(area.folds, points[[427, 322]].mean(0))
+    assert not (area.folds & area.lips).any()
+    assert not (area.mouth & ~area.edge).any()
+    assert np.array_equal(area.mouth, opened.mouth)
+    for mask in vars(area).values():
+        assert mask.shape == (GRID, GRID) and mask.dtype == bool
+        assert 0 < mask.mean() < 0.2
+    left, right = (area.folds[:, s].sum() for s in (slice(GRID // 2, None), slice(GRID // 2)))
+    assert 0.6 < left / right < 1.6
+
+
+def test_a_closed_mouth_still_has_an_edge(still: Warp) -> None:
+    area = regions(still)
+    assert not area.mouth.any()
+    assert area.edge.sum() > 300
+
+
+def test_painted_mouth(opened: Warp, crop: np.ndarray) -> None:
+    large = cv2.resize(crop, (GRID, GRID))
+    picture = paint_mouth(opened, large)
+    assert picture.shape == (GRID, GRID, 3)
+    assert picture.min() >= 0 and picture.max() <= 1 and np.isfinite(picture).all()
+    inside = opened.mouth & opened.albedo.any(-1)
+    assert picture[inside].mean() > 0.05
+    deep = inside & (opened.depth > np.quantile(opened.depth[inside], 0.7))
+    shallow = inside & (opened.depth < np.quantile(opened.depth[inside], 0.3))
+    assert picture[deep].mean() < picture[shallow].mean()
+    darker = paint_mouth(opened, large // 3)
+    assert darker[inside].mean() < picture[inside].mean()
+    assert np.isfinite(paint_mouth(opened, np.zeros_like(large))).all()
+
+
+def test_base_is_the_photo_but_for_the_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moved, painted = torch.rand(2, 2, 3, 32, 32, generator=generator) * 2 - 1
+    mask, mouth = torch.zeros(2, 2, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    mouth[..., 12:20, 12:20] = 1
+    base = make_base(moved, painted, mask, mouth)
+    pick = lambda image, where: image[where.expand_as(image) > 0]
+    assert torch.equal(pick(base, mouth), pick(painted, mouth))
+    assert torch.equal(pick(base, 1 - mask), pick(moved, 1 - mask))
+    assert torch.equal(pick(base, mask - mouth), pick(fill(moved, 1 - mask), mask - mouth))
+    assert not torch.equal(pick(base, mask - mouth), pick(moved, mask - mouth))
+
+
+def test_order_of_conditions() -> None:
+    parts = {"base": (1, 3), "normal": (2, 3), "albedo": (3, 3), "mask": (4, 1), "mouth": (5, 1)}
+    stack = stack_conditions(*(torch.full((1, c, 2, 2), float(v)) for v, c in parts.values()))
+    assert tuple(parts) == CONDITIONS
+    assert stack[0, :, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5]
+
+
+# plan
+
+
+def test_nothing_is_repainted_on_a_still_face(still: Warp, crop: np.ndarray) -> None:
+    chosen = plan(still, crop, SIZE)
+    assert not mouth_changes(still) and not folds_change(still)
+    assert not chosen.network_mask.any() and not chosen.mouth.any()
+    assert not chosen.skin.any() and not chosen.inside.any()
+    assert not np.asarray(chosen.picture()).any()
+    torch.testing.assert_close(chosen.base, to_tensor(crop))
+
+
+def to_tensor(crop: np.ndarray) -> Tensor:
+    return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def test_an_opened_mouth_is_repainted(opened: Warp, crop: np.ndarray) -> None:
+    assert mouth_changes(opened)
+    moved = move_pixels(cv2.resize(crop, (GRID, GRID)), IDENTITY, opened)
+    chosen = plan(opened, cv2.resize(moved, (SIZE, SIZE), interpolation=cv2.INTER_AREA), SIZE)
+    for name, channels in {"base": 3, "normal": 3, "albedo": 3, "network_mask": 1, "mouth": 1}.items():
+        assert getattr(chosen, name).shape == (1, channels, SIZE, SIZE), name
+    assert set(chosen.network_mask.unique().tolist()) == set(chosen.mouth.unique().tolist()) == {0, 1}
+    assert not (chosen.mouth * (1 - chosen.network_mask)).any()
+    x, y = ((opened.points[13] + opened.points[14]) / 4).astype(int)
+    assert chosen.mouth[0, 0, y, x] == 1 and chosen.inside[y, x] == 1
+    outside = (chosen.network_mask == 0)[0, 0].numpy() & (chosen.skin == 0)
+    assert torch.equal(chosen.base[0][:, outside], to_tensor(chosen.moved)[0][:, outside])
+    for soft in (chosen.skin, chosen.inside):
+        assert 0 <= soft.min() and soft.max() <= 1 + 1e-6
+    assert (chosen.skin + chosen.inside).max() <= 1 + 1e-6
+    # all that the network paints is taken, and hardly more
+    painted = chosen.network_mask[0, 0].numpy() > 0
+    assert (chosen.skin + chosen.inside)[painted].min() > 0.5
+    assert not (chosen.skin + chosen.inside)[~binary_dilation(painted, iterations=14) & ~small(opened.hole)].any()
+    picture = np.asarray(chosen.picture())
+    assert picture.dtype == np.uint8 and picture[y, x] == 255 and picture[0, 0] == 0
+
+
+def small(mask: np.ndarray) -> np.ndarray:
+    return binary_dilation(mask[::2, ::2], iterations=14)
+
+
+def test_a_smile_folds_the_cheeks(smiling: Warp, crop: np.ndarray) -> None:
+    assert folds_change(smiling)
+    chosen = plan(smiling, crop, SIZE)
+    folds = regions(smiling).folds[::2, ::2]
+    assert chosen.network_mask[0, 0].numpy()[folds].mean() > 0.9
+    assert chosen.skin[folds].mean() > 0.8
+
+
+def test_a_turning_head_folds_nothing(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
+    turned = pipe.edit_codes(hopper_face, rotate=(8, 5, 5))
+    points = [
+        pipe.head.landmarks(pipe.grid_vertices(hopper_face, c, GRID)[None])[0, :, :2].numpy()
+        for c in (hopper_face.codes, turned)
+    ]
+    assert np.linalg.norm(points[1][4] - points[0][4]) > 5
+    warp = make_warp(pipe, hopper_face)
+    assert not folds_change(replace(warp, source_points=points[0], points=points[1]))
+
+
+# finish
+
+
+def blob(centre: tuple[int, int], radius: int) -> np.ndarray:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    soft = cv2.GaussianBlur((np.hypot(x - centre[0], y - centre[1]) < radius).astype(np.float32), (0, 0), 2)
+    return np.where(soft < 0.02, 0, soft)
+
+
+def plan_of(moved: np.ndarray, skin: np.ndarray, inside: np.ndarray) -> Plan:
+    blank = torch.zeros(1, 3, SIZE, SIZE)
+    return Plan(moved, blank, blank, blank, blank[:, :1], blank[:, :1], skin, inside)
+
+
+@pytest.mark.parametrize("zoom", [0.4, 1.0, 2.5])
+def test_finish_on_a_turned_and_scaled_face(zoom: float) -> None:
+    """A constant change of the skin and a new mouth arrive where the matrix says; all else stays bit for bit."""
+    rng = np.random.default_rng(0)
+    photo = rng.integers(40, 200, (420, 380, 3), np.uint8)
+    photo = cv2.GaussianBlur(photo, (0, 0), 3)
+    angle = np.radians(35)
+    linear = zoom * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    matrix = np.column_stack([linear, np.array([128, 128]) - linear @ [200, 190]])
+    skin, inside = blob((128, 100), 30), blob((140, 170), 15)
+    crop = warp_crop(photo, matrix, SIZE)
+    chosen = plan_of(crop, skin * (1 - inside), inside)
+    painted = to_tensor(crop) + 20 / 127.5
+    colour = torch.tensor([0.5, -0.25, 0.1])
+    painted = torch.where(torch.from_numpy(inside) > 0, colour.view(3, 1, 1), painted[0])[None].float()
+    result = finish(photo, chosen, painted, matrix).astype(int)
+
+    pixels = np.stack(np.meshgrid(np.arange(380) + 0.5, np.arange(420) + 0.5), -1)
+    place = transform_points(matrix, pixels)
+    reach = np.ceil(1 + zoom).astype(int)
+    seen = sample(binary_dilation((skin > 0) | (inside > 0), np.ones((3, 3)), iterations=reach), place)
+    assert seen.mean() < 0.6
+    assert np.array_equal(result[~seen], photo[~seen])
+    whole_skin = sample(binary_erosion((skin > 0.999) & (inside == 0), iterations=reach), place)
+    assert whole_skin.sum() > 20
+    np.testing.assert_allclose((result - photo)[whole_skin], 20, atol=2)
+    whole_mouth = sample(binary_erosion(inside > 0.999, iterations=reach), place)
+    assert whole_mouth.sum() > 5
+    expected = (colour.numpy() + 1) / 2 * 255
+    assert np.abs(result[whole_mouth] - expected).max() < 3
+
+
+def sample(mask: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Mask [S, S] at places [H, W, 2] of the crop; False outside."""
+    x, y = np.floor(place).astype(int).transpose(2, 0, 1)
+    inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
+    return inside & mask[np.clip(y, 0, SIZE - 1), np.clip(x, 0, SIZE - 1)]
+
+
+def test_finish_keeps_the_photos_detail_on_skin() -> None:
+    """A photo much finer than the crop keeps its pores where the network changes the skin's shade."""
+    photo = np.random.default_rng(1).integers(90, 150, (1024, 1024, 3), np.uint8)
+    matrix = np.array([[0.25, 0, 0], [0, 0.25, 0]])
+    crop = warp_crop(photo, matrix, SIZE)
+    result = finish(photo, plan_of(crop, blob((128, 128), 60), np.zeros((SIZE, SIZE))),
+                    to_tensor(crop) + 30 / 127.5, matrix)  # fmt: skip
+    middle = (slice(400, 624),) * 2
+    np.testing.assert_allclose(result[middle].astype(int) - photo[middle], 30, atol=1)
+
+
+def test_finish_without_a_plan_changes_nothing() -> None:
+    photo = np.random.default_rng(2).integers(0, 256, (100, 120, 3), np.uint8)
+    nothing = np.zeros((SIZE, SIZE))
+    crop = np.zeros((SIZE, SIZE, 3), np.uint8)
+    result = finish(photo, plan_of(crop, nothing, nothing), torch.rand(1, 3, SIZE, SIZE), IDENTITY)
+    assert np.array_equal(result, photo)
+
+
+def test_every_grey_level_survives_a_zero_change() -> None:
+    photo = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    skin = np.zeros((SIZE, SIZE))
+    skin[200:, 200:] = 1
+    result = finish(photo, plan_of(np.zeros((SIZE, SIZE, 3), np.uint8), skin, skin * 0),
+                    torch.ones(1, 3, SIZE, SIZE), IDENTITY)  # fmt: skip
+    assert np.array_equal(result, photo)
+
+
+def test_add_change_meets_pixel_centres() -> None:
+    change = np.zeros((SIZE, SIZE, 3), np.float32)
+    change[100, 60] = 0.9
+    matrix = np.array([[0.5, 0, 7], [0, 0.5, -3]])  # the crop is half as fine as the photo
+    result = add_change(np.zeros((300, 300, 3), np.uint8), change, matrix)[..., 0].astype(float)
+    y, x = np.mgrid[:300, :300] + 0.5
+    centre = np.array([(x * result).sum(), (y * result).sum()]) / result.sum()
+    np.testing.assert_allclose(centre, transform_points(invert(matrix), np.array([60.5, 100.5])), atol=0.05)
+    assert result.sum() == pytest.approx(4 * 0.9 * 255, rel=0.05)
+
+
+@pytest.mark.parametrize("shift", [(-230, 10), (60, -240), (5000, 0)])
+def test_add_change_beside_the_photo(shift: tuple[int, int]) -> None:
+    """A face at the photo's border: what lies outside is dropped, what lies inside arrives."""
+    photo = np.full((200, 220, 3), 100, np.uint8)
+    matrix = np.array([[1.0, 0, shift[0]], [0, 1.0, shift[1]]])
+    result = add_change(photo, np.full((SIZE, SIZE, 3), 0.2), matrix)
+    x, y = (np.arange(n) + 0.5 + s for n, s in zip((220, 200), shift, strict=True))
+    inside = ((x > 1) & (x < SIZE - 1))[None] & ((y > 1) & (y < SIZE - 1))[:, None]
+    outside = ((x < -1) | (x > SIZE + 1))[None] | ((y < -1) | (y > SIZE + 1))[:, None]
+    assert (result[inside] == 151).all()
+    assert (result[outside] == 100).all()
