@@ -9,7 +9,8 @@ import argparse
 import html
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from emorig_diffusers.photos import read_photo, save_photo
 
 BROWSER_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
-QUEUE = {"concurrency_id": "edit", "concurrency_limit": 1}
+DELETE = (3600, 86400)  # every so many seconds, files older than that
 PRIVATE = {"api_visibility": "private"}
 
 
@@ -36,6 +37,7 @@ class Editor:
     def __init__(self, pipe: EmoRigPipeline) -> None:
         self.pipe = pipe
         self.run = on_zero_gpu(pipe)
+        pipe.set_progress_bar_config(disable=True)
         if pipe.unet is not None and torch.cuda.is_available():
             pipe.unet.to("cuda")
 
@@ -46,7 +48,7 @@ class Editor:
         intensity: float = 1.0,
         face: str = "largest",
         reference: str | None = None,
-        action_units: dict[str, float] | None = None,
+        action_units: str = "",
         yaw: float = 0.0,
         pitch: float = 0.0,
         roll: float = 0.0,
@@ -61,7 +63,7 @@ class Editor:
             intensity: 0 keeps the photo's own expression, 1 is a clear emotion, 1.5 the most.
             face: "largest", "all", or a number from 1 counted from the left.
             reference: A photo whose expression is taken over instead of an emotion.
-            action_units: Amounts of FACS action units to add, such as {"AU12": 0.5}.
+            action_units: Amounts of FACS action units to add, such as "AU12=0.5, AU4=-0.3".
             yaw: Degrees to turn the head to the person's left.
             pitch: Degrees to turn the head up.
             roll: Degrees to tilt the head to the person's right shoulder.
@@ -71,8 +73,11 @@ class Editor:
         Returns:
             The edited photo, a PNG of the photo's size.
         """
-        rotate = (yaw, pitch, roll)
-        result = self._result(photo, emotion, intensity, face, reference, action_units, rotate, seed, steps)
+        with friendly():
+            units = parse_amounts(action_units)
+        result = self._result(
+            photo, emotion, intensity, face, reference, (yaw, pitch, roll), seed, steps, units
+        )
         return save(result, photo)
 
     def show(
@@ -90,12 +95,12 @@ class Editor:
         *units: float,
     ) -> tuple[Any, ...]:
         """What the page shows of an edit: before and after, download, buffers, heads."""
-        amounts = dict(zip(page.UNITS, units, strict=True))
-        rotate = (yaw, pitch, roll)
+        moved = dict(zip(page.UNITS, units, strict=True))
+        angles = (yaw, pitch, roll)
         try:
-            result = self._result(photo, emotion, intensity, face, reference, amounts, rotate, seed, steps)
+            result = self._result(photo, emotion, intensity, face, reference, angles, seed, steps, moved)
         except gr.Error as error:
-            gr.Warning(error.message, title=error.title)
+            gr.Warning(error.message)
             return (gr.skip(),) * len(EMPTY_STAGE)
         after = save(result, photo)
         heads = page.write_heads(self.pipe.head, result.faces[0], Path(after).with_suffix(".glb"))
@@ -125,14 +130,14 @@ class Editor:
         intensity: float,
         face: str,
         reference: str | None,
-        action_units: Mapping[str, float] | None,
-        rotate: Sequence[float],
+        angles: Sequence[float],
         seed: float | None,
         steps: int | None,
+        units: Mapping[str, float],
     ) -> EmoRigOutput:
         if not photo:
-            raise gr.Error("Upload a photo first.", title="Not yet", print_exception=False)
-        try:
+            raise gr.Error("Upload a photo first.", print_exception=False)
+        with friendly(photo, reference):
             return self.run(
                 photo,
                 int(seed or 0),
@@ -140,13 +145,10 @@ class Editor:
                 intensity=intensity,
                 face=int(face) if face.isdecimal() else face,
                 reference=reference,
-                action_units=action_units,
-                rotate=rotate,
+                rotate=angles if any(angles) else None,
+                action_units={unit: amount for unit, amount in units.items() if amount} or None,
                 num_inference_steps=steps,
             )
-        except (ValueError, AssetError) as error:
-            message = sentence(error, photo, reference)
-            raise gr.Error(message, title="This did not work", print_exception=False) from error
 
 
 def on_zero_gpu(pipe: EmoRigPipeline) -> Callable[..., EmoRigOutput]:
@@ -162,13 +164,39 @@ def on_zero_gpu(pipe: EmoRigPipeline) -> Callable[..., EmoRigOutput]:
     return spaces.GPU(run)
 
 
+@contextmanager
+def friendly(*paths: str | None) -> Iterator[None]:
+    """Turn what the package says in one sentence into a message for the page, without the server's paths."""
+    try:
+        yield
+    except (ValueError, AssetError) as error:
+        message = str(error)
+        for path in filter(None, paths):
+            message = message.replace(path, Path(path).name)
+        raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+
+
+def parse_amounts(text: str) -> dict[str, float]:
+    """{"AU12": 0.5} from "AU12=0.5", several separated by commas.
+
+    Raises:
+        ValueError: If the text looks different.
+    """
+    try:
+        pairs = [part.split("=") for part in (text or "").split(",") if part.strip()]
+        return {name.strip(): float(amount) for name, amount in pairs}
+    except ValueError:
+        raise ValueError(f'action_units must look like "AU12=0.5, AU4=-0.3", got {text!r}.') from None
+
+
 def number_faces(photo: str) -> tuple[Any, list[list[float]]]:
     """Preview and frames of a photo's faces; where there are none, a warning on the page."""
     try:
-        rgb = read_photo(photo).rgb
-        return page.number_faces(rgb, choose_faces(find_faces(rgb), "all"))
-    except (ValueError, AssetError) as error:
-        gr.Warning(sentence(error, photo), title="This photo cannot be used")
+        with friendly(photo):
+            rgb = read_photo(photo).rgb
+            return page.number_faces(rgb, choose_faces(find_faces(rgb), "all"))
+    except gr.Error as error:
+        gr.Warning(error.message)
         return None, []
 
 
@@ -176,14 +204,6 @@ def pick_face(frames: list, point: gr.SelectData) -> Any:
     """The face that was clicked in the preview, as the choice's new value."""
     number = page.face_at(frames, *point.index)
     return gr.skip() if number is None else str(number)
-
-
-def sentence(error: Exception, *paths: str | None) -> str:
-    """An error's message for a web page, with file names instead of the server's paths."""
-    message = str(error)
-    for path in filter(None, paths):
-        message = message.replace(path, Path(path).name)
-    return html.escape(message, quote=False)
 
 
 def save(result: EmoRigOutput, photo: str) -> str:
@@ -202,31 +222,27 @@ def before_picture(photo: str, folder: Path) -> str:
 
 def wire(shown: page.Page, editor: Editor) -> None:
     """Connect the page's components to the editor."""
-    again = {
-        "fn": editor.show_again,
-        "inputs": [shown.frames, *shown.inputs],
+    edit = {
         "outputs": shown.stage,
         "show_progress_on": shown.stage[0],
-        **QUEUE,
+        "trigger_mode": "always_last",
+        "concurrency_id": "edit",
+        "concurrency_limit": 1,
         **PRIVATE,
     }
+    again = {"fn": editor.show_again, "inputs": [shown.frames, *shown.inputs], **edit}
+    quiet = {"show_progress": "hidden", **PRIVATE}
+    asked = [shown.run.click, shown.emotion.input]
+    gr.on(asked, editor.show, shown.inputs, **edit)
+    gr.on(asked, js=page.SCROLL, fn=None)
     sliders = [shown.strength, *shown.angles, *shown.units, shown.sampling[1]]
-    gr.on(
-        [shown.run.click, shown.emotion.input, shown.sampling[0].submit, *(s.release for s in sliders)],
-        editor.show,
-        shown.inputs,
-        shown.stage,
-        show_progress_on=shown.stage[0],
-        trigger_mode="always_last",
-        **QUEUE,
-        **PRIVATE,
-    )
+    others = [shown.face.input, shown.reference.change, shown.sampling[0].submit]
+    gr.on([*others, *(slider.release for slider in sliders)], **again)
     found = [shown.preview, shown.face, shown.frames, *shown.stage]
-    shown.photo.change(editor.look, shown.photo, found, show_progress="hidden", **PRIVATE).then(**again)
-    shown.preview.select(pick_face, shown.frames, shown.face, show_progress="hidden", **PRIVATE)
-    gr.on([shown.face.change, shown.reference.change], trigger_mode="always_last", **again)
+    shown.photo.change(editor.look, shown.photo, found, **quiet).then(**again)
+    shown.preview.select(pick_face, shown.frames, shown.face, **quiet).then(**again)
     for button, reset in shown.resets:
-        button.click(lambda n=len(reset): [0] * n, None, reset, **PRIVATE).then(**again)
+        button.click(lambda *values: [0] * len(values), reset, reset, **quiet).then(**again)
 
 
 def add_api(editor: Editor) -> None:
@@ -238,23 +254,25 @@ def add_api(editor: Editor) -> None:
             gr.Slider(0, MAX_INTENSITY, 1.0, label="intensity"),
             gr.Textbox("largest", label="face"),
             page.upload("reference", ["upload"]),
-            gr.JSON(label="action_units"),
+            gr.Textbox("", label="action_units"),
             *(gr.Number(0, label=name) for name in ("yaw", "pitch", "roll")),
             gr.Number(0, precision=0, minimum=0, maximum=page.MAX_SEED, label="seed"),
             gr.Number(precision=0, label="steps"),
         ]
         result = gr.Image(type="filepath", format="png", label="edited photo")
-        gr.Button().click(editor.edit, inputs, result, api_name="edit", **QUEUE)
+        gr.Button().click(
+            editor.edit, inputs, result, api_name="edit", concurrency_id="edit", concurrency_limit=1
+        )
 
 
 def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
-    """The demo around a pipeline, by default the bundled one; `main` gives it its style when it launches it."""
+    """The demo around a pipeline, by default the bundled one; its style is given when it is launched."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     pipe = EmoRigPipeline.from_pretrained("emorig-open") if pipe is None else pipe
     editor = Editor(pipe)
-    with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
-        folder = Path(get_upload_folder()) / "examples"
-        wire(page.lay_out(list(pipe.recipes), pipe.config.default_num_inference_steps, folder), editor)
+    steps, examples = pipe.config.default_num_inference_steps, Path(get_upload_folder()) / "examples"
+    with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
+        wire(page.lay_out(list(pipe.recipes), steps, examples), editor)
         add_api(editor)
     return demo
 

@@ -1,4 +1,4 @@
-"""What the demo's page consists of: its components, its style, and the pictures it shows besides the result."""
+"""The demo's page: its components, its style, and the pictures it shows besides the result."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from emorig_diffusers.emotions import MAX_INTENSITY
 from emorig_diffusers.faces import Face
 from emorig_diffusers.models.head import PARTS, HeadModel
+from emorig_diffusers.photos import save_photo
 from emorig_diffusers.pipeline_emorig import EditedFace
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
@@ -42,7 +43,7 @@ UNITS = {
 ANGLES = ("Yaw ° (to the person's left)", "Pitch ° (up)", "Roll ° (to the right shoulder)")
 MAX_ANGLE = 20  # degrees
 MAX_SEED = 2**32 - 1
-MAX_STEPS = 20
+MAX_STEPS = 50
 FACE_CHOICES = [("Largest", "largest"), ("All", "all")]
 BUFFERS = ("normal", "albedo", "rendered", "repainted")
 PREVIEW_SIDE = 900  # longest side of the preview with numbered faces, pixels
@@ -50,8 +51,9 @@ HEAD_SPACING = 0.25  # between heads side by side, metres
 ACCENT = "#4f46e5"
 
 CSS = """
-.gradio-container { width: 100%; max-width: 1480px !important; padding: 12px 28px !important; margin: 0 auto !important; }
-.gradio-container > .main { width: 100%; }
+.gradio-container { width: 100%; max-width: 1480px !important; padding: 20px 32px !important;
+  margin: 0 auto !important; overflow: clip !important; }
+.gradio-container > .main { width: 100%; padding: 0 !important; }
 #title h1 { font-size: 1.8rem; margin: 0; letter-spacing: -0.02em; }
 #title p { color: var(--body-text-color-subdued); margin: 0; font-size: 1.05rem; }
 #note p { color: var(--body-text-color-subdued); font-size: 0.85rem; text-align: center; }
@@ -65,9 +67,10 @@ CSS = """
 #emotion .wrap, #face .wrap { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; }
 #emotion label, #face label { position: relative; justify-content: center; padding: 10px 4px; }
 #emotion label span, #face label span { margin: 0; }
-#emotion input, #face input { position: absolute; left: 50%; bottom: 4px; width: 1px; height: 1px; min-width: 0;
-  opacity: 0; }
-#emotion label:focus-within, #face label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 2px; }
+#emotion input, #face input { position: absolute; left: 50%; bottom: 4px; opacity: 0;
+  width: 1px; min-width: 0; height: 1px; }
+#emotion label:focus-within, #face label:focus-within { outline: 2px solid var(--color-accent);
+  outline-offset: 2px; }
 .tight .form, .tight .block { background: none; box-shadow: none; }
 .tight .block { padding: 4px 0 !important; }
 #faces img { cursor: pointer; }
@@ -86,6 +89,10 @@ CSS = """
   #result .empty { min-height: 30vh; }
 }
 """
+
+SCROLL = """() => {
+  if (innerWidth <= 860) document.getElementById("strength").scrollIntoView({behavior: "smooth"})
+}"""
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ def theme() -> gr.themes.Base:
         font_mono=("ui-monospace", "monospace"),
     ).set(
         background_fill_primary="*neutral_50",
+        body_text_color_subdued="*neutral_500",
         block_title_background_fill="none",
         block_title_padding="0",
         block_title_text_color="*body_text_color",
@@ -159,10 +167,18 @@ def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
     photo = upload("Photo", ["upload", "webcam", "clipboard"], height=280, elem_id="photo")
     gr.Examples(examples(folder), photo, label="Or try one of these")
     preview = gr.Image(
-        label="Faces", show_label=False, visible=False, interactive=False, format="png", height=180, buttons=[],
+        label="Faces",
+        show_label=False,
+        visible=False,
+        interactive=False,
+        format="png",
+        height=180,
+        buttons=[],
         elem_id="faces",
-    )  # fmt: skip
-    face = gr.Radio(FACE_CHOICES, value="largest", label="Which face? Or click it", visible=False, elem_id="face")
+    )
+    face = gr.Radio(
+        FACE_CHOICES, value="largest", label="Which face? Or click it", visible=False, elem_id="face"
+    )
     return photo, preview, face, gr.State([])
 
 
@@ -176,7 +192,7 @@ def mood_part(emotions: Sequence[str]) -> tuple[gr.Radio, gr.Slider, gr.Button]:
 
 def details_part(steps: int) -> tuple[gr.Image, list, list, list, list]:
     """Reference photo, action units, head pose, seed and steps; all folded away."""
-    with gr.Accordion("Expression of another photo", open=False):
+    with gr.Accordion("Take the expression of another photo instead", open=False):
         reference = upload("Reference", ["upload", "clipboard"], height=220, elem_id="reference")
     with gr.Accordion("Single movements (action units)", open=False, elem_id="units", elem_classes="tight"):
         units = [gr.Slider(-1, 1, 0, step=0.05, label=f"{name} ({unit})") for unit, name in UNITS.items()]
@@ -195,18 +211,29 @@ def stage_part() -> list[Component]:
     with gr.Tabs():
         with gr.Tab("Result"):
             picture = gr.ImageSlider(
-                show_label=False, format="png", type="filepath", max_height=4096, buttons=["fullscreen"], elem_id="result"
+                show_label=False,
+                format="png",
+                type="filepath",
+                max_height=4096,
+                slider_position=8,
+                buttons=["fullscreen"],
+                elem_id="result",
             )
             download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download")
         with gr.Tab("Buffers"):
             buffers = gr.Gallery(show_label=False, format="png", columns=3, object_fit="contain", height=640)
         with gr.Tab("3-D head") as tab:
             heads = gr.Model3D(
-                show_label=False, height=640, camera_position=(90, 92, 0.45), interactive=False, elem_id="heads"
+                show_label=False,
+                height=640,
+                camera_position=(90, 92, 0.45),
+                interactive=False,
+                elem_id="heads",
             )
     # a Model3D does not draw what it was given before its tab was first opened: give it again
     kept, quiet = gr.State(), {"show_progress": "hidden", "api_visibility": "private"}
-    tab.select(lambda path: (None, path), heads, [heads, kept], **quiet).then(lambda p: p, kept, heads, **quiet)
+    cleared = tab.select(lambda path: (None, path), heads, [heads, kept], **quiet)
+    cleared.then(lambda path: path, kept, heads, **quiet)
     return [picture, download, buffers, heads]
 
 
@@ -219,9 +246,16 @@ def upload(label: str, sources: list[str], **options: object) -> gr.Image:
     """An upload whose value is the path of the untouched file."""
     placeholder = f"# {label}\nDrop it here or click"
     image = gr.Image(
-        label=label, show_label=False, placeholder=placeholder, sources=sources, buttons=[],
-        type="filepath", format="png", image_mode=None, **options,
-    )  # fmt: skip
+        label=label,
+        show_label=False,
+        placeholder=placeholder,
+        sources=sources,
+        buttons=[],
+        type="filepath",
+        format="png",
+        image_mode=None,
+        **options,
+    )
     decode = image.preprocess
     # gradio would open the file and fail without a sentence where it is not a picture
     image.preprocess = lambda data: data.path if data and data.path else decode(data)
@@ -238,7 +272,7 @@ def examples(folder: Path) -> list[str]:
     both.paste(hopper.crop((56, 20, 456, 500)), (400, 0))
     photos = {"astronaut": astronaut, "hopper": hopper, "both": both}
     for name, image in photos.items():
-        image.save(folder / f"{name}.png")
+        save_photo(image, folder / f"{name}.png")
     return [str(folder / f"{name}.png") for name in photos]
 
 
@@ -278,7 +312,7 @@ def gallery(faces: Sequence[EditedFace]) -> list[tuple[Image.Image, str]]:
 
 def write_heads(head: HeadModel, faces: Sequence[EditedFace], path: Path) -> str:
     """Write the heads side by side as GLB, in metres, y up, in the model's mean colours."""
-    seen = head.face_part != PARTS.index("lower_teeth")  # they stick out of the chin when the mouth opens wide
+    seen = head.face_part != PARTS.index("lower_teeth")  # they stick out of the chin of an open mouth
     triangles = head.faces[seen].cpu().numpy()
     colours = (head.albedo.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     scene = trimesh.Scene()

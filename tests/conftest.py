@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import matplotlib.cbook
 import numpy as np
@@ -18,7 +20,10 @@ from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.pipeline_emorig import EncodedFace
+from emorig_diffusers.rig import EncodedFace
+
+if TYPE_CHECKING:
+    from rig_data import RigData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the training scripts are no package
 
@@ -118,3 +123,47 @@ def tiny_pipe(pipe: EmoRigPipeline, tiny_unet: RigUNet) -> EmoRigPipeline:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., None]:
+    """Calls `main` of a script's module with the other arguments on its command line."""
+
+    def run(module: ModuleType, *arguments: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+            module.main()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photos(astronaut: np.ndarray, hopper: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two photos, one file that only looks like a photo, and one that does not."""
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(astronaut).save(folder / "astronaut.png")
+    Image.fromarray(hopper).save(folder / "hopper.PNG")
+    (folder / "notes.jpg").write_text("no photo")
+    (folder / "readme.txt").write_text("is left alone")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    run_script: Callable[..., None], photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """What train/prepare.py makes of `photos`."""
+    import prepare
+
+    folder = tmp_path_factory.mktemp("prepared")
+    threads = torch.get_num_threads()
+    run_script(prepare, photos, folder)
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(prepared: Path, names: tuple[str, ...]) -> RigData:
+    from rig_data import RigData
+
+    return RigData(prepared, names)

@@ -1,4 +1,4 @@
-"""HeadModel: skinning against FLAME's equations written anew in numpy, and the bundled open head's anatomy."""
+"""HeadModel: skinning against FLAME's equations written anew in numpy, and the open head's anatomy."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_size_and_names(head: HeadModel, names: tuple[str, ...]) -> None:
 
 
 def test_mesh_tables_are_valid(head: HeadModel) -> None:
-    assert 0 <= head.faces.min() and head.faces.max() == head.config.num_vertices - 1
-    assert 0 <= head.faces_uv.min() and head.faces_uv.max() == head.config.num_uv - 1
+    assert head.faces.min() >= 0 and head.faces.max() == head.config.num_vertices - 1
+    assert head.faces_uv.min() >= 0 and head.faces_uv.max() == head.config.num_uv - 1
     assert set(head.face_part.tolist()) == set(range(len(PARTS)))
     skin = head.uv[head.faces_uv[head.face_part == PARTS.index("skin")]]
     assert skin.min() >= 0 and skin.max() <= 1
@@ -140,7 +140,9 @@ def test_mesh_tables_are_valid(head: HeadModel) -> None:
     for shares in (head.skinning, head.joint_regressor, head.landmark_bary, head.landmark68_bary):
         torch.testing.assert_close(shares.sum(1), torch.ones(len(shares)), atol=1e-3, rtol=0)
     for face in (head.landmark_faces, head.landmark68_faces):
-        assert set(head.face_part[face].tolist()) <= {PARTS.index(p) for p in ("skin", "left_eye", "right_eye")}
+        assert set(head.face_part[face].tolist()) <= {
+            PARTS.index(p) for p in ("skin", "left_eye", "right_eye")
+        }
 
 
 def test_skin_faces_turn_outwards(head: HeadModel) -> None:
@@ -178,7 +180,9 @@ def test_sides_of_units(head: HeadModel, names: tuple[str, ...], stem: str) -> N
 
 
 @pytest.mark.parametrize(("side", "lid", "other"), [("Left", 386, 159), ("Right", 159, 386)])
-def test_a_wink_closes_one_eye(head: HeadModel, names: tuple[str, ...], side: str, lid: int, other: int) -> None:
+def test_a_wink_closes_one_eye(
+    head: HeadModel, names: tuple[str, ...], side: str, lid: int, other: int
+) -> None:
     expression = torch.zeros(2, 52)
     expression[1, names.index("eyeBlink" + side)] = 1
     before, after = head.landmarks(head(torch.zeros(2, 80), expression))
@@ -215,7 +219,9 @@ def test_jaw_opens_the_mouth_and_moves_nothing_else(head: HeadModel) -> None:
     assert torch.equal(after[part_vertices(head, "upper_teeth")], before[part_vertices(head, "upper_teeth")])
 
 
-@pytest.mark.parametrize(("part", "column", "joint", "iris"), [("left_eye", 0, 3, 473), ("right_eye", 3, 4, 468)])
+@pytest.mark.parametrize(
+    ("part", "column", "joint", "iris"), [("left_eye", 0, 3, 473), ("right_eye", 3, 4, 468)]
+)
 def test_eyes_turn_about_their_centre(head: HeadModel, part: str, column: int, joint: int, iris: int) -> None:
     angles = torch.zeros(1, 6)
     angles[0, column + 1] = 0.3  # about y: to the subject's left

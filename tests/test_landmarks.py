@@ -21,8 +21,8 @@ from emorig_diffusers.models.landmarks import (
     axis_angle,
     solve_bounded,
 )
-from emorig_diffusers.pipeline_emorig import EncodedFace
 from emorig_diffusers.render import project
+from emorig_diffusers.rig import EncodedFace
 
 PIXEL = 2 / 384  # normalised device coordinates
 RIGID = [33, 133, 362, 263, 1, 168, 61, 291, 152]
@@ -99,10 +99,12 @@ def test_shape_and_size_of_codes(head: HeadModel, encoder: LandmarkEncoder, name
     assert not fit.codes.pose[0, 3:].any()  # the open head's jaw moves by its units
     unseen = [i for i, n in enumerate(names) if n.startswith(UNSEEN_UNITS)]
     assert not fit.codes.expression[0, unseen].any()
-    assert -0.6 <= fit.codes.expression.min() and fit.codes.expression.max() <= 1.3
+    assert fit.codes.expression.min() >= -0.6 and fit.codes.expression.max() <= 1.3
 
 
-def test_expression_is_told_from_shape(head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...]) -> None:
+def test_expression_is_told_from_shape(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...]
+) -> None:
     units = {"jawOpen": 0.5, "mouthSmileLeft": 0.4, "mouthSmileRight": 0.4}
     scores = scores_for(encoder, names, units)
     calm, lively = (
@@ -119,7 +121,9 @@ def test_a_moved_or_scaled_face_moves_only_the_camera(
     head: HeadModel, encoder: LandmarkEncoder, astronaut_face: EncodedFace
 ) -> None:
     landmarks, scores = detection(astronaut_face)
-    here, there = (encoder(head, points, scores).codes for points in (landmarks, landmarks * 0.7 + [0.1, -0.2]))
+    here, there = (
+        encoder(head, points, scores).codes for points in (landmarks, landmarks * 0.7 + [0.1, -0.2])
+    )
     torch.testing.assert_close(there.expression, here.expression, atol=1e-3, rtol=0)
     torch.testing.assert_close(there.pose, here.pose, atol=1e-3, rtol=0)
     (scale, *shift), (scale2, *shift2) = here.camera[0].tolist(), there.camera[0].tolist()
@@ -163,7 +167,10 @@ def gaps(head: HeadModel, codes: FaceCodes, expression: Tensor, offsets: Tensor 
     """Openings between pairs of lip landmarks in metres, seen from the front."""
     points = head.landmarks(head.rest_vertices(codes.shape, expression))[0, :, 1]
     if offsets is not None:  # y down, normalised device coordinates
-        points = points - head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None])[0, :, 1] / codes.camera[0, 0]
+        points = (
+            points
+            - head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None])[0, :, 1] / codes.camera[0, 0]
+        )
     upper, lower = zip(*LIP_PAIRS, strict=True)
     return (points[list(upper)] - points[list(lower)]).numpy()
 

@@ -13,8 +13,8 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.faces import BLENDSHAPES, transform_points, warp_crop
 from emorig_diffusers.models.head import PARTS
 from emorig_diffusers.phototexture import MOUTH_SHUT, REACH, Warp, fade_out, move_pixels
-from emorig_diffusers.pipeline_emorig import EncodedFace
 from emorig_diffusers.render import rasterize
+from emorig_diffusers.rig import EncodedFace
 
 GRID = 256
 IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
@@ -46,7 +46,9 @@ def flat_warp(motion: np.ndarray) -> Warp:
     blank = np.zeros((size, size))
     points = np.zeros((478, 2))
     colours = np.zeros((size, size, 3))
-    return Warp(motion.astype(np.float32), blank > 0, blank > 0, colours, colours, blank, points, points, 1000.0)
+    return Warp(
+        motion.astype(np.float32), blank > 0, blank > 0, colours, colours, blank, points, points, 1000.0
+    )
 
 
 def test_no_motion_between_equal_heads(pipe: EmoRigPipeline, source: Tensor, crop: np.ndarray) -> None:
@@ -86,7 +88,9 @@ def test_a_shift_moves_the_face_by_that_shift(
     assert face.sum() > 0.2 * GRID**2
     assert np.abs(moved - expected)[face].max() <= 1
     assert np.abs(crop.astype(int) - expected)[face].mean() > 4  # the shift is no matter of course
-    np.testing.assert_allclose(warp.motion[face], np.broadcast_to(np.negative(shift), (face.sum(), 2)), atol=1e-3)
+    np.testing.assert_allclose(
+        warp.motion[face], np.broadcast_to(np.negative(shift), (face.sum(), 2)), atol=1e-3
+    )
 
 
 def border_distance() -> np.ndarray:
@@ -132,7 +136,7 @@ def test_fade_out_of_a_disc() -> None:
 
 
 def test_photo_of_another_frame() -> None:
-    """A grid turned by 90 degrees and half as fine: a shift on the grid is twice as long, and turned, in the photo."""
+    """A grid turned by 90 degrees and half as fine: its shifts are turned and twice as long in the photo."""
     rng = np.random.default_rng(0)
     photo = cv2.GaussianBlur(rng.integers(0, 256, (400, 360, 3), np.uint8), (0, 0), 2)
     matrix = np.array([[0.0, 0.5, 10], [-0.5, 0, 190]])  # photo pixels to grid pixels
@@ -188,7 +192,9 @@ def test_a_mouth_that_was_open_is_no_hole(pipe: EmoRigPipeline, astronaut_face: 
     assert (warp.hole & warp.mouth).sum() < 0.3 * warp.mouth.sum()
 
 
-def test_skin_that_was_hidden_is_a_hole(pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor) -> None:
+def test_skin_that_was_hidden_is_a_hole(
+    pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor
+) -> None:
     target = pipe.edit_codes(hopper_face, rotate=(30, 0, 0))
     warp = pipe.texture.warp(source, pipe.grid_vertices(hopper_face, target, GRID), GRID)
     holes = np.nonzero(warp.hole)[1]
@@ -222,12 +228,17 @@ def test_residual_offsets_are_linear_and_smooth(pipe: EmoRigPipeline) -> None:
     one[4, 0] = 0.01  # the nose's tip
     field = pipe.texture.residual_offsets(one)
     np.testing.assert_allclose(pipe.texture.residual_offsets(-3 * one), -3 * field, atol=1e-9)
-    far = np.linalg.norm(head.template.numpy() - head.template.numpy()[np.abs(field[:, 0]).argmax()], axis=1) > 0.04
+    far = (
+        np.linalg.norm(head.template.numpy() - head.template.numpy()[np.abs(field[:, 0]).argmax()], axis=1)
+        > 0.04
+    )
     assert np.abs(field[far]).max() < 0.15 * np.abs(field).max()
     assert not pipe.texture.residual_offsets(np.zeros((478, 2))).any()
 
 
-def test_eyelids_hide_and_free_the_eye(pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor) -> None:
+def test_eyelids_hide_and_free_the_eye(
+    pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor
+) -> None:
     closed = pipe.edit_codes(hopper_face, action_units={"AU43": 0.9})
     warp = pipe.texture.warp(source, pipe.grid_vertices(hopper_face, closed, GRID), GRID)
     lid = warp.points[[159, 386]] - warp.source_points[[159, 386]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -314,25 +313,3 @@ def test_pytorch3d_missing_is_said_plainly():
             render.rasterize(points, faces, 8, 8, backend="pytorch3d")
     else:
         pytest.skip("pytorch3d is installed")
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize(("size", "limit"), [(256, 0.4), (512, 0.8)])
-def test_ten_thousand_faces_take_milliseconds(size, limit, capsys, one_thread):
-    vertices, faces = lattice(70, 72)
-    points = render.ndc_to_pixels(render.project(vertices * 0.12, torch.tensor([[7.0, 0.0, 0.0]])), size)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        render.rasterize(points, faces, size, size, backend="torch")
-        seconds.append(time.perf_counter() - start)
-    with capsys.disabled():
-        print(f" {len(faces)} faces at {size}: {1e3 * min(seconds):.1f} ms on one thread ", end="")
-    assert min(seconds) < limit

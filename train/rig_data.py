@@ -19,8 +19,8 @@ REGIONS = ("mouth", "edge", "lips", "folds", "hole")  # bits of the array `regio
 MASKS = ((("edge",), 0.40), (("edge", "folds"), 0.30), (("folds",), 0.08), (("edge", "lips"), 0.10),
          (("edge", "lips", "folds"), 0.12))  # fmt: skip
 """What is blanked together, and how often."""
-OPEN = 0.0012  # metres of lip opening
-CLOSED_SHARE = 0.5  # how often a closed mouth is drawn, relative to an open one
+OPEN, WIDE = 0.0012, 0.013  # metres of lip opening
+CLOSED_SHARE, WIDE_SHARE = 0.5, 3.0  # how often such a mouth is drawn, relative to one between
 RETURNED_SHARE = 0.5  # how often the source is the warp there and back instead of the photo
 
 SHIFT = 16  # pixels by which training windows move about
@@ -62,7 +62,8 @@ class RigData:
             raise FileNotFoundError(f"{folder} has no prepared shards: run train/prepare.py PHOTOS {folder} first.")
         parts = [self._read(shard) for shard in shards]
         self.arrays = {name: np.concatenate([p[name] for p in parts if p]) for name in parts[0]}
-        weight = np.where(self.arrays["opening"] > OPEN, 1.0, CLOSED_SHARE)
+        opening = self.arrays["opening"]
+        weight = np.select([opening < OPEN, opening > WIDE], [CLOSED_SHARE, WIDE_SHARE], 1.0)
         self.weight = weight / weight.sum()
         self.mirror = mirror_code(expression_names)
 

@@ -55,6 +55,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_grad_norm", type=float, default=1.0)
     parser.add_argument("--ema_decay", type=float, default=0.999)
     parser.add_argument("--terminal_share", type=float, default=0.3, help="samples at pure noise")
+    parser.add_argument("--sampler_steps", type=int, help="train only at the timesteps of this many sampling steps")
+    parser.add_argument("--code_dropout", type=float, default=0.0, help="samples whose code is hidden (zero)")
     parser.add_argument("--lpips_weight", type=float, default=0.0)
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--checkpointing_steps", type=int, default=500)
@@ -89,6 +91,12 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> Tensor:
+    """Timesteps to train at, pure noise first: those of the sampler where its steps are fixed, else all."""
+    scheduler.set_timesteps(sampler_steps or scheduler.config.num_train_timesteps)
+    return scheduler.timesteps.clone()
+
+
 @dataclass
 class Objective:
     """The loss of one batch: v-prediction (Salimans & Ho 2022, eq. 10) of the masked residual, plus LPIPS of x0.
@@ -96,26 +104,31 @@ class Objective:
     Attributes:
         alphas: Cumulative products ᾱ [1000].
         residual_scale: x0 is this times photo minus base, within the mask.
-        terminal_share: How often the sample is pure noise.
+        timesteps: Those to train at; the first is pure noise.
+        terminal_share: How often the first is drawn.
+        code_dropout: How often the code is hidden, so that the pictures are looked at.
         lpips, lpips_weight: Perceptual distance of the composed picture, and its weight.
     """
 
     alphas: Tensor
     residual_scale: float
+    timesteps: Tensor
     terminal_share: float
+    code_dropout: float
     lpips: LPIPS | None
     lpips_weight: float
 
     def __call__(self, unet: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
         count = len(batch.photo)
         clean = (batch.photo - batch.base) * batch.mask * self.residual_scale
-        t = torch.randint(0, 1000, (count,), device=clean.device)
-        t = torch.where(torch.rand(count, device=clean.device) < self.terminal_share, 999, t)
+        t = self.timesteps[torch.randint(len(self.timesteps), (count,), device=clean.device)]
+        t = torch.where(torch.rand(count, device=clean.device) < self.terminal_share, self.timesteps[0], t)
         alpha = self.alphas[t].sqrt()[:, None, None, None]
         sigma = (1 - self.alphas[t]).sqrt()[:, None, None, None]
         noise = torch.randn_like(clean)
         noisy = alpha * clean + sigma * noise
-        v = unet(torch.cat([noisy, batch.conditions], 1), t, batch.code, return_dict=False)[0].float()
+        code = batch.code * (torch.rand(count, 1, device=clean.device) >= self.code_dropout)
+        v = unet(torch.cat([noisy, batch.conditions], 1), t, code, return_dict=False)[0].float()
         weight = batch.mask + OUTSIDE_WEIGHT * (1 - batch.mask)
         error = (v - (alpha * noise - sigma * clean)).square() * weight
         losses = {"v": error.sum() / (3 * weight.sum())}
@@ -228,7 +241,9 @@ def main() -> None:
     objective = Objective(
         pipe.scheduler.alphas_cumprod.to(accelerator.device),
         pipe.config.residual_scale,
+        training_timesteps(pipe.scheduler, args.sampler_steps).to(accelerator.device),
         args.terminal_share,
+        args.code_dropout,
         LPIPS("alex").to(accelerator.device) if args.lpips_weight else None,
         args.lpips_weight,
     )
