@@ -175,7 +175,10 @@ class PhotoTexture:
         eye = np.isin(part, EYES) & (part_seen != part)
         skin = (part == SKIN) & ~np.isin(part_seen, (SKIN, NECK))
         mouth = after.mouth & (~before.mouth[y, x] | (np.abs(origin[..., 2] - seen) > 0.02 * scale))
-        hole = (after.face >= 0) & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
+        # beyond the face's outline hair hides the mesh: stretched pixels look better there than painted ones
+        face = np.zeros((size, size), np.uint8)
+        cv2.fillConvexPoly(face, cv2.convexHull(np.round(after.points).astype(np.int32)), 1)
+        hole = (face > 0) & (after.face >= 0) & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
         return cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
 
     def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.compose import Plan, add_change, finish, folds_change, mouth_changes, plan
 from emorig_diffusers.faces import invert, transform_points, warp_crop
+from emorig_diffusers.models.landmarks import OUTER_LIPS
 from emorig_diffusers.phototexture import Warp, move_pixels
 from emorig_diffusers.repaint import CONDITIONS, fill, make_base, paint_mouth, regions, stack_conditions
 from emorig_diffusers.rig import EncodedFace
@@ -106,6 +107,16 @@ def test_regions_lie_where_landmarks_say(opened: Warp, smiling: Warp) -> None:
         assert 0 < mask.mean() < 0.2
     left, right = (area.folds[:, s].sum() for s in (slice(GRID // 2, None), slice(GRID // 2)))
     assert 0.6 < left / right < 1.6
+
+
+def test_folds_end_where_lips_begin(opened: Warp) -> None:
+    points = opened.points.copy()
+    lips = list(OUTER_LIPS)
+    points[lips] = points[lips].mean(0) + 1.7 * (points[lips] - points[lips].mean(0))
+    area = regions(replace(opened, points=points))
+    assert area.lips.sum() > 1.5 * regions(opened).lips.sum()
+    assert area.folds.sum() < regions(opened).folds.sum()
+    assert not (area.folds & area.lips).any()
 
 
 def test_a_closed_mouth_still_has_an_edge(still: Warp) -> None:
@@ -201,6 +212,16 @@ def test_a_smile_folds_the_cheeks(smiling: Warp, crop: np.ndarray) -> None:
     folds = regions(smiling).folds[::2, ::2]
     assert chosen.network_mask[0, 0].numpy()[folds].mean() > 0.9
     assert chosen.skin[folds].mean() > 0.8
+
+
+def test_an_open_mouth_that_stays_as_it_is(
+    pipe: EmoRigPipeline, astronaut_face: EncodedFace, crop: np.ndarray
+) -> None:
+    warp = make_warp(pipe, astronaut_face, browInnerUp=0.8)
+    assert warp.mouth.sum() > 300 and warp.motion.any()
+    chosen = plan(warp, crop, SIZE)
+    for mask in (chosen.mouth, chosen.network_mask, torch.from_numpy(chosen.inside)):
+        assert not mask.any()
 
 
 def test_a_turning_head_folds_nothing(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
@@ -311,9 +332,9 @@ def test_add_change_beside_the_photo(shift: tuple[int, int]) -> None:
     """A face at the photo's border: what lies outside is dropped, what lies inside arrives."""
     photo = np.full((200, 220, 3), 100, np.uint8)
     matrix = np.array([[1.0, 0, shift[0]], [0, 1.0, shift[1]]])
-    result = add_change(photo, np.full((SIZE, SIZE, 3), 0.2), matrix)
+    result = add_change(photo, np.full((SIZE, SIZE, 3), 51.8 / 255), matrix)
     x, y = (np.arange(n) + 0.5 + s for n, s in zip((220, 200), shift, strict=True))
     inside = ((x > 1) & (x < SIZE - 1))[None] & ((y > 1) & (y < SIZE - 1))[:, None]
     outside = ((x < -1) | (x > SIZE + 1))[None] | ((y < -1) | (y > SIZE + 1))[:, None]
-    assert (result[inside] == 151).all()
+    assert (result[inside] == 152).all()
     assert (result[outside] == 100).all()

@@ -154,6 +154,7 @@ def test_real_faces(
         landmarks, _ = detection(face)
         np.testing.assert_allclose(projected(head, fit.codes) + fit.residual, landmarks, atol=0.1 * PIXEL)
         assert np.degrees(np.linalg.norm(fit.codes.pose[0, :3])) < 20  # both look into the camera
+        assert fit.codes.expression.min() >= -0.6001 and fit.codes.expression.max() <= 1.3001
     smile = [names.index("mouthSmileLeft"), names.index("mouthSmileRight")]
     assert (astronaut_face.codes.expression - hopper_face.codes.expression)[0, smile].min() > 0.2
 

@@ -163,6 +163,21 @@ def test_motion_finer_than_a_pixel(crop: np.ndarray) -> None:
     assert change.mean() == pytest.approx(4.5 * 250 / 99, abs=0.3)
 
 
+@pytest.mark.parametrize("zoom", [0.25, 1.0, 3.0])
+def test_motion_meets_pixel_centres(zoom: float) -> None:
+    """A stretch about a known place, on a grid coarser and finer than the photo."""
+    photo = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2)
+    size = int(200 * zoom)
+    place = np.arange(size) + 0.5
+    motion = np.zeros((size, size, 2))
+    motion[..., 0] = 0.4 * (100 * zoom - place)  # from the middle outwards
+    moved = move_pixels(photo, np.array([[zoom, 0, 0], [0, zoom, 0]]), flat_warp(motion))
+    x = np.arange(60, 140) + 0.5
+    expected = x + 0.4 * (100 - x) - 0.5
+    assert abs((moved[30, 60:140, 0] - expected).mean()) < 0.05
+    np.testing.assert_allclose(moved[30, 60:140, 0], expected, atol=0.8)
+
+
 def test_motion_at_the_photos_border() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
     motion = np.full((60, 60, 2), 25.0)

@@ -77,6 +77,27 @@ def test_network_paints_within_its_mask(
     assert not (changed & ~cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))).astype(bool)).any()
 
 
+class Outside(nn.Module):
+    """A network that is silent where it is to paint and loud everywhere else."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, sample: torch.Tensor, t: torch.Tensor, code: torch.Tensor, return_dict: bool) -> tuple:
+        mask = sample[:, 12:13]
+        return (-2 * (1 - mask).expand(-1, 3, -1, -1),)  # v = -x0 at pure noise
+
+
+def test_what_a_network_says_outside_its_mask_is_lost(
+    pipe: EmoRigPipeline, tiny_pipe: EmoRigPipeline, hopper: np.ndarray
+) -> None:
+    edit = {"emotion": "surprise", "output_type": "np", "num_inference_steps": 1}
+    without = EmoRigPipeline(pipe.head, pipe.encoder)(hopper, **edit).images[0]
+    loud = EmoRigPipeline(pipe.head, pipe.encoder, tiny_pipe.unet, tiny_pipe.scheduler)
+    loud.set_progress_bar_config(disable=True)
+    loud.unet = Outside()
+    assert np.array_equal(loud(hopper, **edit).images[0], without)
+
+
 class Oracle(nn.Module):
     """A network that knows the answer: v for the sample x0 (Salimans & Ho 2022)."""
 

@@ -127,6 +127,15 @@ def test_batches_as_they_are(data: RigData, arrays: dict[str, np.ndarray]) -> No
     assert mouth[0].any() and not (mouth > batch.mask).any()
 
 
+def test_a_mouth_that_is_not_painted_is_no_mouth(data: RigData) -> None:
+    batch = data.batch(np.zeros(60, int), 112, np.random.default_rng(0), augment=False)
+    mask, mouth = batch.conditions[:, 9:10], batch.conditions[:, 10:]
+    assert not (mouth > mask).any()
+    without = ~mouth.any((1, 2, 3))  # only folds are painted
+    assert 0 < without.sum() < 20
+    assert mask[without].any((1, 2, 3)).all()
+
+
 def test_random_batches(data: RigData) -> None:
     first, second = (next(data.batches(5, 64, seed)) for seed in (3, 3))
     for name, value in vars(first).items():
