@@ -27,6 +27,7 @@ TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
 STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
 REACH = 0.033  # metres outside the head over which its motion fades out
+TURNING_REACH = 0.09  # the same outside the face when the head turns
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
 
 
@@ -110,12 +111,14 @@ class PhotoTexture:
         bending = 0.02 * laplacian.T @ laplacian + 0.003 * laplacian + 1e-5 * sparse.eye(count)
         return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
 
-    def warp(self, source: Tensor, target: Tensor, size: int) -> Warp:
+    def warp(self, source: Tensor, target: Tensor, size: int, turning: bool = False) -> Warp:
         """Motion from one state of the head to another.
 
         Args:
             source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
             size: Side G of the grid.
+            turning: Whether the whole head turns. Then only the face moves as the mesh does, and hair, ears and neck
+                follow it smoothly: the mesh has no hair, and its ears and neck would tear away.
         """
         scale = self._scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
@@ -125,7 +128,12 @@ class PhotoTexture:
         centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
         motion = np.where(on[..., None], origin[..., :2] - centre, 0)
         hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
-        motion = fade_out(motion.astype(np.float32), on, scale)
+        moves, reach = on, REACH
+        if turning:  # the far cheek, hidden in the photo, follows the part that was seen
+            seen = (on & _outline(after.points, size) & (~hole | after.mouth)).astype(np.uint8)
+            moves, reach = cv2.erode(seen, np.ones((7, 7), np.uint8)) > 0, TURNING_REACH
+            hole &= after.mouth
+        motion = fade_out(motion.astype(np.float32), moves, scale, reach)
         normal, albedo = self._attributes(target, after)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])
         depth = np.where(after.mouth, np.maximum(after.depth - lips, 0) / scale, 0)
@@ -176,9 +184,8 @@ class PhotoTexture:
         skin = (part == SKIN) & ~np.isin(part_seen, (SKIN, NECK))
         mouth = after.mouth & (~before.mouth[y, x] | (np.abs(origin[..., 2] - seen) > 0.02 * scale))
         # beyond the face's outline hair hides the mesh: stretched pixels look better there than painted ones
-        face = np.zeros((size, size), np.uint8)
-        cv2.fillConvexPoly(face, cv2.convexHull(np.round(after.points).astype(np.int32)), 1)
-        hole = (face > 0) & (after.face >= 0) & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
+        shown = _outline(after.points, size) & (after.face >= 0)
+        hole = shown & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
         return cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
 
     def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
@@ -190,16 +197,23 @@ class PhotoTexture:
         return both[..., :3], both[..., 3:]
 
 
-def fade_out(motion: np.ndarray, on: np.ndarray, scale: float) -> np.ndarray:
-    """Continue motion [G, G, 2] from the head (`on`) outwards, fading to 0 over REACH and before the border."""
+def _outline(points: np.ndarray, size: int) -> np.ndarray:
+    """The convex outline of the face's landmarks, filled [size, size] bool."""
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1)
+    return mask > 0
+
+
+def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> np.ndarray:
+    """Continue motion [G, G, 2] from where it is `on` outwards, fading to 0 over `reach` metres and at the border."""
     size = len(motion)
     outside = (~on).astype(np.uint8)
     distance, label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     nearest = np.zeros((label.max() + 1, 2), np.float32)
     nearest[label[on]] = motion[on]
-    fade = np.clip(1 - distance / (REACH * scale), 0, 1)
+    fade = np.clip(1 - distance / (reach * scale), 0, 1)
     spread = nearest[label] * smooth(fade)[..., None]
-    sigma = max(0.009 * scale, 1.0)
+    sigma = max(0.27 * reach * scale, 1.0)
     blurred = cv2.GaussianBlur(spread, (0, 0), sigma)
     mix = np.clip(distance / (1.5 * sigma), 0, 1)[..., None]
     motion = np.where(on[..., None], motion, spread * (1 - mix) + blurred * mix).astype(np.float32)

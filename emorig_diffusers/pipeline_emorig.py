@@ -289,7 +289,8 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         callback: Callable | None,
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
-        warp = self.texture.warp(here, there, GRID)
+        turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
+        warp = self.texture.warp(here, there, GRID, turning)
         moved = move_pixels(rgb, face.grid_matrix(GRID), warp)
         size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
         plan = compose.plan(warp, warp_crop(moved, matrix, size), size)

@@ -123,8 +123,6 @@ class RigMixin:
         vertices = self.pose_head(codes)
         if not torch.equal(codes.pose[:, :3], face.codes.pose[:, :3]):
             vertices = vertices + self._face_centre(self.pose_head(face.codes)) - self._face_centre(vertices)
-            upright = self.pose_head(codes.with_(pose=torch.cat([face.codes.pose[:, :3], codes.pose[:, 3:]], 1)))
-            vertices = torch.lerp(upright, vertices, self._above_collar())
         points = project(vertices, codes.camera)
         points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
         return ndc_to_pixels(points, size)[0]
@@ -132,13 +130,6 @@ class RigMixin:
     def _face_centre(self, vertices: Tensor) -> Tensor:
         """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns (DiffusionRig's re-centring)."""
         return self.head.landmarks(vertices)[:, [33, 133, 362, 263, 61, 291]].mean(1, keepdim=True)
-
-    def _above_collar(self) -> Tensor:
-        """Share of a turn each vertex takes [V, 1]: 1 from the chin up, 0 at the collar, so that shoulders stay."""
-        height = self.head.template[:, 1]
-        chin = self.head.landmarks(self.head.template[None])[0, 152, 1]
-        share = ((height - height.min()) / (chin - height.min())).clamp(0, 1)
-        return (share * share * (3 - 2 * share))[:, None]
 
     def condition_code(self, codes: FaceCodes) -> Tensor:
         """What the open default's network is told of a face [B, E + 6]: expression and pose."""
