@@ -187,15 +187,20 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback: Callable | None = None,
-    ) -> Tensor:
-        """Sample the network's correction of its base [B, 3, side, side]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Corrections of the base [B, 3, side, side]: a sample, and the mean that the first step predicts.
+
+        The mean is smooth, as skin is; the sample has the detail of teeth.
+        """
         self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        mean = None
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
-            latents = self.scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
+            output = self.scheduler.step(prediction, t, latents, generator=generator)
+            latents, mean = output.prev_sample, output.pred_original_sample if mean is None else mean
             if callback is not None:
                 latents = callback(self, step, t, {"latents": latents}).get("latents", latents)
-        return latents / self.config.residual_scale
+        return latents / self.config.residual_scale, mean / self.config.residual_scale
 
     @torch.no_grad()
     def __call__(
@@ -311,7 +316,7 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         window = (..., *self.repaint_window)
         device, dtype = self.unet.device, self.unet.dtype
         conditions = stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)[window]
-        correction = self.denoise(
+        sample, mean = self.denoise(
             self.prepare_latents(1, generator),
             conditions.to(device, dtype),
             self.condition_code(target).to(device, dtype),
@@ -319,8 +324,10 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
             generator,
             callback,
         )
+        detail = torch.from_numpy(plan.inside).float()[window[1:]]
+        correction = torch.lerp(mean.float().cpu(), sample.float().cpu(), detail)
         painted = plan.base.clone()
-        painted[window] += correction.float().cpu() * plan.network_mask[window]
+        painted[window] += correction * plan.network_mask[window]
         return painted.clamp(-1, 1)
 
     def _describe(self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, mask: Image.Image) -> EditedFace:

@@ -127,7 +127,7 @@ def test_fade_out_of_a_disc() -> None:
     y, x = np.mgrid[:size, :size] + 0.5
     radius = np.hypot(x - 100, y - 100)
     on = radius < 30
-    motion = fade_out(np.where(on[..., None], [4.0, 0.0], 0).astype(np.float32), on, scale)
+    motion = fade_out(np.where(on[..., None], [4.0, 0.0], 0).astype(np.float32), on, scale, REACH)
     assert (motion[on] == [4, 0]).all()
     length = motion[100, 100:, 0]
     assert (np.diff(length) <= 1e-4).all()  # less and less outwards
@@ -216,6 +216,18 @@ def test_skin_that_was_hidden_is_a_hole(
     assert len(holes) > 50
     # turned to her left, her right cheek and temple come into sight, in the picture's left half
     assert (holes < warp.points[1, 0]).mean() > 0.6
+
+
+def test_a_turning_head_tears_nothing(pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor) -> None:
+    target = pipe.edit_codes(hopper_face, rotate=(10, 0, 0))
+    warp = pipe.texture.warp(source, pipe.grid_vertices(hopper_face, target, GRID), GRID, turning=True)
+    across, down = (np.abs(np.diff(warp.motion, axis=a)).max() for a in (1, 0))
+    assert np.hypot(*warp.motion.transpose(2, 0, 1)).max() > 5
+    assert max(across, down) < 4  # pixels from one pixel to the next
+    nose = np.round(warp.points[4] - 0.5).astype(int)
+    moved = warp.source_points[4] - warp.points[4]  # the face itself moves as the mesh does
+    np.testing.assert_allclose(warp.motion[nose[1], nose[0]], moved, atol=0.7)
+    assert not (warp.hole & ~warp.mouth).any()
 
 
 def test_residual_offsets_carry_the_residual(pipe: EmoRigPipeline, astronaut_face: EncodedFace) -> None:

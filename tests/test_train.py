@@ -11,9 +11,11 @@ import pytest
 import torch
 import train_rig
 import yaml
+from diffusers import DDIMScheduler
 from PIL import Image
 from rig_data import Batch, RigData
 from torch import Tensor
+from train_rig import Objective, training_timesteps
 
 from emorig_diffusers import EmoRigPipeline
 
@@ -24,15 +26,30 @@ Run = Callable[..., None]
 # train_rig.py: the objective
 
 
-class Perfect(torch.nn.Module):
-    """Knows the answer of a batch and says its v: x0 = (photo - base) within the mask, scaled."""
+def objective(scheduler: DDIMScheduler, **changes: object) -> Objective:
+    settings = {
+        "alphas": scheduler.alphas_cumprod,
+        "residual_scale": 2.0,
+        "timesteps": training_timesteps(scheduler, None),
+        "terminal_share": 0.0,
+        "code_dropout": 0.0,
+        "lpips": None,
+        "lpips_weight": 0.0,
+    }
+    return Objective(**(settings | changes))
 
-    def __init__(self, batch: Batch, scale: float, alphas: Tensor, error: float = 0.0) -> None:
+
+class Perfect(torch.nn.Module):
+    """Knows the answer of a batch and says its v: x0 = (photo - base) within the mask, twice."""
+
+    def __init__(self, batch: Batch, scheduler: DDIMScheduler, error: Tensor | float = 0.0) -> None:
         super().__init__()
-        self.clean = ((batch.photo - batch.base) * batch.mask * scale).double()
-        self.alphas, self.error = alphas.double(), error
+        self.clean = ((batch.photo - batch.base) * batch.mask * 2).double()
+        self.alphas, self.error = scheduler.alphas_cumprod.double(), error
+        self.heard: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, sample: Tensor, t: Tensor, code: Tensor, return_dict: bool) -> tuple[Tensor]:
+        self.heard.append((t, code))
         alpha, sigma = (v.sqrt()[:, None, None, None] for v in (self.alphas[t], 1 - self.alphas[t]))
         return (((alpha * sample[:, :3].double() - self.clean) / sigma + self.error).float(),)
 
@@ -42,42 +59,35 @@ def batch(data: RigData) -> Batch:
     return data.batch(np.array([0, 1, 0, 1]), 64, np.random.default_rng(0))
 
 
-@pytest.fixture(scope="module")
-def alphas() -> Tensor:
-    return train_rig.make_scheduler().alphas_cumprod
+@pytest.fixture
+def scheduler() -> DDIMScheduler:
+    return train_rig.make_scheduler()
 
 
 @pytest.mark.parametrize("terminal_share", [0.0, 1.0])
-def test_a_perfect_prediction_costs_nothing(batch: Batch, alphas: Tensor, terminal_share: float) -> None:
+def test_a_perfect_prediction_costs_nothing(
+    batch: Batch, scheduler: DDIMScheduler, terminal_share: float
+) -> None:
     torch.manual_seed(0)
-    objective = train_rig.Objective(alphas, 2.0, terminal_share, None, 0.0)
-    perfect = Perfect(batch, 2.0, alphas)
+    loss = objective(scheduler, terminal_share=terminal_share)
     for _ in range(5):
-        losses = objective(perfect, batch)
+        losses = loss(Perfect(batch, scheduler), batch)
         assert losses["v"] < 1e-6
         assert losses["total"] == losses["v"]
     # an error of e everywhere costs e squared, whatever the mask
-    assert objective(Perfect(batch, 2.0, alphas, 0.1), batch)["v"].item() == pytest.approx(0.01, rel=1e-2)
+    assert loss(Perfect(batch, scheduler, 0.1), batch)["v"].item() == pytest.approx(0.01, rel=1e-2)
 
 
-def test_loss_counts_what_is_painted(batch: Batch, alphas: Tensor) -> None:
-    torch.manual_seed(0)
-    objective = train_rig.Objective(alphas, 2.0, 1.0, None, 0.0)
-
-    class Wrong(Perfect):
-        def forward(self, sample: Tensor, t: Tensor, code: Tensor, return_dict: bool) -> tuple[Tensor]:
-            (v,) = super().forward(sample, t, code, return_dict)
-            return (v + self.where,)
-
-    wrong = Wrong(batch, 2.0, alphas)
+def test_loss_counts_what_is_painted(batch: Batch, scheduler: DDIMScheduler) -> None:
+    loss = objective(scheduler, terminal_share=1.0)
     costs = []
     for where in (batch.mask, 1 - batch.mask):
-        wrong.where = where
-        costs.append(objective(wrong, batch)["v"].item() / where.mean().item())
+        cost = loss(Perfect(batch, scheduler, where), batch)["v"].item()
+        costs.append(cost / where.mean().item())
     assert costs[0] / costs[1] == pytest.approx(1 / train_rig.OUTSIDE_WEIGHT, rel=1e-2)
 
 
-def test_perceptual_loss_sees_the_finished_picture(batch: Batch, alphas: Tensor) -> None:
+def test_perceptual_loss_sees_the_finished_picture(batch: Batch, scheduler: DDIMScheduler) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Spy:
@@ -86,8 +96,8 @@ def test_perceptual_loss_sees_the_finished_picture(batch: Batch, alphas: Tensor)
             return (a - b).square().mean((1, 2, 3))
 
     torch.manual_seed(0)
-    objective = train_rig.Objective(alphas, 2.0, 0.5, Spy(), 0.7)
-    losses = objective(Perfect(batch, 2.0, alphas), batch)
+    loss = objective(scheduler, terminal_share=0.5, lpips=Spy(), lpips_weight=0.7)
+    losses = loss(Perfect(batch, scheduler), batch)
     guess, answer = seen[0]
     assert torch.equal(answer, batch.photo)
     painted = batch.mask.expand_as(guess) > 0
@@ -96,10 +106,27 @@ def test_perceptual_loss_sees_the_finished_picture(batch: Batch, alphas: Tensor)
     torch.testing.assert_close(losses["total"], losses["v"] + 0.7 * losses["lpips"])
 
 
-def test_scheduler_ends_in_pure_noise(alphas: Tensor) -> None:
+def test_timesteps_and_codes_that_are_trained(batch: Batch, scheduler: DDIMScheduler) -> None:
+    torch.manual_seed(0)
+    steps = training_timesteps(scheduler, 4)
+    assert steps.tolist() == [999, 749, 499, 249]
+    assert sorted(training_timesteps(scheduler, None).tolist()) == list(range(1000))
+    network = Perfect(batch, scheduler)
+    for share, dropout, count in ((0.0, 0.0, 40), (1.0, 1.0, 3)):
+        network.heard.clear()
+        loss = objective(scheduler, timesteps=steps, terminal_share=share, code_dropout=dropout)
+        for _ in range(count):
+            loss(network, batch)
+        times = {int(t) for times, _ in network.heard for t in times}
+        assert times == ({999} if share else {999, 749, 499, 249})
+        for _, code in network.heard:
+            assert torch.equal(code, batch.code * (1 - dropout))
+
+
+def test_scheduler_ends_in_pure_noise(scheduler: DDIMScheduler) -> None:
+    alphas = scheduler.alphas_cumprod
     assert alphas[-1] == 0 and alphas[0] > 0.99
     assert (alphas.diff() < 0).all()
-    scheduler = train_rig.make_scheduler()
     scheduler.set_timesteps(4)
     assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
 
