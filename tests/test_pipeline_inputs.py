@@ -11,7 +11,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from emorig_diffusers import EmoRigPipeline, NoFaceError, PhotoError
+from emorig_diffusers import EMOTIONS, EmoRigPipeline, NoFaceError, PhotoError
 from emorig_diffusers.rig import EncodedFace
 
 
@@ -79,7 +79,7 @@ def test_a_face_at_the_photos_border(
     ("arguments", "sentence"),
     [
         ({}, "Nothing to do: give an emotion"),
-        ({"emotion": "joy"}, "Unknown emotion 'joy': choose one of neutral, happy, sad, surprise, fear"),
+        ({"emotion": "joy"}, "Unknown emotion 'joy': choose one of "),
         ({"emotion": {"happy": 0.5, "glee": 1}}, "Unknown emotion 'glee'"),
         ({"emotion": {"happy": -1}}, "The share of happy must be a number from 0 to 1.5"),
         (
@@ -106,6 +106,12 @@ def test_wrong_arguments(pipe: EmoRigPipeline, astronaut: np.ndarray, arguments:
     message = str(caught.value)
     assert sentence in message
     assert message.endswith(".") and "\n" not in message
+
+
+def test_unknown_emotion_lists_the_eight(pipe: EmoRigPipeline, astronaut: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="Unknown emotion 'joy'") as caught:
+        pipe(astronaut, "joy")
+    assert set(str(caught.value).rstrip(".").split("choose one of ")[1].split(", ")) == set(EMOTIONS)
 
 
 def test_codes_of_another_head(

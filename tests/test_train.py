@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import bundle
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from train_rig import Objective, training_timesteps
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.emotions import RECIPES
 
 PRESETS = Path(train_rig.__file__).parent / "presets"
 Run = Callable[..., None]
@@ -180,7 +182,7 @@ def test_missing_arguments(tmp_path: Path, prepared: Path, capsys: pytest.Captur
 def test_the_trained_pipeline_keeps_its_settings(
     pipe: EmoRigPipeline, prepared: Path, tmp_path: Path
 ) -> None:
-    settings = {"emotions": {"calm": {"AU43": 0.3}}, "residual_scale": 3.0, "default_num_inference_steps": 2}
+    settings = {"emotions": {"calm": {"AU43": 0.3}}, "residual_scale": 3.0}
     EmoRigPipeline(pipe.head, pipe.encoder, **settings).save_pretrained(tmp_path)
     common = ["--config", PRESETS / "tiny.yaml", "--train_data_dir", prepared, "--output_dir", tmp_path]
     args = train_rig.parse_args([str(a) for a in [*common, "--pretrained_model_name_or_path", tmp_path]])
@@ -253,7 +255,7 @@ def test_a_run_is_resumed_where_it_stopped(trained: Path) -> None:
 
 def test_validation_picture(trained: Path) -> None:
     with Image.open(trained / "validation-4.png") as picture:
-        assert picture.size == (2 * 4 * 160, 6 * 160)  # two halves of photo, base, one step, four steps
+        assert picture.size == (2 * 5 * 160, 6 * 160)  # two halves of photo, base, 1, 2 and 4 steps
         assert np.asarray(picture).std() > 20
 
 
@@ -270,6 +272,30 @@ def test_the_trained_pipeline_edits(trained: Path, hopper: np.ndarray) -> None:
     generator = torch.Generator().manual_seed(0)
     edited = pipe(hopper, "happy", output_type="np", generator=generator, num_inference_steps=1).images[0]
     assert (edited != hopper).any()
+
+
+def test_the_bundled_pipeline_is_the_trained_one_in_half_the_bytes(
+    trained: Path, hopper: np.ndarray, tmp_path: Path
+) -> None:
+    target = tmp_path / "open"
+    target.mkdir()
+    (target / "old").write_text("goes away")
+    bundle.bundle(trained / "pipeline", target)
+    assert [p.name for p in tmp_path.iterdir()] == ["open"]
+    assert {p.name for p in target.iterdir()} == {"model_index.json", "head", "encoder", "unet", "scheduler"}
+    size = lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert size(target) < 0.55 * size(trained / "pipeline")
+    before, after = (EmoRigPipeline.from_pretrained(f) for f in (trained / "pipeline", target))
+    assert after.recipes == RECIPES
+    assert after.head.template.dtype == after.unet.dtype == torch.float32
+    for ours, kept in zip(after.unet.parameters(), before.unet.parameters(), strict=True):
+        torch.testing.assert_close(ours, kept, atol=1e-3, rtol=1e-3)
+    edit = {"emotion": "surprise", "output_type": "np", "num_inference_steps": 1}
+    results = []
+    for pipe in (before, after):
+        pipe.set_progress_bar_config(disable=True)
+        results.append(pipe(hopper, **edit, generator=torch.Generator().manual_seed(0)).images[0].astype(int))
+    assert np.abs(results[0] - results[1]).mean() < 0.1
 
 
 def test_nothing_to_resume(run_script: Run, prepared: Path, tmp_path: Path) -> None:
