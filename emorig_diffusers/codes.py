@@ -34,6 +34,8 @@ class FaceCodes:
 
     def __getitem__(self, index: int) -> FaceCodes:
         """One face as a batch of one."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are codes of {len(self)} faces, not of face {index}.")
         return FaceCodes(*(getattr(self, f.name)[index : index + 1 or None] for f in fields(self)))
 
     def with_(self, **changes: Tensor) -> FaceCodes:

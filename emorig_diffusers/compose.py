@@ -15,7 +15,7 @@ from .phototexture import Warp
 from .repaint import make_base, paint_mouth, regions
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
-FOLD_MOTION = 0.004  # metres by which the corners of the mouth must move before the folds are painted anew
+FOLD_MOTION = 0.0025  # metres by which the mouth must widen or its corners rise before the folds are painted anew
 
 
 @dataclass
@@ -73,9 +73,9 @@ def mouth_changes(warp: Warp) -> bool:
 
 def folds_change(warp: Warp) -> bool:
     """Whether the corners of the mouth move so far that cheeks fold or unfold."""
-    anchor = [168, 6]  # bridge of the nose: takes out the motion of a turning head
-    corners = [(p[[61, 291]] - p[anchor].mean(0)) / warp.scale for p in (warp.source_points, warp.points)]
-    return float(np.linalg.norm(corners[1] - corners[0], axis=1).max()) > FOLD_MOTION
+    pairs = np.array([(61, 168), (291, 168), (61, 291)])  # lengths do not change when the head moves in the picture
+    before, after = (np.linalg.norm(np.diff(p[pairs], axis=1)[:, 0], axis=1) for p in (warp.source_points, warp.points))
+    return float(np.abs(after - before).max()) > FOLD_MOTION * warp.scale
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:

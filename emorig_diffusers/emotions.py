@@ -6,8 +6,8 @@ person's own relaxed face. A checkpoint may carry its own recipes (`EmoRigPipeli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "
 """AffectNet's names in AffectNet's order (0-7)."""
 
 MAX_INTENSITY = 1.5
+MAX_AMOUNT = 2.0  # of one action unit, either way
 
 ACTION_UNITS: dict[str, dict[str, float]] = {
     "AU1": {"browInnerUp": 1.0},
@@ -67,7 +68,7 @@ def check_emotion(name: str, known: Mapping[str, object] = RECIPES) -> None:
 
 def check_amount(what: str, value: float, limit: float = MAX_INTENSITY) -> float:
     """A finite number in [0, limit], else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= limit:
         raise ValueError(f"{what} must be a number from 0 to {limit:g}, got {value!r}.")
     return float(value)
 
@@ -80,7 +81,9 @@ def emotion_offset(
     Raises:
         ValueError: For an unknown emotion, or a share outside [0, 1.5].
     """
-    blend = {emotion: 1.0} if isinstance(emotion, str) else dict(emotion)
+    if not isinstance(emotion, (str, Mapping)):
+        raise ValueError(f"An emotion is a name or a blend such as {{'happy': 0.6, 'surprise': 0.4}}, got {emotion!r}.")
+    blend = {emotion: 1.0} if isinstance(emotion, str) else emotion
     total = torch.zeros(len(names))
     for name, share in blend.items():
         check_emotion(name, recipes)
@@ -95,12 +98,15 @@ def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> 
     Raises:
         ValueError: For an unknown unit, a number that is not finite, or a head without named units.
     """
+    if not isinstance(amounts, Mapping):
+        raise ValueError(f"Action units are given as {{'AU12': 0.5}}, got {amounts!r}.")
     if not names:
         raise ValueError("This head's expression code has no named units: give a reference photo or codes instead.")
     total = torch.zeros(len(names))
     for unit, amount in amounts.items():
-        if not isinstance(amount, (int, float)) or not math.isfinite(amount):
-            raise ValueError(f"The amount of {unit} must be a finite number, got {amount!r}.")
+        if not isinstance(amount, Real) or not abs(amount) <= MAX_AMOUNT:
+            limits = f"from -{MAX_AMOUNT:g} to {MAX_AMOUNT:g}"
+            raise ValueError(f"The amount of {unit} must be a number {limits}, got {amount!r}.")
         for name, share in expand_unit(unit, names).items():
             total[names.index(name)] += amount * share
     return total
@@ -110,7 +116,7 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
     """Named expression units with their amounts for one action unit; a name without its side moves both."""
     if unit in names:
         return {unit: 1.0}
-    if unit + "Left" in names:
+    if unit + "Left" in names and unit + "Right" in names and unit not in ("jaw", "mouth"):  # those shift aside
         return {unit + "Left": 1.0, unit + "Right": 1.0}
     sides = {"AU": ("", "Left", "Right"), "L": ("", "Left"), "R": ("", "Right")}
     prefix = unit.rstrip("0123456789")

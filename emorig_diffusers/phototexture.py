@@ -26,8 +26,9 @@ EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
 TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
 STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
-REACH = 0.033  # metres outside the head over which its motion fades out
-TURNING_REACH = 0.09  # the same outside the face when the head turns
+REACH = 0.033  # metres outside the face over which its motion fades out
+RIM = 5  # grid pixels at the face's outline that follow the rest: the mesh may show its neck there
+TURNING_REACH = 0.09  # the same when the head turns
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
 
 
@@ -117,8 +118,7 @@ class PhotoTexture:
         Args:
             source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
             size: Side G of the grid.
-            turning: Whether the whole head turns. Then only the face moves as the mesh does, and hair, ears and neck
-                follow it smoothly: the mesh has no hair, and its ears and neck would tear away.
+            turning: Whether the whole head turns; then its surroundings follow from farther away.
         """
         scale = self._scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
@@ -128,11 +128,12 @@ class PhotoTexture:
         centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
         motion = np.where(on[..., None], origin[..., :2] - centre, 0)
         hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
-        moves, reach = on, REACH
+        # the mesh has no hair, and its ears and neck would tear away: they follow the face
+        moves, reach = on & _outline(after.points, size), REACH
         if turning:  # the far cheek, hidden in the photo, follows the part that was seen
-            seen = (on & _outline(after.points, size) & (~hole | after.mouth)).astype(np.uint8)
-            moves, reach = cv2.erode(seen, np.ones((7, 7), np.uint8)) > 0, TURNING_REACH
+            moves, reach = moves & (~hole | after.mouth), TURNING_REACH
             hole &= after.mouth
+        moves = cv2.erode(moves.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) > 0
         motion = fade_out(motion.astype(np.float32), moves, scale, reach)
         normal, albedo = self._attributes(target, after)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from .render import draw_buffers
 from .repaint import stack_conditions
 from .rig import EncodedFace, RigMixin, unchanged
 
+OUTPUT_TYPES = ("pil", "np", "pt")
 GRID = 512  # side of the grid on which motion is computed
 
 
@@ -76,7 +78,7 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
     Args:
         head: Shape and expression codes to vertices.
         encoder: A face to its codes.
-        unet: Paints what moving the photo's pixels cannot give; without it the edit is the warp alone.
+        unet: Paints what moving the photo's pixels cannot give; without it plain fillings stand there.
         scheduler: Sampler of the network.
         appearance_encoder: Code of the photo for networks that take one.
         emotions: Emotion recipes of this checkpoint; `None` for `emorig_diffusers.emotions.RECIPES`.
@@ -155,22 +157,35 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
     # 1. inputs
 
     def check_inputs(
-        self, emotion: Any, intensity: Any, reference: Any, action_units: Any, codes: Any, rotate: Any, steps: Any
+        self,
+        emotion: Any,
+        intensity: Any,
+        reference: Any,
+        action_units: Any,
+        codes: Any,
+        rotate: Any,
+        steps: Any,
+        output_type: Any = "pil",
     ) -> None:
         """Raise ValueError with one sentence for what cannot be done."""
+        names = self.head.config.expression_names
         check_amount("intensity", intensity)
         if emotion is not None:
-            emotion_offset(emotion, self.head.config.expression_names, self.recipes)
+            emotion_offset(emotion, names, self.recipes)
+        if action_units is not None:
+            action_unit_offset(action_units, names)
         if sum(x is not None for x in (emotion, reference, codes)) > 1:
             raise ValueError("Give one of emotion, reference and codes, not several.")
         if all(x is None for x in (emotion, reference, action_units, codes, rotate)):
             raise ValueError("Nothing to do: give an emotion, a reference photo, action units, codes or a rotation.")
-        if action_units is not None:
-            action_unit_offset(action_units, self.head.config.expression_names)
-        if rotate is not None and (len(rotate) != 3 or not np.isfinite(rotate).all()):
-            raise ValueError(f"rotate must be three finite angles (yaw, pitch, roll) in degrees, got {rotate!r}.")
-        if steps is not None and (not isinstance(steps, int) or not 1 <= steps <= 1000):
+        if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == (1, len(names))):
+            raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
+        if rotate is not None and not _three_angles(rotate):
+            raise ValueError(f"rotate must be three angles (yaw, pitch, roll) from -90 to 90 degrees, got {rotate!r}.")
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= 1000):
             raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
 
     # 2. painting
 
@@ -240,7 +255,9 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
             PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
         """
         # 1. check
-        self.check_inputs(emotion, intensity, reference, action_units, codes, rotate, num_inference_steps)
+        self.check_inputs(
+            emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type
+        )
         photos = [read_photo(x) for x in (image if isinstance(image, (list, tuple)) else [image])]
         steps = num_inference_steps or self.config.default_num_inference_steps
 
@@ -345,6 +362,14 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         return EditedFace(face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0])
 
 
+def _three_angles(rotate: Any) -> bool:
+    return (
+        isinstance(rotate, (Sequence, np.ndarray))
+        and len(rotate) == 3
+        and all(isinstance(angle, Real) and abs(angle) <= 90 for angle in rotate)
+    )
+
+
 def _picture(tensor: Tensor) -> Image.Image:
     return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
@@ -354,6 +379,4 @@ def _as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:
         return rgb
     if output_type == "pt":
         return torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
-    if output_type == "pil":
-        return photo.restore(rgb)
-    raise ValueError(f'output_type must be "pil", "np" or "pt", got {output_type!r}.')
+    return photo.restore(rgb)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .codes import FaceCodes
-from .emotions import RECIPES, action_unit_offset, blend_expression, emotion_offset
+from .emotions import EMOTIONS, RECIPES, action_unit_offset, blend_expression, emotion_offset
 from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
 from .models.head import PARTS, HeadModel, rotation_matrix
 from .models.landmarks import LandmarkEncoder, axis_angle
@@ -52,7 +52,8 @@ class RigMixin:
     @property
     def recipes(self) -> Mapping[str, Mapping[str, float]]:
         """Emotion recipes: the checkpoint's own or the package's."""
-        return self.config.emotions or RECIPES
+        own = self.config.emotions or RECIPES
+        return {name: own[name] for name in (*EMOTIONS, *own) if name in own}  # a saved config is sorted by letters
 
     @torch.no_grad()
     def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
@@ -145,7 +146,7 @@ def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
     """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
     yaw, pitch, roll = np.radians(degrees)
     turn = torch.eye(3, dtype=torch.float64)
-    for angle in ((0, 0, -roll), (-pitch, 0, 0), (0, yaw, 0)):
+    for angle in ((0, 0, roll), (-pitch, 0, 0), (0, yaw, 0)):
         turn = turn @ rotation_matrix(torch.tensor(angle, dtype=torch.float64))
     matrix = turn @ rotation_matrix(rotation[0].double())
     return torch.from_numpy(axis_angle(matrix.numpy())).to(rotation)[None]

@@ -281,7 +281,7 @@ def test_bad_photos(
         (("--emotion", "happy", "--mood", "1"), "unrecognized arguments"),
         (("--au", "AU99=1"), "AU12"),
         (("--au", "AU12=inf"), "finite"),
-        (("--rotate", "nan", "0", "0"), "three finite angles"),
+        (("--rotate", "nan", "0", "0"), "three angles"),
         ((), "Nothing to do"),
     ],
 )

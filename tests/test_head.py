@@ -40,10 +40,10 @@ def flame(model: HeadModel, shape: np.ndarray, expression: np.ndarray, angles: n
     """Vertices of one face by Li et al. 2017, eq. 1-5, as SMPL's 4x4 transforms; angles [5, 3]."""
     value = {name: p.double().numpy() for name, p in model.named_parameters()}
     shaped = value["template"] + np.tensordot(shape, value["shape_basis"], 1)
-    joints = value["joint_regressor"] @ shaped
     turns = Rotation.from_rotvec(angles).as_matrix()
     feature = (turns[1:] - np.eye(3)).reshape(-1)
     posed = shaped + np.tensordot(expression, value["expression_basis"], 1)
+    joints = value["joint_regressor"] @ posed  # as FLAME's published code does; the paper leaves expression out
     posed = posed + np.tensordot(feature, value["pose_basis"], 1)
     world = []
     for joint, parent in enumerate((-1, 0, 1, 1, 1)):

@@ -241,7 +241,6 @@ def test_solve_bounded_where_unknowns_hardly_interact() -> None:
     assert met >= 60
 
 
-@pytest.mark.xfail(strict=True, reason="a bound once met is never left again")
 @pytest.mark.parametrize("tightness", [0.9, 0.5, 0.2])
 def test_solve_bounded_finds_the_minimum(tightness: float) -> None:
     for seed in range(20):

@@ -265,7 +265,6 @@ def test_rotate_is_in_degrees_and_undone_by_its_opposite() -> None:
         assert not torch.allclose(there, start)
 
 
-@pytest.mark.xfail(strict=True, reason="roll turns to the left shoulder, the docstring says to the right one")
 def test_roll_leans_to_the_right_shoulder() -> None:
     crown = rotation_matrix(turned(torch.zeros(1, 3), (0, 0, 20)))[0] @ torch.tensor([0.0, 1.0, 0.0])
     assert crown[0] < -0.3  # x is to the subject's left

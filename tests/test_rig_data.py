@@ -218,9 +218,6 @@ def test_no_shards(tmp_path: Path) -> None:
         RigData(tmp_path, ("jawOpen",))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the names of the arrays are taken from the first shard, which may be empty"
-)
 def test_an_empty_first_shard(prepared: Path, names: tuple[str, ...], tmp_path: Path) -> None:
     save_file({}, tmp_path / "00000.safetensors", metadata={"failed": '["notes.jpg"]'})
     (tmp_path / "00001.safetensors").write_bytes((prepared / "00000.safetensors").read_bytes())

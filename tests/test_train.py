@@ -178,7 +178,6 @@ def test_missing_arguments(tmp_path: Path, prepared: Path, capsys: pytest.Captur
         train_rig.build(args)
 
 
-@pytest.mark.xfail(strict=True, reason="the trained pipeline gets the default settings")
 def test_the_trained_pipeline_keeps_its_settings(
     pipe: EmoRigPipeline, prepared: Path, tmp_path: Path
 ) -> None:

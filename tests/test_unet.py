@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from emorig_diffusers.models.unet import ConditionedResnetBlock2D, RigUNet
 
-TINY = dict(
-    sample_size=16, in_channels=5, block_out_channels=(8, 16, 16), layers_per_block=1, attention_levels=(1,),
-    norm_num_groups=4, cond_dim=6,
-)  # fmt: skip
-DIFFAE = dict(in_channels=3, cond_dim=512, cond_mode="scale", condition_channels=())
+TINY = {
+    "sample_size": 16, "in_channels": 5, "block_out_channels": (8, 16, 16), "layers_per_block": 1,
+    "attention_levels": (1,), "norm_num_groups": 4, "cond_dim": 6,
+}  # fmt: skip
+DIFFAE = {"in_channels": 3, "cond_dim": 512, "cond_mode": "scale", "condition_channels": ()}
 
 
 def build(**changes: object) -> RigUNet:
@@ -192,8 +192,8 @@ def test_unshuffle_stem(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, dict(cond_mode="scale", unshuffle=2, downsample_type="conv", upsample_type="conv",
-              mid_attention=False, attention_levels=(False, True, True), attention_head_dim=8)],
+    [{}, {"cond_mode": "scale", "unshuffle": 2, "downsample_type": "conv", "upsample_type": "conv",
+              "mid_attention": False, "attention_levels": (False, True, True), "attention_head_dim": 8}],
 )  # fmt: skip
 def test_save_and_load_give_identical_outputs(tmp_path: Path, config: dict[str, object]) -> None:
     unet = build(**config)
@@ -259,14 +259,14 @@ def test_wrong_inputs_are_explained(sample: tuple, timestep: object, cond: tuple
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(cond_mode="shift"), "cond_mode"),
-        (dict(downsample_type="pool"), "downsample_type"),
-        (dict(norm_num_groups=3), "norm_num_groups"),
-        (dict(attention_head_dim=5), "attention_head_dim"),
-        (dict(attention_levels=(3,)), "attention_levels"),
-        (dict(attention_levels=(True, False)), "attention_levels"),
-        (dict(attention_levels=(True, 2)), "attention_levels"),
-        (dict(unshuffle=0), "unshuffle"),
+        ({"cond_mode": "shift"}, "cond_mode"),
+        ({"downsample_type": "pool"}, "downsample_type"),
+        ({"norm_num_groups": 3}, "norm_num_groups"),
+        ({"attention_head_dim": 5}, "attention_head_dim"),
+        ({"attention_levels": (3,)}, "attention_levels"),
+        ({"attention_levels": (True, False)}, "attention_levels"),
+        ({"attention_levels": (True, 2)}, "attention_levels"),
+        ({"unshuffle": 0}, "unshuffle"),
     ],
 )
 def test_wrong_settings_are_explained(change: dict[str, object], words: str) -> None:

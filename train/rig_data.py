@@ -60,8 +60,10 @@ class RigData:
         shards = sorted(folder.glob("*.safetensors"))
         if not shards:
             raise FileNotFoundError(f"{folder} has no prepared shards: run train/prepare.py PHOTOS {folder} first.")
-        parts = [self._read(shard) for shard in shards]
-        self.arrays = {name: np.concatenate([p[name] for p in parts if p]) for name in parts[0]}
+        parts = [part for part in map(self._read, shards) if part]
+        if not parts:
+            raise FileNotFoundError(f"No photo in {folder} could be used: prepare photos with one visible face each.")
+        self.arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         opening = self.arrays["opening"]
         weight = np.select([opening < OPEN, opening > WIDE], [CLOSED_SHARE, WIDE_SHARE], 1.0)
         self.weight = weight / weight.sum()

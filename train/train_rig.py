@@ -216,7 +216,9 @@ def build(args: argparse.Namespace) -> tuple[EmoRigPipeline, RigUNet]:
     else:
         unet = pipe.unet
     parts = {"head": pipe.head, "encoder": pipe.encoder, "unet": unet, "scheduler": make_scheduler()}
-    return EmoRigPipeline(**parts, default_num_inference_steps=args.sampler_steps or 4), unet
+    settings = {n: pipe.config[n] for n in ("emotions", "crop_size", "repaint_window", "residual_scale")}
+    steps = args.sampler_steps or pipe.config.default_num_inference_steps
+    return EmoRigPipeline(**parts, **settings, default_num_inference_steps=steps), unet
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ class HeadModel(ModelMixin, ConfigMixin):
         pose = rest.new_zeros(batch, 6) if pose is None else pose
         neck = rest.new_zeros(batch, 3) if neck is None else neck
         eyes = rest.new_zeros(batch, 6) if eyes is None else eyes
-        joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, self.shaped_vertices(shape))
+        joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, rest)
         angles = torch.cat([pose[:, :3], neck, pose[:, 3:], eyes], 1).unflatten(1, (-1, 3))
         return self._skin(rest, joints, rotation_matrix(angles))
 

@@ -211,7 +211,8 @@ class _Problem:
         residual = (self.goal - fitted) * [1, -1]
         tensor = lambda value: torch.tensor(np.atleast_2d(value), dtype=torch.float32)
         # the fit turns the head about the origin, the head model about its root joint
-        root = (self.head.joint_regressor[:1] @ self.head.shaped_vertices(tensor(state.shape))[0])[0].double().numpy()
+        rest = self.head.rest_vertices(tensor(state.shape), tensor(state.expression))[0]
+        root = (self.head.joint_regressor[0] @ rest).double().numpy()
         camera = np.concatenate([[state.scale], state.shift / state.scale - (root - state.rotation @ root)[:2]])
         pose = np.concatenate([axis_angle(state.rotation), np.zeros(3)])
         codes = FaceCodes(tensor(state.shape), tensor(state.expression), tensor(pose), tensor(camera),
@@ -227,15 +228,16 @@ def axis_angle(rotation: np.ndarray) -> np.ndarray:
 
 
 def solve_bounded(normal: np.ndarray, right: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Minimise xᵀAx/2 - bᵀx within bounds by fixing violators and solving for the rest (active set)."""
-    x = np.linalg.solve(normal, right)
-    fixed = np.zeros(len(x), bool)
-    for _ in range(6):
-        outside = (x < low) | (x > high)
-        if not (outside & ~fixed).any():
+    """Minimise xᵀAx/2 - bᵀx within bounds: primal-dual active set (Hintermüller, Ito, Kunisch 2002)."""
+    x, pull = np.linalg.solve(normal, right), np.zeros(len(right))
+    side = np.zeros(len(right), int)
+    for _ in range(20):
+        # a bound is left again as soon as the gradient points inwards
+        new = (x + pull > high).astype(int) - (x + pull < low)
+        if (new == side).all():
             break
-        fixed |= outside
-        x = np.clip(x, low, high)
-        free = ~fixed
-        x[free] = np.linalg.solve(normal[np.ix_(free, free)], right[free] - normal[np.ix_(free, fixed)] @ x[fixed])
+        side, free = new, new == 0
+        x = np.where(side > 0, high, np.where(side < 0, low, 0.0))
+        x[free] = np.linalg.solve(normal[np.ix_(free, free)], right[free] - normal[np.ix_(free, ~free)] @ x[~free])
+        pull = np.where(free, 0, (right - normal @ x) / normal.diagonal())
     return np.clip(x, low, high)
