@@ -27,7 +27,7 @@ TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
 STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
 REACH = 0.033  # metres outside the face over which its motion fades out
-RIM = 5  # grid pixels at the face's outline that follow the rest: the mesh may show its neck there
+RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
 TURNING_REACH = 0.09  # the same when the head turns
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
 
@@ -133,7 +133,8 @@ class PhotoTexture:
         if turning:  # the far cheek, hidden in the photo, follows the part that was seen
             moves, reach = moves & (~hole | after.mouth), TURNING_REACH
             hole &= after.mouth
-        moves = cv2.erode(moves.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) > 0
+        rim = 2 * max(1, round(RIM * scale)) + 1
+        moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion.astype(np.float32), moves, scale, reach)
         normal, albedo = self._attributes(target, after)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])

@@ -85,9 +85,9 @@ def test_a_shift_moves_the_face_by_that_shift(
     expected = np.roll(crop, (shift[1], shift[0]), (0, 1)).astype(int)
     outline = np.zeros((GRID, GRID), np.uint8)
     cv2.fillConvexPoly(outline, cv2.convexHull(np.round(warp.points).astype(np.int32)), 1)
-    face = binary_erosion((outline > 0) & silhouette(pipe, source + torch.tensor([*shift, 0.0])), iterations=12)
+    face = binary_erosion((outline > 0) & silhouette(pipe, source + torch.tensor([*shift, 0.0])), iterations=8)
     face &= border_distance() > 0.1 * GRID
-    assert face.sum() > 0.2 * GRID**2
+    assert face.sum() > 0.15 * GRID**2
     assert np.abs(moved - expected)[face].max() <= 1
     assert np.abs(crop.astype(int) - expected)[face].mean() > 4  # the shift is no matter of course
     np.testing.assert_allclose(
