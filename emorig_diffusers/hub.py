@@ -214,12 +214,12 @@ def _add_shims(folder: Path, shims: dict[str, type]) -> None:
         code = SHIM.format(module=kind.__module__, name=kind.__name__)
         (folder / place / f"{stem}.py").write_text(code, "utf-8")
         entries[key] = [stem, kind.__name__]
-    _rewrite(folder / INDEX, entries)
+    rewrite_json(folder / INDEX, entries)
     for file in folder.glob("*/*config.json"):
-        _rewrite(file, {})
+        rewrite_json(file, {})
 
 
-def _rewrite(file: Path, entries: dict[str, Any]) -> None:
+def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
     """Change entries of a JSON file, and forget the folder that a component once came from."""
     content = json.loads(file.read_text("utf-8")) | entries
     content.pop("_name_or_path", None)

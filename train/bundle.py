@@ -1,6 +1,6 @@
 """Put a trained pipeline into the package: half precision, with the emotions' recipes written into its index.
 
-    python train/bundle.py run/pipeline emorig_diffusers/weights/emorig-open
+    python train/bundle.py run/pipeline emorig_diffusers/weights/emorig-open [--default_num_inference_steps 1]
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from pathlib import Path
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.emotions import RECIPES
+from emorig_diffusers.hub import INDEX, rewrite_json
 
 
-def bundle(source: Path, target: Path) -> None:
+def bundle(source: Path, target: Path, steps: int | None = None) -> None:
     """Write `target` anew from the pipeline in `source`; the old folder stays until the new one is whole."""
     pipe = EmoRigPipeline.from_pretrained(source)
     config = {k: v for k, v in pipe.config.items() if not k.startswith("_") and k not in pipe.components}
-    pipe = EmoRigPipeline(**pipe.components, **config | {"emotions": RECIPES})
+    config |= {"emotions": RECIPES, "default_num_inference_steps": steps or pipe.config.default_num_inference_steps}
+    pipe = EmoRigPipeline(**pipe.components, **config)
     new = target.with_name(f".{target.name}")
     shutil.rmtree(new, ignore_errors=True)
     for name in ("head", "unet"):
@@ -26,6 +28,8 @@ def bundle(source: Path, target: Path) -> None:
     pipe.encoder.save_pretrained(new / "encoder")
     pipe.scheduler.save_pretrained(new / "scheduler")
     pipe.save_config(new)
+    for file in [*new.glob("*/*config.json"), new / INDEX]:
+        rewrite_json(file, {})
     if target.exists():
         shutil.rmtree(target)
     os.replace(new, target)
@@ -38,8 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
+    parser.add_argument("--default_num_inference_steps", type=int, help="steps to store in the checkpoint")
     args = parser.parse_args()
-    bundle(args.source, args.target)
+    bundle(args.source, args.target, args.default_num_inference_steps)
 
 
 if __name__ == "__main__":
