@@ -49,12 +49,13 @@ RECIPES: dict[str, dict[str, float]] = {
     "happy": {"AU6": 0.45, "mouthSmile": 0.38, "mouthUpperUp": 0.34, "mouthRollUpper": 0.4, "mouthShrugLower": 0.4,
               "mouthShrugUpper": 0.4, "mouthLeft": 0.18, "mouthRight": 0.18, "mouthClose": -0.16, "jawOpen": 0.18,
               "jawForward": -0.3, "mouthPress": 0.15},
-    "sad": {"AU1": 0.95, "AU4": 0.35, "AU15": 0.85, "AU17": 0.4, "AU43": 0.12, "AU7": 0.2},
+    "sad": {"AU1": 1.0, "AU4": 0.4, "AU15": 1.1, "AU17": 0.5, "AU43": 0.14, "AU7": 0.2, "mouthSmile": -0.15},
     "surprise": {"AU1": 0.9, "AU2": 0.9, "AU5": 0.8, "AU26": 0.9},
     "fear": {"AU1": 0.95, "AU2": 0.4, "AU4": 0.35, "AU5": 0.95, "AU20": 0.7, "AU25": 0.6, "AU26": 0.35},
     "disgust": {"AU9": 1.0, "AU10": 0.6, "AU4": 0.5, "AU7": 0.6, "AU15": 0.45, "AU6": 0.3},
-    "anger": {"AU4": 1.0, "AU7": 0.6, "AU5": 0.25, "AU9": 0.45, "AU15": 0.4, "AU23": 0.6, "AU17": 0.35},
-    "contempt": {"R12": 0.6, "R14": 0.8, "R6": 0.25, "AU7": 0.15},
+    "anger": {"AU4": 1.0, "AU7": 0.6, "AU5": 0.25, "AU9": 0.45, "AU15": 0.5, "AU23": 0.6, "AU17": 0.4,
+              "mouthSmile": -0.1},
+    "contempt": {"R12": 0.75, "R14": 0.55, "R6": 0.3, "AU7": 0.2, "L15": 0.15},
 }
 """Emotion -> amounts of action units, or of expression units, at intensity 1; `R12` is AU12 on the person's right
 side only."""
