@@ -280,7 +280,7 @@ def test_bad_photos(
         (("--emotion", "happy", "--model", "nothing/here"), "emorig-open"),
         (("--emotion", "happy", "--mood", "1"), "unrecognized arguments"),
         (("--au", "AU99=1"), "AU12"),
-        (("--au", "AU12=inf"), "finite"),
+        (("--au", "AU12=inf"), "must be a number from -2 to 2"),
         (("--rotate", "nan", "0", "0"), "three angles"),
         ((), "Nothing to do"),
     ],

@@ -18,10 +18,10 @@ from unittest.mock import patch
 import torch
 from skimage import data
 
-from emorig_diffusers import EmoRigPipeline, compose, phototexture, pipeline_emorig
+from emorig_diffusers import EmoRigPipeline, compose, phototexture, pipeline_emorig, rig
 
 STAGES = {
-    "find faces": (pipeline_emorig, "find_faces"),
+    "find faces": (rig, "find_faces"),
     "fit codes": (EmoRigPipeline, "encode_face"),
     "plan motion": (phototexture.PhotoTexture, "warp"),
     "move pixels": (pipeline_emorig, "move_pixels"),
