@@ -15,6 +15,7 @@ from .phototexture import Warp
 from .repaint import make_base, paint_mouth, regions
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
+OPENING_STRETCH = 0.5  # share by which an open mouth may change and keep its own teeth
 FOLD_MOTION = 0.0025  # metres by which the mouth must widen or its corners rise before the folds are painted anew
 
 
@@ -66,9 +67,9 @@ def plan(warp: Warp, moved: np.ndarray, size: int) -> Plan:
 
 
 def mouth_changes(warp: Warp) -> bool:
-    """Whether the lips part or close so much that the photo's own mouth no longer fits."""
+    """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
     before, after = (np.linalg.norm(p[13] - p[14]) / warp.scale for p in (warp.source_points, warp.points))
-    return abs(after - before) > OPENING_CHANGE
+    return bool(abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
 
 
 def folds_change(warp: Warp) -> bool:
