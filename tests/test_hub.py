@@ -31,7 +31,7 @@ import numpy as np, skimage.data, torch
 torch.set_num_threads(1)
 def edit(pipe, name):
     generator = torch.Generator().manual_seed(0)
-    np.save(name, pipe(skimage.data.astronaut(), "happy", generator=generator, output_type="np").images[0])
+    np.save(name, pipe(skimage.data.astronaut(), "sad", generator=generator, output_type="np").images[0])
 """
 
 WITH_DIFFUSERS = f"""{START}
@@ -129,7 +129,8 @@ def picture(tiny_pipe: EmoRigPipeline, children: list[Child]) -> np.ndarray:
 
 def edit(pipe: EmoRigPipeline) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
-    return pipe(skimage.data.astronaut(), "happy", generator=generator, output_type="np").images[0]
+    # her mouth closes, so the network paints; a smile would keep her own teeth
+    return pipe(skimage.data.astronaut(), "sad", generator=generator, output_type="np").images[0]
 
 
 def index_of(folder: Path) -> dict:
