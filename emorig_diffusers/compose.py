@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .faces import invert, paste, transform_points
+from .faces import paste, reach
 from .phototexture import Warp
 from .repaint import make_base, paint_mouth, regions
 
@@ -118,9 +118,9 @@ def finish(moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray)
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
-    if not change.any():
+    left, top, right, bottom = reach(change.any(-1), matrix, photo.shape)
+    if right <= left or bottom <= top:
         return photo
-    left, top, right, bottom = _photo_window(change.any(-1), matrix, photo.shape)
     shift = matrix @ [left + 0.5, top + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
     to_crop = np.column_stack([matrix[:, :2], shift])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -129,13 +129,3 @@ def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.
     part = result[top:bottom, left:right]
     part[:] = np.clip(np.round(part + large), 0, 255).astype(np.uint8)
     return result
-
-
-def _photo_window(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in the photo of where a crop's mask is set, at least one pixel."""
-    ys, xs = np.nonzero(mask)
-    corners = [(x, y) for x in (xs.min() - 1, xs.max() + 2) for y in (ys.min() - 1, ys.max() + 2)]
-    places = transform_points(invert(matrix), np.array(corners, np.float64))
-    low = np.clip(np.floor(places.min(0)), 0, [shape[1] - 1, shape[0] - 1]).astype(int)
-    high = np.clip(np.ceil(places.max(0)), low + 1, [shape[1], shape[0]]).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

@@ -176,7 +176,7 @@ def paste(photo_rgb: np.ndarray, crop_rgb: np.ndarray, mask: np.ndarray, matrix:
     if mask.shape != crop_rgb.shape[:2]:
         raise ValueError(f"The mask {list(mask.shape)} must be the crop's size {list(crop_rgb.shape[:2])}.")
     result = photo_rgb.copy()
-    x0, y0, x1, y1 = _reach(mask, matrix, photo_rgb.shape)
+    x0, y0, x1, y1 = reach(mask, matrix, photo_rgb.shape)
     if x1 <= x0 or y1 <= y0:
         return result
     back = invert(matrix) - np.array([[0, 0, x0], [0, 0, y0]])
@@ -227,7 +227,7 @@ def _source_window(
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def _reach(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def reach(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """The photo window x0, y0, x1, y1 the mask's non-zero pixels can touch; empty for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from .faces import invert, reach
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
 from .render import Fragments, interpolate, rasterize, vertex_normals
@@ -238,15 +239,10 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
 
     Pixels that do not move are the photo's own, bit for bit.
     """
-    height, width = photo.shape[:2]
-    ys, xs = np.nonzero(warp.motion.any(-1))
-    if not len(xs):
+    x0, y0, x1, y1 = reach(warp.motion.any(-1), matrix, photo.shape)
+    if x1 <= x0 or y1 <= y0:
         return photo.copy()
-    inverse = cv2.invertAffineTransform(matrix)
-    corners = np.array([[x, y, 1.0] for x in (xs.min() - 1, xs.max() + 2) for y in (ys.min() - 1, ys.max() + 2)])
-    corners = corners @ inverse.T
-    x0, y0 = np.clip(np.floor(corners.min(0)), 0, (width - 1, height - 1)).astype(int)
-    x1, y1 = np.clip(np.ceil(corners.max(0)) + 1, 1, (width, height)).astype(int)
+    inverse = invert(matrix)
     # half-pixel centres: photo pixel i of the window sits at x0 + i + 0.5; grid pixel j at j + 0.5
     shift = matrix @ [x0 + 0.5, y0 + 0.5, 1] - 0.5
     to_grid = np.column_stack([matrix[:, :2], shift])
