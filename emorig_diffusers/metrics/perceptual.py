@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from emorig_diffusers.assets import ASSETS, fetch, write_atomically
+from emorig_diffusers.unpickle import ArrayUnpickler
 
 # Sequential layouts with torchvision's numbering: (out channels, kernel, stride, padding) is a convolution,
 # "R" a ReLU, "T" a ReLU whose output is compared, (kernel, stride) a max-pooling.
@@ -29,33 +28,6 @@ _VGG: list[Any] = [
 ]  # fmt: skip
 _MIN_SIDE = 32  # pixels, what five levels of either network need
 _LAYOUTS = {"alex": _ALEX, "vgg": _VGG}
-
-# numpy.core.multiarray moved in numpy 2; taken from an array, it is the right one in both.
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_ALLOWED = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain numpy arrays in dicts and lists; any other symbol is refused, nothing runs.
-
-    Raises:
-        pickle.UnpicklingError: the file asks for a symbol that a numpy array does not need.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="ASCII")
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The three symbols of a numpy array, and no others."""
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(
-                f"refused to load {module}.{name}: only numpy arrays are allowed here"
-            )
-        return _ALLOWED[module, name]
 
 
 class LPIPS(nn.Module):

@@ -1,0 +1,1 @@
+"""What users bring to train on: photos, labels and attributes of the usual data sets, and prepared shards of codes."""
