@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
@@ -23,13 +22,13 @@ from .emotions import action_unit_offset, check_amount, emotion_offset
 from .faces import warp_crop
 from .hub import fetch, needs_no_trust
 from .models.head import HeadModel
-from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
 from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
-from .render import draw_buffers
+from .published import PublishedMixin
 from .repaint import stack_conditions
-from .rig import EncodedFace, RigMixin, unchanged
+from .rig import OPEN_CODE, EncodedFace, FaceEncoder, check_code_parts, unchanged
+from .sampling import Sampling
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 GRID = 512  # side of the grid on which motion is computed
@@ -46,7 +45,7 @@ class EditedFace:
         crop: Aligned crop of the result.
         buffers: The head under the target codes: `normal`, `albedo`, `rendered`, and `repainted`, the mask of what
             the network painted.
-        vertices: Target head [V, 3] in metres.
+        vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop.
     """
 
     number: int
@@ -72,29 +71,39 @@ class EmoRigOutput(BaseOutput):
     faces: list[list[EditedFace]]
 
 
-class EmoRigPipeline(RigMixin, DiffusionPipeline):
+class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
     """Change the emotion of faces in photos.
+
+    A network that sees ("rendered", "normal", "albedo") draws the whole crop, as published (DiffusionRig); any other
+    paints what moving the photo's pixels cannot give.
 
     Args:
         head: Shape and expression codes to vertices.
         encoder: A face to its codes.
-        unet: Paints what moving the photo's pixels cannot give; without it plain fillings stand there.
+        unet: The network; without it plain fillings stand where moving the photo's pixels gives nothing.
         scheduler: Sampler of the network.
         appearance_encoder: Code of the photo for networks that take one.
         emotions: Emotion recipes of this checkpoint; `None` for `emorig_diffusers.emotions.RECIPES`.
         default_num_inference_steps: Steps where the caller gives none.
         crop_size: Side of the aligned crop the network was trained on, pixels.
-        repaint_window: (left, top, side) of the part of the crop the network sees.
-        residual_scale: The network's output is this times the difference from its base.
+        repaint_window: (left, top, side) of the part of the crop the network sees, unless it draws the whole crop.
+        residual_scale: The network's output is this times the difference from its base, unless it draws the whole crop.
+        code_parts: What the network is told of a face besides pictures, in order: names of `rig.CODE_PARTS`.
+        shape: Shape code of the one person that a network which draws the whole crop was tuned on; it replaces what
+            the encoder reads from each photo.
+
+    Raises:
+        ValueError: If a code part is unknown.
     """
 
     model_cpu_offload_seq = "appearance_encoder->unet"
     _optional_components = ["unet", "scheduler", "appearance_encoder"]
+    _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
 
     def __init__(
         self,
         head: HeadModel,
-        encoder: LandmarkEncoder,
+        encoder: FaceEncoder,
         unet: RigUNet | None = None,
         scheduler: Any | None = None,
         appearance_encoder: Any | None = None,
@@ -103,8 +112,11 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         crop_size: int = 256,
         repaint_window: tuple[int, int, int] | list[int] = (48, 88, 160),
         residual_scale: float = 2.0,
+        code_parts: tuple[str, ...] | list[str] = OPEN_CODE,
+        shape: list[float] | None = None,
     ) -> None:
         super().__init__()
+        check_code_parts(code_parts)
         self.register_modules(
             head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder
         )
@@ -114,6 +126,8 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
             crop_size=crop_size,
             repaint_window=tuple(repaint_window),
             residual_scale=residual_scale,
+            code_parts=tuple(code_parts),
+            shape=shape,
         )
         self.texture = PhotoTexture(head)
 
@@ -166,8 +180,10 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         rotate: Any,
         steps: Any,
         output_type: Any = "pil",
+        latents: Any = None,
     ) -> None:
         """Raise ValueError with one sentence for what cannot be done."""
+        self._check_components()
         names = self.head.config.expression_names
         check_amount("intensity", intensity)
         if emotion is not None:
@@ -186,13 +202,25 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
             raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        shape = (1, 3, self.latents_side, self.latents_side)
+        if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):
+            raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from.")
+
+    def _check_components(self) -> None:
+        if self.unet is not None and self.scheduler is None:
+            raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
+        if self.unet is not None and "appearance" in self.config.code_parts and self.appearance_encoder is None:
+            raise ValueError(
+                "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
+                "of its checkpoint."
+            )
 
     # 2. painting
 
-    def prepare_latents(self, count: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-        """x_T [count, 3, side, side]."""
-        side = self.config.repaint_window[2]
-        return randn_tensor((count, 3, side, side), generator=generator, device=self.unet.device, dtype=self.unet.dtype)
+    @property
+    def latents_side(self) -> int:
+        """Side of what the network sees, pixels of the crop."""
+        return self.config.crop_size if self.published else self.config.repaint_window[2]
 
     def denoise(
         self,
@@ -207,15 +235,9 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
 
         The mean is smooth, as skin is; the sample has the detail of teeth.
         """
-        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        mean = None
-        for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
-            output = self.scheduler.step(prediction, t, latents, generator=generator)
-            latents, mean = output.prev_sample, output.pred_original_sample if mean is None else mean
-            if callback is not None:
-                latents = callback(self, step, t, {"latents": latents}).get("latents", latents)
-        return latents / self.config.residual_scale, mean / self.config.residual_scale
+        sampling = Sampling(num_inference_steps, generator, callback=callback)
+        sample, mean = self.sample(latents, conditions, code, sampling)
+        return sample / self.config.residual_scale, mean / self.config.residual_scale
 
     @torch.no_grad()
     def __call__(
@@ -233,6 +255,7 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
+        latents: Tensor | None = None,
     ) -> EmoRigOutput | tuple:
         """Edit one photo or a list of photos.
 
@@ -250,16 +273,19 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
             output_type: "pil", "np" or "pt".
             return_dict: Return an `EmoRigOutput`, else a tuple (images, faces).
             callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers.
+            latents: Noise [1, 3, S, S] to start every face from, instead of fresh noise for each; S is the side of
+                what the network sees.
 
         Raises:
             PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
         """
         # 1. check
         self.check_inputs(
-            emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type
+            emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type, latents
         )
         photos = [read_photo(x) for x in (image if isinstance(image, (list, tuple)) else [image])]
         steps = num_inference_steps or self.config.default_num_inference_steps
+        sampling = Sampling(steps, generator, latents, callback_on_step_end)
 
         # 2. encode the reference
         if reference is not None:
@@ -276,7 +302,7 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
                 for f in faces
             ]
             # 4. move and repaint
-            results.append(self._edit_photo(photo, faces, targets, steps, generator, callback_on_step_end))
+            results.append(self._edit_photo(photo, faces, targets, sampling))
 
         # 5. hand over
         images = [_as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
@@ -285,30 +311,19 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         return EmoRigOutput(images, edited) if return_dict else (images, edited)
 
     def _edit_photo(
-        self,
-        photo: Photo,
-        faces: list[EncodedFace],
-        targets: list[FaceCodes],
-        steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback: Callable | None,
+        self, photo: Photo, faces: list[EncodedFace], targets: list[FaceCodes], sampling: Sampling
     ) -> tuple[np.ndarray, list[EditedFace]]:
         rgb, edited = photo.rgb, []
+        draw = self.redraw_face if self.published else self._move_face
         for face, target in zip(faces, targets):
             mask = Image.new("L", (self.config.crop_size,) * 2)
             if not unchanged(face.codes, target):
-                rgb, mask = self._edit_face(rgb, face, target, steps, generator, callback)
+                rgb, mask = draw(rgb, face, target, sampling)
             edited.append(self._describe(rgb, face, target, mask))
         return rgb, edited
 
-    def _edit_face(
-        self,
-        rgb: np.ndarray,
-        face: EncodedFace,
-        target: FaceCodes,
-        steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback: Callable | None,
+    def _move_face(
+        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
@@ -318,28 +333,21 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         plan = compose.plan(warp, warp_crop(moved, matrix, size), size)
         painted = plan.base
         if self.unet is not None and plan.network_mask.any():
-            painted = self._paint(plan, target, steps, generator, callback)
+            painted = self._paint(plan, target, sampling)
         return compose.finish(moved, plan, painted, matrix), plan.picture()
 
-    def _paint(
-        self,
-        plan: compose.Plan,
-        target: FaceCodes,
-        steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback: Callable | None,
-    ) -> Tensor:
+    def _paint(self, plan: compose.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
         """Base plus the network's correction [1, 3, S, S] within the network's mask."""
         window = (..., *self.repaint_window)
-        device, dtype = self.unet.device, self.unet.dtype
+        device, dtype = self._execution_device, self.unet.dtype
         conditions = stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)[window]
         sample, mean = self.denoise(
-            self.prepare_latents(1, generator),
+            self.prepare_latents(1, sampling.generator, sampling.latents),
             conditions.to(device, dtype),
             self.condition_code(target).to(device, dtype),
-            steps,
-            generator,
-            callback,
+            sampling.steps,
+            sampling.generator,
+            sampling.callback,
         )
         detail = torch.from_numpy(plan.inside).float()[window[1:]]
         correction = torch.lerp(mean.float().cpu(), sample.float().cpu(), detail)
@@ -348,10 +356,9 @@ class EmoRigPipeline(RigMixin, DiffusionPipeline):
         return painted.clamp(-1, 1)
 
     def _describe(self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, mask: Image.Image) -> EditedFace:
-        size, vertices = self.config.crop_size, self.pose_head(target)
-        drawn = draw_buffers(
-            vertices, self.head.faces, target.camera, target.light, self.head.albedo[None], self.config.crop_size
-        )
+        size = self.config.crop_size
+        vertices = self.placed_head(face.codes, target)
+        drawn = self.draw_head(target, size, vertices=vertices)
         buffers = {
             "normal": _picture(drawn.normal[0] * 0.5 + 0.5),
             "albedo": _picture(drawn.albedo[0].clamp(0) ** (1 / 2.2)),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,11 +14,56 @@ from .codes import FaceCodes
 from .emotions import EMOTIONS, RECIPES, action_unit_offset, blend_expression, emotion_offset
 from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
 from .models.head import PARTS, HeadModel, rotation_matrix
-from .models.landmarks import LandmarkEncoder, axis_angle
+from .models.landmarks import FitResult, axis_angle
 from .phototexture import PhotoTexture
-from .render import fit_light, interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from .render import Buffers, draw_buffers, fit_light, interpolate, ndc_to_pixels, project, rasterize, vertex_normals
 
 LIGHT_GRID = 96  # side of the crop on which the light is fitted
+OPEN_CODE = ("expression", "pose")
+"""What the network of the open default is told of a face."""
+CODE_PARTS = ("appearance", "shape", "texture", "expression", "pose", "light", "camera")
+"""What a network can be told of a face: codes of the head, and `appearance`, the code of the photo."""
+
+
+def code_width(head: HeadModel, parts: Sequence[str], appearance_dim: int = 0, texture_dim: int = 0) -> int:
+    """Length C of `RigMixin.condition_code`: the `cond_dim` of a network that is told `parts`.
+
+    ("appearance",) is DiffusionRig's (64); ("appearance", "shape", "shape", "texture") the 314 of EMOCA's codes.
+
+    Args:
+        head: Head that the codes are for.
+        parts: Names of CODE_PARTS, in order; one may come twice.
+        appearance_dim: Length of the appearance encoder's code.
+        texture_dim: Length of the texture code.
+
+    Raises:
+        ValueError: If a part is unknown.
+    """
+    check_code_parts(parts)
+    shape, expression = head.config.num_shape, head.config.num_expression
+    widths = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3)))
+    return sum(widths[part] for part in parts)
+
+
+def check_code_parts(parts: Sequence[str]) -> None:
+    """Raise ValueError for a name that is not in CODE_PARTS."""
+    unknown = [part for part in parts if part not in CODE_PARTS]
+    if unknown:
+        raise ValueError(f"Unknown code part {unknown[0]!r} in code_parts: choose from {', '.join(CODE_PARTS)}.")
+
+
+@runtime_checkable  # diffusers looks whether a passed component is one
+class FaceEncoder(Protocol):
+    """What a pipeline wants of an encoder."""
+
+    def fit(
+        self, head: HeadModel, points: np.ndarray, scores: dict[str, float], crop: Callable[[int], Tensor]
+    ) -> FitResult:
+        """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the aligned crop, blendshape
+        scores by name, and the aligned crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
+
+    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
+        """The person's own relaxed expression [1, E]."""
 
 
 @dataclass
@@ -30,12 +75,14 @@ class EncodedFace:
         codes: Fitted codes [1, ...].
         offsets: What the codes leave over, as vertex offsets [V, 2] in normalised device coordinates of the crop.
         error: Mean landmark error of the fit, same unit.
+        residual: Detected minus fitted landmarks [N, 2], same unit.
     """
 
     face: Face
     codes: FaceCodes
     offsets: Tensor
     error: float
+    residual: np.ndarray
 
     def grid_matrix(self, size: int) -> np.ndarray:
         """Similarity [2, 3] from photo pixels to a crop of `size` pixels."""
@@ -46,7 +93,7 @@ class RigMixin:
     """Methods of a pipeline that has a `head`, an `encoder` and a `texture`."""
 
     head: HeadModel
-    encoder: LandmarkEncoder
+    encoder: FaceEncoder
     texture: PhotoTexture
 
     @property
@@ -57,12 +104,14 @@ class RigMixin:
 
     @torch.no_grad()
     def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
-        """Fit the codes of a detected face in a photo uint8 [H, W, 3]."""
+        """Codes of a detected face in a photo uint8 [H, W, 3]; light is fitted where the encoder gives none."""
         points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
-        fit = self.encoder(self.head, points, dict(zip(BLENDSHAPES, face.blendshapes.tolist())))
+        scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
+        fit = self.encoder.fit(self.head, points, scores, lambda size: _crop(photo, align(face.landmarks, size), size))
         offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
-        encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()))
-        encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
+        encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()), fit.residual)
+        if not fit.codes.light.any():
+            encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
         return encoded
 
     def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
@@ -70,7 +119,7 @@ class RigMixin:
         vertices = self.pose_head(face.codes)
         pixels = ndc_to_pixels(project(vertices, face.codes.camera), LIGHT_GRID)
         fragments = rasterize(pixels, self.head.faces, LIGHT_GRID, LIGHT_GRID)
-        crop = torch.from_numpy(warp_crop(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)).float() / 255
+        crop = _crop(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)[0].permute(1, 2, 0)
         shown = fragments.face[0]
         skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
         normal = interpolate(fragments, self.head.faces, vertex_normals(vertices, self.head.faces))[0]
@@ -119,22 +168,68 @@ class RigMixin:
         """Vertices [B, V, 3] in metres."""
         return self.head(codes.shape, codes.expression, codes.pose)
 
+    def placed_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """Vertices [B, V, 3] in metres of the target's head; a turned or another head's face stays where the source's
+        is."""
+        vertices = self.pose_head(target)
+        if torch.equal(target.pose[:, :3], source.pose[:, :3]) and torch.equal(target.shape, source.shape):
+            return vertices
+        return vertices + self._face_centre(self.pose_head(source)) - self._face_centre(vertices)
+
     def grid_vertices(self, face: EncodedFace, codes: FaceCodes, size: int) -> Tensor:
         """Vertices [V, 3] in pixels of a crop of `size`, with what the fit left over."""
-        vertices = self.pose_head(codes)
-        if not torch.equal(codes.pose[:, :3], face.codes.pose[:, :3]):
-            vertices = vertices + self._face_centre(self.pose_head(face.codes)) - self._face_centre(vertices)
-        points = project(vertices, codes.camera)
-        points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
+        return self.place_vertices(face.codes, face.offsets, codes, size)
+
+    def place_vertices(self, source: FaceCodes, offsets: Tensor, target: FaceCodes, size: int) -> Tensor:
+        """As `grid_vertices`, from the photo's codes, the vertex offsets [V, 2] of their fit, and the codes to show."""
+        points = project(self.placed_head(source, target), target.camera)
+        points = torch.cat([points[..., :2] + offsets, points[..., 2:]], -1)
         return ndc_to_pixels(points, size)[0]
 
     def _face_centre(self, vertices: Tensor) -> Tensor:
         """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns (DiffusionRig's re-centring)."""
         return self.head.landmarks(vertices)[:, [33, 133, 362, 263, 61, 291]].mean(1, keepdim=True)
 
-    def condition_code(self, codes: FaceCodes) -> Tensor:
-        """What the open default's network is told of a face [B, E + 6]: expression and pose."""
-        return torch.cat([codes.expression, codes.pose], 1)
+    def draw_head(
+        self, codes: FaceCodes, size: int, transform: Tensor | None = None, vertices: Tensor | None = None
+    ) -> Buffers:
+        """Buffers of the heads, drawn on the device that head and codes are on.
+
+        Args:
+            codes: Codes of B faces.
+            size: Side S of the pictures, pixels.
+            transform: [B, 3, 3] from normalised device coordinates (x, y, 1) of the encoder's crop to the picture's;
+                `None` where the picture is the encoder's crop.
+            vertices: [B, V, 3] in metres where they are not `pose_head(codes)`.
+        """
+        vertices = self.pose_head(codes) if vertices is None else vertices
+        head = self.head
+        return draw_buffers(vertices, head.faces, codes.camera, codes.light, head.albedo, size, transform=transform)
+
+    def condition_code(self, codes: FaceCodes, appearance: Tensor | None = None) -> Tensor:
+        """What the network is told of faces [B, C]: the parts that `code_parts` names, in that order.
+
+        Args:
+            codes: Codes of B faces; light counts as 27 numbers.
+            appearance: Code of the photo [B, Z], for networks that take one.
+
+        Raises:
+            ValueError: If the network takes an appearance code and none is given.
+        """
+        return code_vector(codes, self.config.code_parts, appearance)
+
+
+def code_vector(codes: FaceCodes, parts: Sequence[str], appearance: Tensor | None = None) -> Tensor:
+    """Parts of codes side by side [B, C], as `RigMixin.condition_code`."""
+    if appearance is None and "appearance" in parts:
+        raise ValueError("This pipeline's network takes a code of the photo: give that of its appearance_encoder.")
+    chosen = (appearance.to(codes.shape) if part == "appearance" else getattr(codes, part) for part in parts)
+    return torch.cat([code.flatten(1) for code in chosen], 1)
+
+
+def _crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
+    """Square crop of a photo uint8 [H, W, 3] as [1, 3, size, size] in [0, 1]."""
+    return torch.from_numpy(warp_crop(photo, matrix, size)).permute(2, 0, 1)[None].float() / 255
 
 
 def unchanged(source: FaceCodes, target: FaceCodes) -> bool:

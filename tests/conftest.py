@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -13,17 +14,20 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import nn
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
+from emorig_diffusers.data.shards import CodeShards, write_manifest, write_shard
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.rig import EncodedFace
 
 if TYPE_CHECKING:
-    from rig_data import RigData
+    from rig_data import WindowData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the training scripts are no package
 
@@ -114,13 +118,18 @@ def tiny_unet() -> RigUNet:
 
 
 @pytest.fixture(scope="session")
-def tiny_pipe(pipe: EmoRigPipeline, tiny_unet: RigUNet) -> EmoRigPipeline:
-    """The bundled head and encoder with the tiny network, 3 steps by default."""
-    from train_rig import make_scheduler
+def scheduler() -> DDIMScheduler:
+    """The open default's: cosine down to pure noise, v-prediction."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
+        timestep_spacing="trailing", clip_sample=False,
+    )  # fmt: skip
 
-    pipeline = EmoRigPipeline(
-        pipe.head, pipe.encoder, tiny_unet, make_scheduler(), default_num_inference_steps=3
-    )
+
+@pytest.fixture(scope="session")
+def tiny_pipe(pipe: EmoRigPipeline, tiny_unet: RigUNet, scheduler: DDIMScheduler) -> EmoRigPipeline:
+    """The bundled head and encoder with the tiny network, 3 steps by default."""
+    pipeline = EmoRigPipeline(pipe.head, pipe.encoder, tiny_unet, scheduler, default_num_inference_steps=3)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -149,21 +158,42 @@ def photos(astronaut: np.ndarray, hopper: np.ndarray, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="session")
-def prepared(
-    run_script: Callable[..., None], photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """What train/prepare.py makes of `photos`."""
+def prepared(run_script: Callable[..., None], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What train/prepare.py makes of `photos`: shards of the astronaut and of Hopper, aligned crops of 256 pixels."""
     import prepare
 
     folder = tmp_path_factory.mktemp("prepared")
     threads = torch.get_num_threads()
     run_script(prepare, photos, folder)
-    yield folder
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads)  # prepare.py asks for one
+    return folder
 
 
 @pytest.fixture(scope="session")
-def data(prepared: Path, names: tuple[str, ...]) -> RigData:
-    from rig_data import RigData
+def prepared64(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with pictures of 64 pixels, for networks that draw the whole crop, and with labels."""
+    folder, shards = tmp_path_factory.mktemp("prepared64"), CodeShards(prepared)
+    shrink = lambda picture: np.asarray(Image.fromarray(picture).reduce(4))
+    label = {"astronaut": "happy", "hopper": "neutral"}
+    samples = [replace(s, picture=shrink(s.picture), info=s.info | {"label": label[s.key]}) for s in shards]
+    write_shard(folder, 0, samples, {}, shards.manifest["settings"] | {"resolution": 64})
+    write_manifest(folder)
+    return folder
 
-    return RigData(prepared, names)
+
+@pytest.fixture(scope="session")
+def window_cache(pipe: EmoRigPipeline, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The windows of `prepared`, drawn once."""
+    from rig_data import fill_cache
+
+    folder = tmp_path_factory.mktemp("windows")
+    fill_cache(pipe, CodeShards(prepared), folder, Accelerator())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(pipe: EmoRigPipeline, prepared: Path, window_cache: Path) -> WindowData:
+    """Training windows of 64 pixels."""
+    from rig_data import WindowData
+
+    return WindowData(pipe, CodeShards(prepared), 64, window_cache)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,6 +84,10 @@ class Outside(nn.Module):
 
     device, dtype = torch.device("cpu"), torch.float32
 
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+
     def forward(self, sample: torch.Tensor, t: torch.Tensor, code: torch.Tensor, return_dict: bool) -> tuple:
         mask = sample[:, 12:13]
         return (-2 * (1 - mask).expand(-1, 3, -1, -1),)  # v = -x0 at pure noise
@@ -94,7 +100,7 @@ def test_what_a_network_says_outside_its_mask_is_lost(
     without = EmoRigPipeline(pipe.head, pipe.encoder)(hopper, **edit).images[0]
     loud = EmoRigPipeline(pipe.head, pipe.encoder, tiny_pipe.unet, tiny_pipe.scheduler)
     loud.set_progress_bar_config(disable=True)
-    loud.unet = Outside()
+    loud.unet = Outside(tiny_pipe.unet.config)
     assert np.array_equal(loud(hopper, **edit).images[0], without)
 
 

@@ -1,118 +1,208 @@
-"""Prepare photos for training the open default: fit every face, draw its conditions, keep the lower face.
+"""Prepare photos for training: find the face of each, fit its codes, keep picture and codes in shards.
 
     accelerate launch train/prepare.py PHOTOS OUT
 
-Writes shards of safetensors, each with the photos' windows, what a warp to another expression and back makes of
-them (the product's own smear, with the real photo as answer) and their conditions. Finished shards are kept, so an
-interrupted run goes on where it stopped; several processes share the shards.
+PHOTOS is a folder or file in one of the layouts of `emorig_diffusers.data.sources`. Which photo goes into which shard
+depends on the data set alone, so any number of processes and any interruption give the same shards bit for bit;
+finished shards are kept, and an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import os
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from PIL import Image
-from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.emotions import EMOTIONS, emotion_offset
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.assets import AssetError
+from emorig_diffusers.data.shards import Sample, finished_shards, write_manifest, write_shard
+from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
 from emorig_diffusers.faces import choose_faces, find_faces, warp_crop
-from emorig_diffusers.photos import PhotoError, read_photo
-from emorig_diffusers.phototexture import move_pixels
-from emorig_diffusers.repaint import paint_mouth, regions
+from emorig_diffusers.photos import PhotoError
 from emorig_diffusers.rig import EncodedFace
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-MAX_ERROR = 4.0  # pixels of a 384-pixel crop; worse fits are left out
+HALF_CROP = 192  # pixels of the 384-pixel crop in which errors are told, per unit of normalised device coordinates
+PATIENCE = timedelta(days=1)  # for the processes with more shards, before the others give up waiting
 
 
-def prepare_photo(pipe: EmoRigPipeline, path: Path, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
-    """The arrays of one photo, or None where no face can be used."""
-    photo = read_photo(path).rgb
-    faces = find_faces(photo)
-    if not faces:
-        return None
-    size, window = pipe.config.crop_size, pipe.repaint_window
-    face = pipe.encode_face(photo, choose_faces(faces, "largest")[0])
-    if face.error * 192 > MAX_ERROR:
-        return None
-    here = pipe.grid_vertices(face, face.codes, size)
-    there = pipe.grid_vertices(face, other_expression(pipe, face, rng), size)
-    still = pipe.texture.warp(here, here, size)
-    matrix = face.grid_matrix(size)
-    crop = warp_crop(photo, matrix, size)
-    identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    away = move_pixels(crop, identity, pipe.texture.warp(here, there, size))
-    back = pipe.texture.warp(there, here, size)
-    area = regions(still)
-    arrays = {
-        "photo": crop,
-        "returned": move_pixels(away, identity, back),
-        "painted": np.round(paint_mouth(still, crop) * 255).astype(np.uint8),
-        "normal": np.round(still.normal * 127 + 128).astype(np.uint8),
-        "albedo": np.round(still.albedo * 255).astype(np.uint8),
-        "regions": np.packbits(np.stack([area.mouth, area.edge, area.lips, area.folds, back.hole], -1), -1)[..., 0],
-    }
-    arrays = {name: np.ascontiguousarray(a[window]) for name, a in arrays.items()}
-    opening = np.linalg.norm(still.points[13] - still.points[14]) / still.scale
-    return arrays | {"cond": pipe.condition_code(face.codes)[0].numpy(), "opening": np.float32(opening)}
+@dataclass
+class Preparation:
+    """How photos of a data set become samples.
 
+    Attributes:
+        pipe: Its head and encoder fit the faces.
+        dataset: The photos.
+        resolution: Side of the training picture, pixels.
+        crop: "aligned" keeps the aligned square around the face, "whole" the largest square in the photo's middle.
+        max_error: Mean landmark error above which a fit is left out, pixels of a 384-pixel crop.
+    """
 
-def other_expression(pipe: EmoRigPipeline, face: EncodedFace, rng: np.random.Generator) -> FaceCodes:
-    """Codes of the same person with a random emotion."""
-    names = pipe.head.config.expression_names
-    offset = emotion_offset(str(rng.choice(EMOTIONS)), names, pipe.recipes) * rng.uniform(0.5, 1.2)
-    relaxed = pipe.encoder.neutral(pipe.head, face.codes, face.offsets)
-    return face.codes.with_(expression=relaxed + offset)
+    pipe: EmoRigPipeline
+    dataset: Dataset
+    resolution: int
+    crop: str
+    max_error: float
 
-
-def write_shard(pipe: EmoRigPipeline, photos: list[Path], out: Path, bar: tqdm) -> None:
-    """Prepare some photos into one file, written at once."""
-    records, failed = [], []
-    for path in photos:
-        rng = np.random.default_rng(list(path.name.encode()))
+    def sample(self, source: Source) -> Sample | str:
+        """The sample of one photo, or why there is none: "unreadable", "no face" or "poor fit"."""
         try:
-            record = prepare_photo(pipe, path, rng)
+            photo = self.dataset.read(source)
         except (PhotoError, Image.DecompressionBombError) as error:
-            record = None
-            print(f"{path.name}: {error}", file=sys.stderr)
-        (failed if record is None else records).append(path.name if record is None else record)
-        bar.update()
-    arrays = {name: np.stack([r[name] for r in records]) for name in records[0]} if records else {}
-    temporary = out.with_suffix(".tmp")
-    save_file(arrays, temporary, metadata={"failed": json.dumps(failed)})
-    os.replace(temporary, out)
+            tqdm.write(f"{source.file}: {error}", file=sys.stderr)
+            return "unreadable"
+        faces = find_faces(photo)
+        if not faces:
+            return "no face"
+        face = self.pipe.encode_face(photo, choose_faces(faces, "largest")[0])
+        error = face.error * HALF_CROP
+        if not error <= self.max_error:  # a fit that went to NaN is poor too
+            return "poor fit"
+        size = self.resolution
+        matrix = face.grid_matrix(size) if self.crop == "aligned" else square_matrix(photo.shape, size)
+        picture, transform = warp_crop(photo, matrix, size), picture_transform(face, matrix, size)
+        info = {name: getattr(source, name) for name in ("file", "label", "valence", "arousal", "attributes")}
+        return Sample(source.key, picture, face.codes, transform, face.residual, info | {"error": round(error, 4)})
+
+    def samples(self, sources: Sequence[Source], failures: dict[str, list[str]], bar: tqdm) -> Iterator[Sample]:
+        """The samples that some photos give, one by one; files that give none are added to `failures`."""
+        for source in sources:
+            sample = self.sample(source)
+            bar.update()
+            if isinstance(sample, Sample):
+                yield sample
+            else:
+                failures.setdefault(sample, []).append(source.file)
+
+
+def square_matrix(shape: tuple[int, ...], size: int) -> np.ndarray:
+    """Similarity [2, 3] from photo pixels to a picture of `size` that shows the largest square in the middle."""
+    height, width = shape[:2]
+    side = min(height, width)
+    scale = size / side
+    return scale * np.array([[1.0, 0, -((width - side) // 2)], [0, 1.0, -((height - side) // 2)]])
+
+
+def picture_transform(face: EncodedFace, matrix: np.ndarray, size: int) -> np.ndarray:
+    """From normalised device coordinates of the encoder's crop to those of a picture, float32 [3, 3].
+
+    Args:
+        face: Its `grid_matrix` is the encoder's crop.
+        matrix: Similarity [2, 3] from photo pixels to the picture.
+        size: Side of the picture, pixels.
+    """
+    crop = face.grid_matrix(size)
+    if np.array_equal(crop, matrix):
+        return np.eye(3, dtype=np.float32)
+    device = np.array([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
+    to_crop, to_picture = (device @ np.vstack([m, (0, 0, 1)]) for m in (crop, matrix))
+    return (to_picture @ np.linalg.inv(to_crop)).astype(np.float32)
+
+
+def describe_settings(
+    args: argparse.Namespace, pipe: EmoRigPipeline, dataset: Dataset, sources: Sequence[Source]
+) -> dict[str, Any]:
+    """All that the shards depend on: the command's options, the weights that fit, the photos and their labels."""
+    weights = hashlib.sha256()
+    for module in (pipe.head, pipe.encoder):
+        for name, tensor in sorted(module.state_dict().items()):
+            weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    listed = json.dumps([astuple(source) for source in sources]).encode()
+    options = ("resolution", "crop", "shard_size", "max_error")
+    return {name: getattr(args, name) for name in options} | {
+        "model": args.pretrained_model_name_or_path,
+        "model_sha256": weights.hexdigest(),
+        "layout": dataset.layout,
+        "attribute_names": list(dataset.attribute_names),
+        "photos": {"count": len(sources), "sha256": hashlib.sha256(listed).hexdigest()},
+    }
+
+
+def prepare(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Write this process's share of the unfinished shards; the main process then writes the manifest."""
+    dataset = open_dataset(args.photos, args.layout)
+    sources = dataset.sources[: args.limit]
+    if accelerator.is_main_process:
+        print(count_table(dataset))
+    pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
+    settings = describe_settings(args, pipe, dataset, sources)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{args.out} cannot be made ({error.strerror}): choose another folder.") from error
+    parts = [sources[i : i + args.shard_size] for i in range(0, len(sources), args.shard_size)]
+    finished = finished_shards(args.out, settings)
+    todo = [number for number in range(len(parts)) if number not in finished]
+    accelerator.wait_for_everyone()  # nobody finishes a shard before all have listed what is to do
+    todo = todo[accelerator.process_index :: accelerator.num_processes]
+    preparation = Preparation(pipe, dataset, args.resolution, args.crop, args.max_error)
+    with tqdm(total=sum(len(parts[n]) for n in todo), disable=not accelerator.is_local_main_process) as bar:
+        for number in todo:
+            failures: dict[str, list[str]] = {}
+            samples = preparation.samples(parts[number], failures, bar)
+            write_shard(args.out, number, samples, failures, settings)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        print(summary(write_manifest(args.out)))
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """One line about what was prepared."""
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest["failures"].items())
+    return (
+        f"{manifest['used']:,} of {manifest['photos']:,} photos prepared (shards: {len(manifest['shards']):,}, "
+        f"{manifest['bytes_a_photo'] / 1000:.1f} kB a photo)" + (f"; left out: {left_out}." if left_out else ".")
+    )
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path, help="the data set: a folder of photos or another layout")
+    parser.add_argument("out", type=Path, help="folder for the shards")
+    parser.add_argument("--layout", default="auto", help="layout of the data set, told by what it holds if 'auto'")
+    parser.add_argument(
+        "--pretrained_model_name_or_path", default="emorig-open", help="pipeline whose head and encoder fit the faces"
+    )
+    parser.add_argument("--resolution", type=int, default=256, help="side of the training pictures in pixels")
+    parser.add_argument(
+        "--crop", choices=("aligned", "whole"), default="aligned",
+        help="aligned: the square around the upright face; whole: the photo's largest square in the middle, for sets "
+        "that are aligned already",
+    )  # fmt: skip
+    parser.add_argument("--shard_size", type=int, default=512, help="photos a shard")
+    parser.add_argument(
+        "--max_error", type=float, default=4.0, help="mean landmark error a fit may have, pixels of a 384-pixel crop"
+    )
+    parser.add_argument("--limit", type=int, help="use only the first photos")
+    args = parser.parse_args(arguments)
+    for name in ("resolution", "shard_size", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1.")
+    return args
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", type=Path, help="folder of photos, one face each")
-    parser.add_argument("out", type=Path, help="folder for the shards")
-    parser.add_argument("--model", default="emorig-open", help="pipeline whose head and encoder fit the faces")
-    parser.add_argument("--shard_size", type=int, default=128)
-    args = parser.parse_args()
-    photos = sorted(p for p in args.photos.iterdir() if p.suffix.lower() in SUFFIXES) if args.photos.is_dir() else []
-    if not photos:
-        parser.error(f"{args.photos} has no photos ({', '.join(sorted(SUFFIXES))}).")
-    state = Accelerator()
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # the drawings are small: threads only wait for each other
-    pipe = EmoRigPipeline.from_pretrained(args.model)
-    shards = [photos[i : i + args.shard_size] for i in range(0, len(photos), args.shard_size)]
-    todo = [(i, s) for i, s in enumerate(shards) if not (args.out / f"{i:05d}.safetensors").exists()]
-    todo = todo[state.process_index :: state.num_processes]
-    with tqdm(total=sum(len(s) for _, s in todo), disable=not state.is_local_main_process) as bar:
-        for index, shard in todo:
-            write_shard(pipe, shard, args.out / f"{index:05d}.safetensors", bar)
+    """Command line; exits with one sentence where the photos or the folder cannot be used."""
+    args = parse()
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    torch.set_num_threads(1)  # the fits are small: threads only wait for each other
+    try:
+        prepare(args, accelerator)
+    except (DataError, AssetError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,33 @@
-"""Batches for training the open default from shards that train/prepare.py wrote."""
+"""What a rig is trained on: pictures with their codes, and, for the open default, drawn windows.
+
+Which samples make up a step, and every random choice about them, follows from (seed, step) alone: a resumed run and
+a run on more processes see the same data.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
-from emorig_diffusers.repaint import make_base, stack_conditions
+from emorig_diffusers import EmoRigPipeline, FaceCodes
+from emorig_diffusers.data.dataset import DataError
+from emorig_diffusers.data.shards import CodeShards, Sample
+from emorig_diffusers.emotions import EMOTIONS, emotion_offset
+from emorig_diffusers.phototexture import move_pixels
+from emorig_diffusers.repaint import paint_mouth, regions
 
 REGIONS = ("mouth", "edge", "lips", "folds", "hole")  # bits of the array `regions`, highest first
 MASKS = ((("edge",), 0.40), (("edge", "folds"), 0.30), (("folds",), 0.08), (("edge", "lips"), 0.10),
@@ -22,124 +36,298 @@ MASKS = ((("edge",), 0.40), (("edge", "folds"), 0.30), (("folds",), 0.08), (("ed
 OPEN, WIDE = 0.0012, 0.013  # metres of lip opening
 CLOSED_SHARE, WIDE_SHARE = 0.5, 3.0  # how often such a mouth is drawn, relative to one between
 RETURNED_SHARE = 0.5  # how often the source is the warp there and back instead of the photo
-
 SHIFT = 16  # pixels by which training windows move about
+CACHE_SHARD = 128  # photos a file of the cache
+
+Item = tuple[int, int]  # index of a sample, seed of all that is random about it
 
 
-@dataclass
-class Batch:
-    """One training batch; B samples of side S.
+class StepSampler:
+    """Endless batches of `(index, seed)` for one of several processes.
 
-    Attributes:
-        photo: The answer [B, 3, S, S] in [-1, 1].
-        base: What the network corrects [B, 3, S, S].
-        mask: What it paints [B, 1, S, S].
-        conditions: Channels after the noisy sample [B, 11, S, S].
-        code: Expression and pose [B, C].
-    """
-
-    photo: Tensor
-    base: Tensor
-    mask: Tensor
-    conditions: Tensor
-    code: Tensor
-
-
-class RigData:
-    """Prepared photos in memory, served as random batches.
+    The samples of a step depend on `seed`, the step and the size of the global batch; the processes share them. With
+    equal weights every sample comes once before any comes again.
 
     Args:
-        folder: Shards of `train/prepare.py`.
-        expression_names: Names of the head's units, to mirror codes.
-
-    Raises:
-        FileNotFoundError: If there is no shard.
+        weights: How often each sample is to be seen, relative to the others [N].
+        batch_size: Samples a process and micro-step.
+        micro_steps: Batches a step (gradient accumulation).
+        process, processes: Which of how many.
+        start: First step.
     """
 
-    def __init__(self, folder: Path, expression_names: tuple[str, ...]) -> None:
-        shards = sorted(folder.glob("*.safetensors"))
-        if not shards:
-            raise FileNotFoundError(f"{folder} has no prepared shards: run train/prepare.py PHOTOS {folder} first.")
-        parts = [part for part in map(self._read, shards) if part]
-        if not parts:
-            raise FileNotFoundError(f"No photo in {folder} could be used: prepare photos with one visible face each.")
-        self.arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-        opening = self.arrays["opening"]
-        weight = np.select([opening < OPEN, opening > WIDE], [CLOSED_SHARE, WIDE_SHARE], 1.0)
-        self.weight = weight / weight.sum()
-        self.mirror = mirror_code(expression_names)
+    def __init__(
+        self,
+        weights: np.ndarray,
+        batch_size: int,
+        micro_steps: int = 1,
+        seed: int = 0,
+        process: int = 0,
+        processes: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.weights, self.batch_size, self.micro_steps = weights / weights.sum(), batch_size, micro_steps
+        self.seed, self.process, self.processes, self.start = seed, process, processes, start
+        self.even = bool(np.ptp(weights) == 0)
 
-    @staticmethod
-    def _read(shard: Path) -> dict[str, np.ndarray]:
-        with safe_open(shard, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    def __iter__(self) -> Iterator[list[Item]]:
+        step = self.start
+        while True:
+            items = self.step(step)
+            share = np.array_split(np.arange(len(items)), self.processes * self.micro_steps)
+            for micro in range(self.micro_steps):
+                yield [items[i] for i in share[micro * self.processes + self.process]]
+            step += 1
+
+    def step(self, step: int) -> list[Item]:
+        """All samples of a step, of all processes."""
+        size = self.batch_size * self.micro_steps * self.processes
+        rng = np.random.default_rng([self.seed, step])
+        seeds = rng.integers(2**63, size=size)
+        if self.even:
+            index = [self._shuffled(place) for place in range(step * size, (step + 1) * size)]
+        else:
+            index = rng.choice(len(self.weights), size, p=self.weights)
+        return [(int(i), int(s)) for i, s in zip(index, seeds)]
+
+    def _shuffled(self, place: int) -> int:
+        epoch, within = divmod(place, len(self.weights))
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.weights))
+        return self._order[within]
+
+
+def class_weights(labels: list[str | None]) -> np.ndarray:
+    """Weights [N] under which every label comes equally often.
+
+    Raises:
+        DataError: If a sample has no label.
+    """
+    count = Counter(labels)
+    if None in count:
+        raise DataError(
+            f"{count[None]} of {len(labels)} photos have no emotion label: prepare a labelled data set (AffectNet), "
+            "or leave out --class_balanced."
+        )
+    return np.array([1 / count[label] for label in labels])
+
+
+class BufferData(Dataset):
+    """Pictures with codes, for networks that are told by buffers; the buffers are drawn in the training step.
+
+    Args:
+        shards: Prepared photos.
+        shape: Shape code [1, S] that replaces every photo's own (the album's mean).
+    """
+
+    def __init__(self, shards: CodeShards, shape: Tensor | None = None) -> None:
+        self.shards, self.shape = shards, shape
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return len(self.shards)
 
-    def batches(self, size: int, side: int, seed: int) -> Iterator[Batch]:
-        """Endless random batches of `size` windows of `side` pixels."""
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
+        """`picture` [3, S, S] in [-1, 1], the codes, `transform` [3, 3], `seed` and `u` in [0, 1)."""
+        index, seed = item
+        sample = self.shards[index]
+        codes = sample.codes if self.shape is None else sample.codes.with_(shape=self.shape)
+        picture = torch.from_numpy(sample.picture).permute(2, 0, 1) / 127.5 - 1
+        u = np.random.default_rng(seed).random(2, np.float32)
+        return {"picture": picture, "transform": torch.from_numpy(sample.transform), "u": torch.from_numpy(u),
+                "seed": torch.tensor(seed)} | {k: v[0] for k, v in vars(codes).items()}  # fmt: skip
+
+
+def mean_shape(shards: CodeShards) -> Tensor:
+    """Mean β [1, S] over all photos of an album."""
+    return torch.cat([shards[i].codes.shape for i in range(len(shards))]).mean(0, keepdim=True)
+
+
+# The open default: windows of moved photos
+
+
+def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What the network of the open default sees of one photo, before anything is blanked.
+
+    The photo is moved to a random other expression and back: the product's own smear, with the real photo as answer.
+
+    Returns:
+        Arrays [W, W, ...] of the repainted window: `photo`, `returned`, `painted`, `normal` (n * 127 + 128) and
+        `albedo` uint8 [W, W, 3]; `regions` uint8 bits in the order of REGIONS; `cond` float32 [C], what the network
+        is told; `opening` of the lips, metres.
+    """
+    size, window, crop = pipe.config.crop_size, pipe.repaint_window, sample.picture
+    offsets = torch.from_numpy(pipe.texture.residual_offsets(sample.residual)).float()
+    place = lambda codes: pipe.place_vertices(sample.codes, offsets, codes, size)  # noqa: E731
+    here, there = place(sample.codes), place(_other_expression(pipe, sample.codes, offsets, rng))
+    still = pipe.texture.warp(here, here, size)
+    identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    away = move_pixels(crop, identity, pipe.texture.warp(here, there, size))
+    back = pipe.texture.warp(there, here, size)
+    area = regions(still)
+    arrays = {
+        "photo": crop,
+        "returned": move_pixels(away, identity, back),
+        "painted": np.round(paint_mouth(still, crop) * 255).astype(np.uint8),
+        "normal": np.round(still.normal * 127 + 128).astype(np.uint8),
+        "albedo": np.round(still.albedo * 255).astype(np.uint8),
+        "regions": np.packbits(np.stack([area.mouth, area.edge, area.lips, area.folds, back.hole], -1), -1)[..., 0],
+    }
+    arrays = {name: np.ascontiguousarray(a[window]) for name, a in arrays.items()}
+    opening = np.linalg.norm(still.points[13] - still.points[14]) / still.scale
+    return arrays | {"cond": pipe.condition_code(sample.codes)[0].numpy(), "opening": np.float32(opening)}
+
+
+def _other_expression(pipe: EmoRigPipeline, codes: FaceCodes, offsets: Tensor, rng: np.random.Generator) -> FaceCodes:
+    """Codes of the same person with a random emotion."""
+    names = pipe.head.config.expression_names
+    offset = emotion_offset(str(rng.choice(EMOTIONS)), names, pipe.recipes) * rng.uniform(0.5, 1.2)
+    return codes.with_(expression=pipe.encoder.neutral(pipe.head, codes, offsets) + offset)
+
+
+def fill_cache(pipe: EmoRigPipeline, shards: CodeShards, folder: Path, accelerator: Accelerator) -> None:
+    """Draw the window of every photo once; processes share the work, finished files are kept.
+
+    Raises:
+        DataError: If the folder holds windows of other shards.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = {"shards": shards.manifest["settings_sha256"], "photos": str(len(shards))}
+    starts = range(0, len(shards), CACHE_SHARD)
+    todo = []
+    for start in starts:
+        file = folder / f"{start // CACHE_SHARD:05d}.safetensors"
+        if not file.exists():
+            todo.append((start, file))
+        elif _origin(file) != origin:
+            raise DataError(f"{folder} caches other photos: choose another --cache_dir, or delete it.")
+    accelerator.wait_for_everyone()  # nobody finishes a file before all have listed what is to do
+    todo = todo[accelerator.process_index :: accelerator.num_processes]
+    with tqdm(todo, "drawing windows", disable=not (todo and accelerator.is_local_main_process)) as bar:
+        for start, file in bar:
+            count = range(start, min(start + CACHE_SHARD, len(shards)))
+            drawn = [draw_window(pipe, shards[i], np.random.default_rng([0, i])) for i in count]
+            temporary = file.with_suffix(".tmp")
+            save_file({name: np.stack([d[name] for d in drawn]) for name in drawn[0]}, temporary, metadata=origin)
+            os.replace(temporary, file)
+    accelerator.wait_for_everyone()
+
+
+def _origin(file: Path) -> dict[str, str]:
+    with safe_open(file, "numpy") as opened:
+        return opened.metadata()
+
+
+class WindowData(Dataset):
+    """Windows for the open default: from a cache, or drawn anew each time a photo is seen.
+
+    Args:
+        pipe: Draws the windows; its units name the code.
+        shards: Prepared photos; aligned crops of the pipeline's crop size.
+        side: Side of the training window, pixels.
+        cache: Folder that `fill_cache` filled.
+
+    Raises:
+        DataError: If the shards hold other pictures.
+    """
+
+    def __init__(self, pipe: EmoRigPipeline, shards: CodeShards, side: int, cache: Path | None = None) -> None:
+        settings = shards.manifest["settings"]
+        if settings["crop"] != "aligned" or settings["resolution"] != pipe.config.crop_size:
+            raise DataError(
+                f"The open default trains on aligned crops of {pipe.config.crop_size} pixels: run train/prepare.py "
+                f"with --crop aligned --resolution {pipe.config.crop_size}."
+            )
+        room = pipe.config.repaint_window[2]
+        if side > room:
+            raise DataError(f"The windows are {room} pixels wide: choose a --resolution up to that.")
+        self.pipe, self.shards, self.side = pipe, shards, side
+        self.mirror = mirror_code(pipe.head.config.expression_names)
+        self.files = sorted(cache.glob("*.safetensors")) if cache else []
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def weights(self) -> np.ndarray:
+        """How often each photo is to be seen [N]: open mouths more often, as far as the cache tells."""
+        if not self.files:
+            return np.ones(len(self))
+        opening = np.concatenate([self._handle(file).get_tensor("opening") for file in self.files])
+        return np.select([opening < OPEN, opening > WIDE], [CLOSED_SHARE, WIDE_SHARE], 1.0)
+
+    def _handle(self, file: Path) -> safe_open:
+        handles = self.__dict__.setdefault("_handles", {})
+        key = (os.getpid(), file)  # a forked worker opens its own
+        if key not in handles:
+            handles[key] = safe_open(file, "numpy").__enter__()
+        return handles[key]
+
+    def arrays(self, index: int, seed: int) -> dict[str, np.ndarray]:
+        """`draw_window` of a photo, cached or not."""
+        if not self.files:
+            return draw_window(self.pipe, self.shards[index], np.random.default_rng([seed, 1]))
+        file, place = divmod(index, CACHE_SHARD)
+        opened = self._handle(self.files[file])
+        return {name: opened.get_slice(name)[place] for name in opened.keys()}  # noqa: SIM118
+
+    def __getitem__(self, item: Item) -> dict[str, Tensor]:
+        return self.sample(*item)
+
+    def sample(self, index: int, seed: int, augment: bool = True) -> dict[str, Tensor]:
+        """One training sample, with a random mask; flipped, shifted and tinted where `augment`.
+
+        Returns:
+            `photo`, `moved`, `painted` [3, S, S] in [-1, 1], `normal`, `albedo` [3, S, S], `mask`, `mouth` [1, S, S],
+            `code` [C], `u` in [0, 1), `seed`.
+        """
         rng = np.random.default_rng(seed)
-        while True:
-            index = rng.choice(len(self), size, p=self.weight)
-            yield self.batch(index, side, rng)
-
-    def batch(self, index: np.ndarray, side: int, rng: np.random.Generator, augment: bool = True) -> Batch:
-        """The samples at `index`, with random masks; flipped, shifted and tinted where `augment`."""
-        take = {name: self.arrays[name][index] for name in self.arrays}
-        returned = rng.random(len(index)) < RETURNED_SHARE
-        image = lambda a: torch.from_numpy(a).permute(0, 3, 1, 2).float()  # noqa: E731
-        photo = image(take["photo"]) / 127.5 - 1
-        moved = image(np.where(returned[:, None, None, None], take["returned"], take["photo"])) / 127.5 - 1
-        painted = image(take["painted"]) / 127.5 - 1
-        normal, albedo = (image(take["normal"]) - 128) / 127, image(take["albedo"]) / 255
-        bits = torch.from_numpy(np.unpackbits(take["regions"][..., None], -1)).permute(0, 3, 1, 2).float()
-        area = {name: bits[:, i : i + 1] for i, name in enumerate(REGIONS)}
-        mask = random_masks(area, rng)
-        mouth = area["mouth"] * mask
+        take = self.arrays(index, seed)
+        returned = rng.random() < RETURNED_SHARE
+        bits = np.unpackbits(take["regions"][..., None], -1)[..., : len(REGIONS)]
+        mask = random_mask(dict(zip(REGIONS, bits.transpose(2, 0, 1))), rng)
+        pictures = [take["photo"], take["returned" if returned else "photo"], take["painted"]]
+        pictures = np.concatenate(pictures, -1) / np.float32(127.5) - 1
+        shape = [(take["normal"].astype(np.float32) - 128) / 127, take["albedo"] / np.float32(255)]
+        masks = np.stack([mask, bits[..., 0] * mask], -1)
+        stack = np.concatenate([pictures, *shape, masks], -1, dtype=np.float32)
         code = torch.from_numpy(take["cond"]).float()
-        stack = torch.cat([photo, moved, painted, normal, albedo, mask, mouth], 1)
         if augment:
             stack, code = self._augment(stack, code, rng)
-        stack = window(stack, side, rng if augment else None)
-        photo, moved, painted, normal, albedo, mask, mouth = stack.split([3, 3, 3, 3, 3, 1, 1], 1)
-        base = make_base(moved, painted, mask, mouth)
-        return Batch(photo, base, mask, stack_conditions(base, normal, albedo, mask, mouth), code)
+        stack = window(torch.from_numpy(stack.transpose(2, 0, 1)), self.side, rng if augment else None)
+        names = ("photo", "moved", "painted", "normal", "albedo", "mask", "mouth")
+        parts = dict(zip(names, stack.split([3, 3, 3, 3, 3, 1, 1])))
+        u = torch.from_numpy(rng.random(3, np.float32))
+        return parts | {"code": code, "u": u, "seed": torch.tensor(seed)}
 
-    def _augment(self, stack: Tensor, code: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mirror half of the samples; change exposure and white balance of photo, source and painted mouth alike."""
-        flip = torch.from_numpy(rng.random(len(code)) < 0.5)
-        stack, code = stack.clone(), code.clone()
-        stack[flip] = stack[flip].flip(3)
-        stack[flip, 9] *= -1  # x of the normals
-        order, sign = self.mirror
-        code[flip] = code[flip][:, order] * sign
-        gain = rng.uniform(0.8, 1.12, (len(code), 1, 1, 1)) * rng.uniform(0.93, 1.07, (len(code), 3, 1, 1))
-        gain = torch.from_numpy(np.tile(gain, (1, 3, 1, 1))).float()
-        stack[:, :9] = ((stack[:, :9] + 1) * gain - 1).clamp(-1, 1)
+    def _augment(
+        self, stack: np.ndarray, code: Tensor, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Tensor]:
+        """Mirror every other sample; change exposure and white balance of photo, source and painted mouth alike."""
+        if rng.random() < 0.5:
+            stack = stack[:, ::-1].copy()
+            stack[..., 9] *= -1  # x of the normals
+            order, sign = self.mirror
+            code = code[order] * sign
+        gain = rng.uniform(0.8, 1.12) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+        stack[..., :9] = np.clip((stack[..., :9] + 1) * np.tile(gain, 3) - 1, -1, 1)
         return stack, code
 
 
-def random_masks(area: dict[str, Tensor], rng: np.random.Generator) -> Tensor:
-    """A mask [B, 1, S, S] per sample: some regions together, grown by 0 to 2 pixels."""
+def random_mask(area: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A mask [S, S] in {0, 1}: some regions together, grown by 0 to 2 pixels."""
     chances = np.array([share for _, share in MASKS])
-    masks = []
-    for i in range(len(area["edge"])):
-        chosen, _ = MASKS[rng.choice(len(MASKS), p=chances / chances.sum())]
-        mask = torch.stack([area[name][i] for name in chosen]).amax(0)
-        grow = int(rng.integers(0, 3))
-        masks.append(F.max_pool2d(mask[None], 2 * grow + 1, 1, grow)[0])
-    return torch.stack(masks)
+    chosen, _ = MASKS[rng.choice(len(MASKS), p=chances / chances.sum())]
+    mask = np.max([area[name] for name in chosen], 0)
+    grow = int(rng.integers(0, 3))
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * grow + 1,) * 2, np.uint8)).astype(np.float32)
 
 
 def window(stack: Tensor, side: int, rng: np.random.Generator | None) -> Tensor:
-    """The middle square of `side` pixels, where the mouth is, randomly shifted a little; the same for all samples."""
+    """The middle square of `side` pixels, where the mouth is, randomly shifted a little where there is an `rng`."""
     room = stack.shape[-1] - side
-    if room < 0:
-        raise ValueError(f"The prepared windows are {stack.shape[-1]} pixels wide: choose a resolution up to that.")
     play = min(SHIFT, room // 2) if rng is not None else 0
     top, left = room // 2 + (rng.integers(-play, play + 1, 2) if play else np.zeros(2, int))
-    return stack[:, :, top : top + side, left : left + side].contiguous()
+    return stack[:, top : top + side, left : left + side].contiguous()
 
 
 def mirror_code(names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -152,7 +340,7 @@ def mirror_code(names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     return torch.tensor(order), sign
 
 
-def describe(data: RigData) -> str:
+def describe(shards: CodeShards) -> str:
     """One line about the data, for the log."""
-    openness = data.arrays["opening"] > OPEN
-    return json.dumps({"photos": len(data), "open mouths": int(openness.sum())})
+    labels = Counter(label for label in shards.labels if label)
+    return json.dumps({"photos": len(shards)} | dict(labels))

@@ -1,94 +1,221 @@
-"""Train the network of EmoRigPipeline.
+"""Train the networks of EmoRigPipeline on shards that train/prepare.py wrote.
 
-    accelerate launch train/train_rig.py --config train/presets/open-256.yaml --train_data_dir prepared
-        --output_dir runs/open-256
+    accelerate launch train/train_rig.py --config train/presets/open-256.yaml --train_data_dir shards --output_dir run
+    accelerate launch train/train_rig.py --stage album --pretrained_model_name_or_path run/pipeline
+        --train_data_dir ALBUM --output_dir run-album
 
-A preset sets any of the arguments below; the command line wins. The run can be stopped at any moment and continued
-with `--resume_from_checkpoint latest`.
+A preset sets any of the arguments; the command line wins. A run can be killed at any moment and continued with
+`--resume_from_checkpoint latest`; the result is `output_dir/pipeline`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel
+from loop import Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from objectives import DenoisingObjective, Drawer, RepaintObjective, RigNetworks, ShapeLoss
 from PIL import Image
-from rig_data import Batch, RigData, describe
+from prepare import parse as parse_preparation
+from prepare import prepare
+from rig_data import BufferData, StepSampler, WindowData, class_weights, describe, fill_cache, mean_shape
+from sheets import emotion_grid, repaint_sheet
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.data.dataset import DataError
+from emorig_diffusers.data.shards import CodeShards
+from emorig_diffusers.hub import push
 from emorig_diffusers.metrics.perceptual import LPIPS
+from emorig_diffusers.models.appearance import AppearanceEncoder
+from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.photos import PhotoError
+from emorig_diffusers.rig import code_width
 
-OUTSIDE_WEIGHT = 0.05  # of the loss where nothing is painted: the sample stays quiet there
+ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
+"""Defaults of stage 2 (Ding et al. 2023, section 4)."""
+SETTINGS = ("stage", "resolution", "unet", "appearance_encoder", "code_parts", "scheduler", "sampler_steps")
+"""Arguments that a checkpoint cannot change."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Arguments, with defaults from the preset named by --config."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, help="YAML preset, see train/presets")
-    parser.add_argument("--pretrained_model_name_or_path", default="emorig-open", help="gives head and encoder")
-    parser.add_argument("--train_data_dir", type=Path, help="shards written by train/prepare.py")
-    parser.add_argument("--output_dir", type=Path, help="checkpoints, validation pictures and the trained pipeline")
-    parser.add_argument("--from_scratch", type=int, default=1, help="0 continues the pipeline's own network")
-    parser.add_argument("--resolution", type=int, default=128, help="side of the training windows, pixels")
-    parser.add_argument("--train_batch_size", type=int, default=12)
-    parser.add_argument("--max_train_steps", type=int, default=10000)
-    parser.add_argument("--max_train_minutes", type=float, help="end (and decay the learning rate) by this time")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--lr_warmup_steps", type=int, default=100)
-    parser.add_argument("--adam_weight_decay", type=float, default=0.01)
-    parser.add_argument("--max_grad_norm", type=float, default=1.0)
-    parser.add_argument("--ema_decay", type=float, default=0.999)
-    parser.add_argument("--terminal_share", type=float, default=0.3, help="samples at pure noise")
-    parser.add_argument("--sampler_steps", type=int, help="train only at the timesteps of this many sampling steps")
-    parser.add_argument("--code_dropout", type=float, default=0.0, help="samples whose code is hidden (zero)")
-    parser.add_argument("--lpips_weight", type=float, default=0.0)
-    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
-    parser.add_argument("--checkpointing_steps", type=int, default=500)
-    parser.add_argument("--checkpoints_total_limit", type=int, default=2)
-    parser.add_argument("--resume_from_checkpoint", help='a checkpoint folder, or "latest"')
-    parser.add_argument("--validation_steps", type=int, default=500)
-    parser.add_argument("--report_to", help='"tensorboard", or nothing')
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--unet", type=dict, help=argparse.SUPPRESS)
-    config = parser.parse_known_args(argv)[0].config
-    if config is not None:
-        preset = yaml.safe_load(config.read_text())
-        unknown = set(preset) - {a.dest for a in parser._actions}
-        if unknown:
-            parser.error(f"{config} sets unknown arguments: {', '.join(sorted(unknown))}.")
-        parser.set_defaults(**preset)
-    args = parser.parse_args(argv)
-    for needed in ("train_data_dir", "output_dir"):
-        if getattr(args, needed) is None:
-            parser.error(f"--{needed} is missing.")
+    add_loop_arguments(parser)
+    add = parser.add_argument
+    add("--stage", choices=("rig", "album"), default="rig", help="album: fine-tune the UNet on one person's photos")
+    add("--pretrained_model_name_or_path", default="emorig-open", help="gives head and encoder; for --stage album all")
+    add("--encoder", choices=("deca", "emoca"), help="which encoder the pipeline must have")
+    add("--from_scratch", action=argparse.BooleanOptionalAction, default=True, help="or go on with its networks")
+    add("--resolution", type=int, default=256, help="side of the training pictures, pixels")
+    add("--cache_dir", type=Path, help="keep drawn windows here (open default): for machines with few cores")
+    add("--class_balanced", action=argparse.BooleanOptionalAction, default=False, help="every emotion equally often")
+    add("--code_parts", nargs="+", help="what the network is told besides pictures, see EmoRigPipeline")
+    add("--code_dropout", type=float, default=0.0, help="samples whose code is hidden (open default)")
+    add("--sampler_steps", type=int, help="train only at the timesteps of this many sampling steps (open default)")
+    add("--terminal_share", type=float, default=0.3, help="samples at pure noise (open default)")
+    add("--lpips_weight", type=float, default=0.0, help="perceptual loss of the painted picture (open default)")
+    add("--p2_gamma", type=float, default=0.0, help="loss weight 1 / (k + SNR)^gamma")
+    add("--p2_k", type=float, default=1.0)
+    add("--snr_gamma", type=float, help="min-SNR loss weight instead")
+    add("--shape_weight", type=float, default=0.0, help="keep the shape code of the predicted photo")
+    add("--shape_encoder", help="folder of the EmocaEncoder that reads it; the pipeline's own if it is one")
+    add("--prior_loss_weight", type=float, default=1.0, help="album: stay near the old network under foreign light")
+    add("--num_inference_steps", type=int, help="steps to store in the result")
+    add("--validation_images", type=Path, nargs="+", help="photos for the grid of emotions; else some of the shards")
+    add("--num_validation_images", type=int, default=3)
+    add("--push_to_hub", action="store_true", help="upload the result; needs `hf auth login`")
+    add("--hub_model_id", help="owner/name")
+    for section in ("unet", "appearance_encoder", "scheduler"):
+        add(f"--{section}", type=dict, help=argparse.SUPPRESS)
+    if parser.parse_known_args(argv)[0].stage == "album":
+        parser.set_defaults(**ALBUM)
+    args = parse_with_preset(parser, argv)
+    require(parser, args, "train_data_dir", "output_dir")
+    if args.push_to_hub and not args.hub_model_id:
+        parser.error("--push_to_hub needs --hub_model_id owner/name.")
     return args
 
 
-def make_scheduler() -> DDIMScheduler:
-    """Cosine schedule down to pure noise (zero terminal SNR, Lin et al. 2024), v-prediction, trailing steps."""
-    return DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
+def build(args: argparse.Namespace) -> EmoRigPipeline:
+    """The pipeline whose networks are trained.
+
+    Raises:
+        SystemExit: If the arguments do not fit together, with one sentence.
+    """
+    pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
+    check_encoder(pipe, args)
+    if args.stage == "album" or not args.from_scratch:
+        if pipe.unet is None:
+            raise SystemExit(f"{args.pretrained_model_name_or_path} has no network to go on with: train a rig first.")
+        if steps := args.num_inference_steps or args.sampler_steps:
+            pipe.register_to_config(default_num_inference_steps=steps)
+        return pipe
+    if not args.unet:
+        raise SystemExit("A network from scratch needs its sizes: give a --config with a `unet` section.")
+    published = "rendered" in args.unet.get("condition_channels", ())
+    parts = tuple(args.code_parts or (("appearance",) if published else ("expression", "pose")))
+    appearance = AppearanceEncoder(**(args.appearance_encoder or {})) if "appearance" in parts else None
+    texture_dim = pipe.encoder.config.get("num_texture", 0)
+    width = code_width(pipe.head, parts, appearance.config.cond_dim if appearance else 0, texture_dim)
+    unet = RigUNet(cond_dim=width, **args.unet)
+    scheduler = DDIMScheduler(**(args.scheduler or {}))
+    settings = {n: pipe.config[n] for n in ("emotions", "repaint_window", "residual_scale")}
+    settings["crop_size"] = args.resolution if published else pipe.config.crop_size
+    steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
+    return EmoRigPipeline(
+        pipe.head, pipe.encoder, unet, scheduler, appearance, code_parts=parts, default_num_inference_steps=steps,
+        **settings,
+    )  # fmt: skip
+
+
+def check_encoder(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
+    """End with one sentence if the preset wants DECA's or EMOCA's codes and the pipeline has others."""
+    has = "landmarks"
+    if isinstance(pipe.encoder, EmocaEncoder):
+        has = "emoca" if pipe.encoder.config.expression_encoder else "deca"
+    if args.encoder and args.encoder != has:
+        raise SystemExit(
+            f"This preset trains on the codes of {args.encoder.upper()}, but {args.pretrained_model_name_or_path} "
+            "has another encoder: convert the original and give its folder as --pretrained_model_name_or_path."
+        )
+
+
+def open_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Accelerator) -> CodeShards:
+    """The prepared photos; an album of bare photos is prepared on the way.
+
+    Raises:
+        SystemExit: If they were prepared with another head.
+    """
+    folder = args.train_data_dir
+    if args.stage == "album" and not any(folder.glob("*.tar")):
+        photos, folder = folder, args.output_dir / "album"
+        options = {"pretrained_model_name_or_path": args.pretrained_model_name_or_path,
+                   "resolution": pipe.config.crop_size, "layout": "album"}  # fmt: skip
+        options = [f"--{name}={value}" for name, value in options.items()]
+        prepare(parse_preparation([str(photos), str(folder), *options]), accelerator)
+    shards = CodeShards(folder)
+    codes, head = shards[0].codes, pipe.head.config
+    if (codes.shape.shape[1], codes.expression.shape[1]) != (head.num_shape, head.num_expression):
+        raise SystemExit(f"{folder} was prepared with another head: run train/prepare.py with the pipeline you train.")
+    return shards
+
+
+def make_data(
+    args: argparse.Namespace, pipe: EmoRigPipeline, shards: CodeShards, accelerator: Accelerator
+) -> tuple[Dataset, np.ndarray]:
+    """What is drawn from the shards, and how often each photo [N]."""
+    if pipe.published:
+        if shards.manifest["settings"]["resolution"] != args.resolution:
+            raise SystemExit(
+                f"The shards hold pictures of {shards.manifest['settings']['resolution']} pixels: prepare them with "
+                f"--resolution {args.resolution}, or give that number here."
+            )
+        shape = None
+        if args.stage == "album":
+            shape = mean_shape(shards)
+            pipe.register_to_config(shape=shape[0].tolist())
+        data, weights = BufferData(shards, shape), np.ones(len(shards))
+    else:
+        if args.cache_dir:
+            fill_cache(pipe, shards, args.cache_dir, accelerator)
+        data = WindowData(pipe, shards, args.resolution, args.cache_dir)
+        weights = data.weights()
+    return data, weights * (class_weights(shards.labels) if args.class_balanced else 1.0)
+
+
+def make_objective(
+    args: argparse.Namespace, pipe: EmoRigPipeline, device: torch.device
+) -> RepaintObjective | DenoisingObjective:
+    """The loss that the pipeline's conditioning asks for."""
+    alphas = pipe.scheduler.alphas_cumprod.to(device)
+    if not pipe.published:
+        if args.shape_weight:
+            raise SystemExit("--shape_weight needs whole faces: the open default paints mouths only. Leave it out.")
+        lpips = LPIPS("alex").to(device) if args.lpips_weight else None
+        times = training_timesteps(pipe.scheduler, args.sampler_steps).to(device)
+        return RepaintObjective(
+            alphas, pipe.config.residual_scale, times, args.terminal_share, args.code_dropout, lpips, args.lpips_weight
+        )
+    prior = None
+    if args.stage == "album" and args.prior_loss_weight:
+        prior = RigNetworks(pipe.unet, pipe.appearance_encoder, pipe.config.code_parts)
+        prior = copy.deepcopy(prior).requires_grad_(False).eval().to(device)
+    return DenoisingObjective(
+        alphas,
+        pipe.scheduler.config.prediction_type,
+        args.p2_gamma,
+        args.p2_k,
+        args.snr_gamma,
+        Drawer(copy.deepcopy(pipe.head).to(device), args.resolution),
+        shape_loss(args, pipe, device),
+        prior,
+        args.prior_loss_weight,
     )
+
+
+def shape_loss(args: argparse.Namespace, pipe: EmoRigPipeline, device: torch.device) -> ShapeLoss | None:
+    """What keeps β, if it is wanted."""
+    if not args.shape_weight:
+        return None
+    encoder = EmocaEncoder.from_pretrained(args.shape_encoder) if args.shape_encoder else pipe.encoder
+    if not isinstance(encoder, EmocaEncoder):
+        raise SystemExit("--shape_weight needs a network that reads shapes: give an EmocaEncoder as --shape_encoder.")
+    return ShapeLoss(copy.deepcopy(encoder).requires_grad_(False).eval().to(device), args.shape_weight)
 
 
 def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> Tensor:
@@ -97,214 +224,187 @@ def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> T
     return scheduler.timesteps.clone()
 
 
-@dataclass
-class Objective:
-    """The loss of one batch: v-prediction (Salimans & Ho 2022, eq. 10) of the masked residual, plus LPIPS of x0.
+class Trainer:
+    """One run: owns what changes from step to step."""
 
-    Attributes:
-        alphas: Cumulative products ᾱ [1000].
-        residual_scale: x0 is this times photo minus base, within the mask.
-        timesteps: Those to train at; the first is pure noise.
-        terminal_share: How often the first is drawn.
-        code_dropout: How often the code is hidden, so that the pictures are looked at.
-        lpips, lpips_weight: Perceptual distance of the composed picture, and its weight.
-    """
+    def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
+        self.args, self.accelerator, self.pipe = args, accelerator, build(args)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.shards = open_shards(args, self.pipe, accelerator)
+        self.data, weights = make_data(args, self.pipe, self.shards, accelerator)
+        self.objective = make_objective(args, self.pipe, accelerator.device)
+        album = args.stage == "album"
+        networks = RigNetworks(self.pipe.unet, self.pipe.appearance_encoder, self.pipe.config.code_parts)
+        if album and networks.appearance_encoder is not None:
+            networks.appearance_encoder.requires_grad_(False)
+        networks.unet.requires_grad_(True)
+        self.parameters = [p for p in networks.parameters() if p.requires_grad]
+        betas = (args.adam_beta1, args.adam_beta2)
+        optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
+        self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
+        self.progress = Progress(args)
+        self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+        accelerator.register_for_checkpointing(self.progress, *([self.ema] if args.use_ema else []))
+        self.settings = {n: getattr(args, n) for n in SETTINGS}
+        self.step = resume(accelerator, args, self.settings)
+        self.ema.to(accelerator.device)  # resumed, it is on the CPU
+        sampler = StepSampler(
+            weights, args.train_batch_size, args.gradient_accumulation_steps, args.seed,
+            accelerator.process_index, accelerator.num_processes, self.step,
+        )  # fmt: skip
+        self.batches = iter(DataLoader(self.data, batch_sampler=sampler, num_workers=args.dataloader_num_workers))
+        self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
 
-    alphas: Tensor
-    residual_scale: float
-    timesteps: Tensor
-    terminal_share: float
-    code_dropout: float
-    lpips: LPIPS | None
-    lpips_weight: float
+    def train(self) -> None:
+        """To the end, then write the pipeline."""
+        args, main = self.args, self.accelerator.is_main_process
+        bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5, disable=not main)
+        self.set_mode(training=True)
+        losses, started, counted = [], time.monotonic(), self.step
+        while self.progress.share(self.step) < 1:
+            losses.append(self.take_step())
+            self.step += 1
+            bar.update()
+            if self.step % args.logging_steps == 0:
+                seconds = time.monotonic() - started
+                bar.set_postfix(self.report(losses, (self.step - counted) / seconds), refresh=False)
+                losses, started, counted = [], time.monotonic(), self.step
+            if self.step % args.checkpointing_steps == 0:
+                save_checkpoint(self.accelerator, args, self.step, self.settings)
+            if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
+                self.validate(f"-{self.step}")
+        self.finish()
 
-    def __call__(self, unet: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-        count = len(batch.photo)
-        clean = (batch.photo - batch.base) * batch.mask * self.residual_scale
-        t = self.timesteps[torch.randint(len(self.timesteps), (count,), device=clean.device)]
-        t = torch.where(torch.rand(count, device=clean.device) < self.terminal_share, self.timesteps[0], t)
-        alpha = self.alphas[t].sqrt()[:, None, None, None]
-        sigma = (1 - self.alphas[t]).sqrt()[:, None, None, None]
-        noise = torch.randn_like(clean)
-        noisy = alpha * clean + sigma * noise
-        code = batch.code * (torch.rand(count, 1, device=clean.device) >= self.code_dropout)
-        v = unet(torch.cat([noisy, batch.conditions], 1), t, code, return_dict=False)[0].float()
-        weight = batch.mask + OUTSIDE_WEIGHT * (1 - batch.mask)
-        error = (v - (alpha * noise - sigma * clean)).square() * weight
-        losses = {"v": error.sum() / (3 * weight.sum())}
-        if self.lpips is not None:
-            guess = batch.base + (alpha * noisy - sigma * v) / self.residual_scale * batch.mask
-            losses["lpips"] = self.lpips.distance(guess.clamp(-1, 1), batch.photo).mean()
-        losses["total"] = losses["v"] + self.lpips_weight * losses.get("lpips", 0)
-        return losses
+    def take_step(self) -> dict[str, Tensor]:
+        """One optimiser step; its mean losses on this process."""
+        args, total = self.args, {}
+        # dropout inside the networks: a resumed run must draw what the run would have drawn
+        torch.manual_seed(hash((args.seed, self.step, self.accelerator.process_index)) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.progress.learning_rate(self.step)
+        for _ in range(args.gradient_accumulation_steps):
+            with self.accelerator.accumulate(self.networks):
+                batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
+                losses = self.objective(self.networks, batch)
+                self.accelerator.backward(losses["loss"])
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach() / args.gradient_accumulation_steps
+        self.ema.step(self.parameters)
+        return total
+
+    def report(self, losses: list[dict[str, Tensor]], steps_per_second: float) -> dict[str, str]:
+        """Log the means over steps and processes; what the progress bar shows.
+
+        Raises:
+            SystemExit: If the loss is no number any more.
+        """
+        args = self.args
+        means = {name: torch.stack([step[name] for step in losses]).mean() for name in losses[0]}
+        means = {k: float(v) for k, v in self.accelerator.reduce(means, "mean").items()}
+        if not math.isfinite(means["loss"]):
+            raise SystemExit(
+                f"The loss is no number any more at step {self.step}: resume the last checkpoint with a smaller "
+                "--learning_rate, or with --mixed_precision no."
+            )
+        images = args.train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        row = means | {"learning_rate": self.progress.learning_rate(self.step),
+                       "images_per_second": images * steps_per_second}  # fmt: skip
+        self.accelerator.log(row, self.step)
+        if self.log:
+            self.log.add({"step": self.step} | {k: f"{v:.6g}" for k, v in row.items()})
+        return {k: f"{v:.4f}" for k, v in means.items()}
+
+    def set_mode(self, training: bool) -> None:
+        """Training or inference; the album's appearance encoder keeps its BatchNorm statistics."""
+        networks = self.accelerator.unwrap_model(self.networks)
+        networks.train(training)
+        if self.args.stage == "album" and networks.appearance_encoder is not None:
+            networks.appearance_encoder.eval()
+
+    def validate(self, suffix: str = "") -> None:
+        """Draw the sheets with the averaged weights, on the main process."""
+        if not self.accelerator.is_main_process:
+            return
+        self.swap_in_average()
+        sheets = {"emotions": emotion_grid(self.pipe, self.validation_photos())}
+        if not self.pipe.published:
+            sheets["windows"] = repaint_sheet(self.pipe, self.data)
+        for name, sheet in sheets.items():
+            sheet.save(self.args.output_dir / f"{name}{suffix}.png")
+        if self.args.report_to:
+            images = {name: np.asarray(sheet)[None] for name, sheet in sheets.items()}
+            self.accelerator.get_tracker("tensorboard").log_images(images, self.step, dataformats="NHWC")
+        self.swap_out_average()
+
+    def swap_in_average(self) -> None:
+        """Use the averaged weights for a while."""
+        self.set_mode(training=False)
+        if self.args.use_ema:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+
+    def swap_out_average(self) -> None:
+        """Back to the weights that are trained."""
+        if self.args.use_ema:
+            self.ema.restore(self.parameters)
+        self.set_mode(training=True)
+
+    def validation_photos(self) -> list[np.ndarray]:
+        """The photos of the emotion grid, uint8 [H, W, 3]."""
+        if self.args.validation_images:
+            return [np.asarray(Image.open(f).convert("RGB")) for f in self.args.validation_images]
+        chosen = np.linspace(0, len(self.shards) - 1, self.args.num_validation_images).astype(int)
+        return [self.shards[int(i)].picture for i in dict.fromkeys(chosen)]
+
+    def finish(self) -> None:
+        """A last checkpoint, sheets, the loss curve and the pipeline."""
+        out = self.args.output_dir
+        if self.step % self.args.checkpointing_steps:
+            save_checkpoint(self.accelerator, self.args, self.step, self.settings)
+        if self.accelerator.is_main_process:
+            self.validate()
+            if self.log.file.exists():
+                self.log.draw(out / "losses.png")
+            self.swap_in_average()
+            write_pipeline(self.pipe, out / "pipeline")
+            if self.args.push_to_hub:
+                push(self.pipe, self.args.hub_model_id)
+        self.accelerator.end_training()
 
 
-class Progress:
-    """How far a run is, in [0, 1], by steps or by time, whichever is further; and the learning rate there."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.start = args, time.monotonic()
-
-    def share(self, step: int) -> float:
-        """0 at the start, 1 at the end."""
-        minutes = (time.monotonic() - self.start) / 60
-        by_time = minutes / self.args.max_train_minutes if self.args.max_train_minutes else 0.0
-        return min(1.0, max(step / self.args.max_train_steps, by_time))
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine."""
-        warm = min(1.0, (step + 1) / max(self.args.lr_warmup_steps, 1))
-        return self.args.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * self.share(step)))
-
-
-def save_checkpoint(accelerator: Accelerator, args: argparse.Namespace, step: int) -> None:
-    """Write `checkpoint-<step>` under another name, rename it, and drop the oldest."""
-    final = args.output_dir / f"checkpoint-{step}"
-    temporary = args.output_dir / f".{final.name}"
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for old in checkpoints(args.output_dir)[: -args.checkpoints_total_limit]:
-            shutil.rmtree(old)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-
-
-def resume(accelerator: Accelerator, args: argparse.Namespace) -> int:
-    """Load the wanted checkpoint and return its step; 0 without one."""
-    if not args.resume_from_checkpoint:
-        return 0
-    found = checkpoints(args.output_dir)
-    if args.resume_from_checkpoint != "latest":
-        found = [Path(args.resume_from_checkpoint)]
-    if not found or not found[-1].is_dir():
-        raise SystemExit(f"No checkpoint to resume in {args.output_dir}: leave out --resume_from_checkpoint.")
-    accelerator.load_state(str(found[-1]))
-    return int(found[-1].name.split("-")[1])
-
-
-@torch.no_grad()
-def validate(pipe: EmoRigPipeline, data: RigData, out: Path, device: torch.device) -> None:
-    """Rows of real photo, base, painted in 1, 2 and 4 steps, for fixed faces and seeds."""
-    rng = np.random.default_rng(1)
-    index = np.argsort(-data.arrays["opening"])[np.linspace(0, len(data) * 0.6, 12).astype(int)]
-    batch = data.batch(index, data.arrays["photo"].shape[1], rng, augment=False)
-    columns = [batch.photo, batch.base]
-    for steps in (1, 2, 4):
-        generator = torch.Generator().manual_seed(0)
-        latents = torch.randn(batch.base.shape, generator=generator).to(device)
-        correction = pipe.denoise(latents, batch.conditions.to(device), batch.code.to(device), steps, generator)[0]
-        columns.append((batch.base + correction.cpu() * batch.mask).clamp(-1, 1))
-    rows = torch.cat(columns, 3)
-    half = torch.cat(list(rows[:6]), 1), torch.cat(list(rows[6:]), 1)
-    picture = ((torch.cat(half, 2) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
-    Image.fromarray(picture).save(out)
-
-
-def build(args: argparse.Namespace) -> tuple[EmoRigPipeline, RigUNet]:
-    """The pipeline with the network to train."""
-    pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
-    if args.from_scratch or pipe.unet is None:
-        if not args.unet:
-            raise SystemExit("A network from scratch needs its sizes: give a --config with a `unet` section.")
-        unet = RigUNet(cond_dim=pipe.head.config.num_expression + 6, **args.unet)
-    else:
-        unet = pipe.unet
-    parts = {"head": pipe.head, "encoder": pipe.encoder, "unet": unet, "scheduler": make_scheduler()}
-    settings = {n: pipe.config[n] for n in ("emotions", "crop_size", "repaint_window", "residual_scale")}
-    steps = args.sampler_steps or pipe.config.default_num_inference_steps
-    return EmoRigPipeline(**parts, **settings, default_num_inference_steps=steps), unet
+def write_pipeline(pipe: EmoRigPipeline, folder: Path) -> None:
+    """Save under another name, then rename."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipe.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
 
 
 def main() -> None:
     """Command line."""
     args = parse_args()
-    logger = {"log_with": args.report_to, "project_dir": args.output_dir} if args.report_to else {}
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, gradient_accumulation_steps=args.gradient_accumulation_steps, **logger
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_dir=args.output_dir,
     )
-    set_seed(args.seed, device_specific=True)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    pipe, unet = build(args)
-    pipe.set_progress_bar_config(disable=True)
-    data = RigData(args.train_data_dir, pipe.head.config.expression_names)
-    ema = EMAModel(unet.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), args.learning_rate, betas=(0.9, 0.99), weight_decay=args.adam_weight_decay
-    )
-    unet, optimizer = accelerator.prepare(unet, optimizer)
-    accelerator.register_for_checkpointing(ema)
-    ema.to(accelerator.device)
-    objective = Objective(
-        pipe.scheduler.alphas_cumprod.to(accelerator.device),
-        pipe.config.residual_scale,
-        training_timesteps(pipe.scheduler, args.sampler_steps).to(accelerator.device),
-        args.terminal_share,
-        args.code_dropout,
-        LPIPS("alex").to(accelerator.device) if args.lpips_weight else None,
-        args.lpips_weight,
-    )
-    accelerator.print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {describe(data)}")
+    set_seed(args.seed)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(args, accelerator)
+    except (DataError, PhotoError, OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     if args.report_to:
         accelerator.init_trackers("train_rig")
-    step = resume(accelerator, args)
-    train(accelerator, args, data, unet, optimizer, ema, objective, pipe, step)
-
-
-def train(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    data: RigData,
-    unet: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: EMAModel,
-    objective: Objective,
-    pipe: EmoRigPipeline,
-    step: int,
-) -> None:
-    """The loop; ends with the averaged network in `output_dir` as a pipeline."""
-    progress = Progress(args)
-    batches = data.batches(args.train_batch_size, args.resolution, args.seed + 1000 * accelerator.process_index + step)
-    bar = tqdm(total=args.max_train_steps, initial=step, disable=not accelerator.is_local_main_process, mininterval=10)
-    means: dict[str, float] = {}
-    while progress.share(step) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = progress.learning_rate(step)
-        for _ in range(args.gradient_accumulation_steps):
-            with accelerator.accumulate(unet):
-                batch = next(batches)
-                batch = Batch(*(value.to(accelerator.device) for value in vars(batch).values()))
-                losses = objective(unet, batch)
-                accelerator.backward(losses["total"])
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-        ema.step(unet.parameters())
-        step += 1
-        means = {k: means.get(k, v.item()) * 0.98 + v.item() * 0.02 for k, v in losses.items()}
-        bar.update()
-        bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
-        accelerator.log(means, step)
-        if step % args.checkpointing_steps == 0:
-            save_checkpoint(accelerator, args, step)
-        if step % args.validation_steps == 0 and accelerator.is_main_process:
-            ema.store(unet.parameters())
-            ema.copy_to(unet.parameters())
-            validate(pipe, data, args.output_dir / f"validation-{step}.png", accelerator.device)
-            ema.restore(unet.parameters())
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        ema.copy_to(unet.parameters())
-        pipe.unet = accelerator.unwrap_model(unet)
-        validate(pipe, data, args.output_dir / "validation.png", accelerator.device)
-        pipe.save_pretrained(args.output_dir / "pipeline")
-    accelerator.end_training()
+    count = sum(p.numel() for p in trainer.parameters)
+    accelerator.print(f"{count / 1e6:.2f} M parameters, {describe(trainer.shards)}")
+    trainer.train()
 
 
 if __name__ == "__main__":

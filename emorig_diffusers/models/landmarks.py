@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ..codes import FaceCodes
+from ..render import project
 from .head import HeadModel, rotation_matrix
 
 EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7,
@@ -29,7 +31,7 @@ class FitResult:
     """A fit and what it left over.
 
     Attributes:
-        codes: Fitted codes without light [1, ...].
+        codes: Fitted codes [1, ...]; a fit to landmarks leaves their light 0.
         residual: Detected minus fitted landmarks [N, 2], normalised device coordinates of the crop (y down).
         error: Length of the residual [N], same unit; 2 / crop size is one pixel.
     """
@@ -37,6 +39,63 @@ class FitResult:
     codes: FaceCodes
     residual: np.ndarray
     error: np.ndarray
+
+
+def compare(head: HeadModel, codes: FaceCodes, points: np.ndarray) -> FitResult:
+    """What codes of one face leave over of detected landmarks.
+
+    Args:
+        head: The head the codes belong to, with a landmark embedding.
+        codes: One face [1, ...].
+        points: Detected points [N or more, 2+], normalised device coordinates of the crop of `codes.camera`.
+
+    Raises:
+        ValueError: If there are fewer points than the head has landmarks.
+    """
+    goal = landmark_goal(head, points)
+    vertices = head(codes.shape, codes.expression, codes.pose)
+    shown = project(head.landmarks(vertices), codes.camera)[0, :, :2].double().numpy()
+    residual = goal - shown
+    return FitResult(codes, residual, np.linalg.norm(residual, axis=1))
+
+
+def landmark_goal(head: HeadModel, points: np.ndarray) -> np.ndarray:
+    """The points [N, 2] that a head of N landmarks is fitted to, float64; ValueError if there are fewer."""
+    count = head.config.num_landmarks
+    if len(points) < count:
+        raise ValueError(f"The fit needs {count} landmarks, got {len(points)}.")
+    return np.asarray(points, np.float64)[:count, :2]
+
+
+def relaxed_expression(
+    head: HeadModel, codes: FaceCodes, low: Tensor, high: Tensor, offsets: Tensor | None = None
+) -> Tensor:
+    """A person's own relaxed face [1, E]: ψ within a range, then lips closed by the units that can close them.
+
+    Units that tell people apart rather than emotions (how lips roll, where the jaw sits) are kept by a wide range.
+    Without named units no lips are closed, and a range of zero width, as for FLAME, gives expression zero.
+
+    Args:
+        head: The head the codes belong to.
+        codes: Codes of one face [1, ...].
+        low, high: Range of every unit on relaxed faces [E].
+        offsets: Vertex offsets [V, 2] that the fit left over, normalised device coordinates.
+    """
+    expression = codes.expression.clamp(low, high)
+    closing = [i for i, n in enumerate(head.config.expression_names) if n.startswith(CLOSING_UNITS)]
+    if not closing:
+        return expression
+    upper, lower = (list(points) for points in zip(*LIP_PAIRS))
+    height = lambda field: (lambda y: y[..., upper] - y[..., lower])(head.landmarks(field)[..., 1])  # noqa: E731
+    gap = height(head.rest_vertices(codes.shape, expression))[0]
+    if offsets is not None:
+        flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
+        gap = gap - height(flat)[0] / codes.camera[0, 0]
+    slope = height(head.expression_basis[closing]).T  # [pairs, units], metres
+    ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
+    excess = (gap - LIPS_TOUCH).clamp(min=0)
+    expression[:, closing] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+    return expression
 
 
 class LandmarkEncoder(ModelMixin, ConfigMixin):
@@ -86,38 +145,29 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If there are fewer points than the head has landmarks.
         """
-        if len(landmarks) < head.config.num_landmarks:
-            raise ValueError(f"The fit needs {head.config.num_landmarks} landmarks, got {len(landmarks)}.")
         problem = _Problem(head, self, landmarks, scores)
         state = problem.start()
         for _ in range(self.config.iterations):
             state = problem.step(state)
         return problem.result(state)
 
-    @torch.no_grad()
-    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
-        """The person's own relaxed face [1, E]: ψ within the range seen on relaxed faces, lips closed.
-
-        Units that tell people apart rather than emotions (how lips roll, where the jaw sits) are kept.
+    def fit(
+        self, head: HeadModel, points: np.ndarray, scores: dict[str, float], crop: Callable[[int], Tensor]
+    ) -> FitResult:
+        """Fit one face: `forward`, under the signature that all encoders share; the picture is not looked at.
 
         Args:
-            head: The head the codes belong to.
-            codes: Fitted codes [1, ...].
-            offsets: Vertex offsets [V, 2] that the fit left over, normalised device coordinates.
+            head: Head with named expression units and a landmark embedding.
+            points: Detected landmarks [N, 2+] in normalised device coordinates of the aligned crop.
+            scores: Blendshape scores in [0, 1] by unit name.
+            crop: Gives the aligned crop of a side in pixels as [1, 3, side, side] in [0, 1].
         """
-        expression = codes.expression.clamp(self.neutral_low, self.neutral_high)
-        upper, lower = (list(points) for points in zip(*LIP_PAIRS))
-        height = lambda field: (lambda y: y[..., upper] - y[..., lower])(head.landmarks(field)[..., 1])  # noqa: E731
-        gap = height(head.rest_vertices(codes.shape, expression))[0]
-        if offsets is not None:
-            flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
-            gap = gap - height(flat)[0] / codes.camera[0, 0]
-        closing = [i for i, n in enumerate(head.config.expression_names) if n.startswith(CLOSING_UNITS)]
-        slope = height(head.expression_basis[closing]).T  # [pairs, units], metres
-        ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
-        excess = (gap - LIPS_TOUCH).clamp(min=0)
-        expression[:, closing] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
-        return expression
+        return self(head, points, scores)
+
+    @torch.no_grad()
+    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
+        """The person's own relaxed face [1, E]: see `relaxed_expression`."""
+        return relaxed_expression(head, codes, self.neutral_low, self.neutral_high, offsets)
 
 
 @dataclass
@@ -135,12 +185,11 @@ class _Problem:
     def __init__(
         self, head: HeadModel, encoder: LandmarkEncoder, landmarks: np.ndarray, scores: dict[str, float]
     ) -> None:
-        count = head.config.num_landmarks
         corners = head.faces[head.landmark_faces]
         place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
         self.template = place(head.template)
         self.shapes, self.units = place(head.shape_basis), place(head.expression_basis)
-        self.goal = np.asarray(landmarks, np.float64)[:count, :2] * [1, -1]
+        self.goal = landmark_goal(head, landmarks) * [1, -1]
         self.spread = np.linalg.norm(self.goal.std(0))
         self.weight = head.landmark_weight.double().numpy().copy()
         for points, value in ((INNER_LIPS, "lip_weight"), (OUTER_LIPS, "eye_weight"), (EYES, "eye_weight")):
