@@ -1,0 +1,242 @@
+"""Train an EmocaEncoder: face codes from the photo in one pass, for the head of any pipeline.
+
+    accelerate launch train/train_encoder.py --config train/presets/encoder-open.yaml --train_data_dir shards
+        --validation_data_dir dev_shards --output_dir run
+
+Photos teach it what the pipeline's own encoder read from them (codes in the shards), where their landmarks lie, what
+they look like and what they feel like; drawn heads, whose codes are exact, teach it the expressions that photos lack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from encoder_data import Augment, Batch, EncoderData, Mirror
+from encoder_draw import DrawnHeads
+from encoder_losses import EncoderNetworks, EncoderObjective, measure, upright
+from loop import Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from emorig_diffusers import EmoRigPipeline, FaceCodes
+from emorig_diffusers.assets import AssetError
+from emorig_diffusers.metrics.emotion import EmotionJudge
+from emorig_diffusers.models.emoca import EmocaEncoder
+from emorig_diffusers.models.head import HeadModel
+from emorig_diffusers.render import interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+
+WEIGHTS = {"shape": 1.0, "expression": 2.0, "pose": 1.0, "camera": 1.0, "light": 0.3,
+           "landmark": 0.5, "relative": 0.5, "photometric": 0.1, "emotion": 0.05}  # fmt: skip
+"""Losses and their default weights: five kinds of codes, and those of `EncoderObjective`."""
+SETTINGS = ("encoder",)
+EVALUATED = 16  # photos at a time
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Arguments, with defaults from the preset named by --config."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_loop_arguments(parser)
+    add = parser.add_argument
+    add("--pretrained_model_name_or_path", default="emorig-open", help="gives the head, and the relaxed face")
+    add("--validation_data_dir", type=Path, help="shards that are only looked at")
+    add("--render_share", type=float, default=0.25, help="of each batch: drawn heads instead of photos")
+    add("--photometric_samples", type=int, default=4, help="photos of a batch whose colours are compared")
+    for name, weight in WEIGHTS.items():
+        add(f"--{name}_weight", type=float, default=weight)
+    add("--encoder", type=dict, help=argparse.SUPPRESS)
+    args = parse_with_preset(parser, argv)
+    require(parser, args, "train_data_dir", "output_dir", "encoder")
+    if not 0 <= args.render_share < 1:
+        parser.error("--render_share must be at least 0 and below 1.")
+    return args
+
+
+class Trainer:
+    """One run: owns what changes from step to step."""
+
+    def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
+        self.args, self.accelerator = args, accelerator
+        pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
+        self.head = pipe.head
+        config = self.head.config
+        self.encoder = EmocaEncoder(
+            num_shape=config.num_shape, num_expression=config.num_expression, num_texture=0, calibrated=True,
+            crop="aligned", **args.encoder,
+        )  # fmt: skip
+        size = self.encoder.config.image_size
+        judge = EmotionJudge() if args.emotion_weight else None
+        self.data = EncoderData(args.train_data_dir, self.head, size, judge)
+        self.held_out = EncoderData(args.validation_data_dir, self.head, size) if args.validation_data_dir else None
+        mean, spread = self.data.statistics()
+        low, high = (getattr(pipe.encoder, f"neutral_{side}").detach() for side in ("low", "high"))
+        self.encoder.calibrate(mean, spread, low, high)
+        mirror, device = Mirror(self.head), accelerator.device
+        self.augment = Augment(copy.deepcopy(self.head), mirror, size)
+        self.drawn = DrawnHeads(copy.deepcopy(self.head), self.data, mirror, low, high, pipe.recipes, device)
+        networks = EncoderNetworks(self.encoder, emotions=bool(args.emotion_weight))
+        self.parameters = [p for p in networks.parameters() if p.requires_grad]
+        betas = (args.adam_beta1, args.adam_beta2)
+        optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
+        self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
+        self.objective = EncoderObjective(self.head.to(device), mirror, spread, args)
+        self.progress = Progress(args)
+        self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema.to(device)
+        accelerator.register_for_checkpointing(self.progress, *([self.ema] if args.use_ema else []))
+        self.settings = {name: getattr(args, name) for name in SETTINGS}
+        self.step = resume(accelerator, args, self.settings)
+        self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
+
+    def train(self) -> None:
+        """To the end, then write the encoder."""
+        args = self.args
+        bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5,
+                   disable=not self.accelerator.is_main_process)  # fmt: skip
+        self.networks.train()
+        losses = []
+        while self.progress.share(self.step) < 1:
+            losses.append(self.take_step())
+            self.step += 1
+            bar.update()
+            if self.step % args.logging_steps == 0:
+                bar.set_postfix(self.report(losses), refresh=False)
+                losses = []
+            if self.step % args.checkpointing_steps == 0:
+                save_checkpoint(self.accelerator, args, self.step, self.settings)
+            if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
+                self.validate(f"-{self.step}")
+        self.finish()
+
+    def batch(self) -> Batch:
+        """Photos, then drawn heads; what is drawn follows from seed, step and process."""
+        args, rng = self.args, np.random.default_rng([self.args.seed, self.step, self.accelerator.process_index])
+        torch.manual_seed(int(rng.integers(2**63)))
+        count = round(args.train_batch_size * args.render_share)
+        photos = self.data.take(rng.integers(len(self.data), size=args.train_batch_size - count))
+        parts = [photos, self.drawn.batch(count, rng)] if count else [photos]
+        return self.augment(Batch.cat(parts), rng).to(self.accelerator.device)
+
+    def take_step(self) -> dict[str, Tensor]:
+        """One optimiser step; its losses on this process."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.progress.learning_rate(self.step)
+        losses = self.objective(self.networks, self.batch())
+        self.accelerator.backward(losses["loss"])
+        self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.parameters)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def report(self, losses: list[dict[str, Tensor]]) -> dict[str, str]:
+        """Log the means over steps and processes; what the progress bar shows."""
+        means = {name: torch.stack([step[name] for step in losses]).mean() for name in losses[0]}
+        means = {k: float(v) for k, v in self.accelerator.reduce(means, "mean").items()}
+        if not math.isfinite(means["loss"]):
+            raise SystemExit(f"The loss is no number any more at step {self.step}: resume with a smaller rate.")
+        row = means | {"learning_rate": self.progress.learning_rate(self.step)}
+        self.accelerator.log(row, self.step)
+        if self.log:
+            self.log.add({"step": self.step} | {k: f"{v:.6g}" for k, v in row.items()})
+        return {k: f"{v:.3f}" for k, v in means.items()}
+
+    def validate(self, suffix: str = "") -> None:
+        """Figures and a sheet of the held-out photos, with the averaged weights."""
+        if self.held_out is None or not self.accelerator.is_main_process:
+            return
+        self.networks.eval()
+        if self.args.use_ema:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        figures, sheet = evaluate(self.encoder, self.objective, self.held_out)
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+        sheet.save(self.args.output_dir / f"heads{suffix}.png")
+        if self.args.use_ema:
+            self.ema.restore(self.parameters)
+        self.networks.train()
+
+    def finish(self) -> None:
+        """A last checkpoint, the loss curve, and the encoder with the averaged weights."""
+        args = self.args
+        if self.step % args.checkpointing_steps:
+            save_checkpoint(self.accelerator, args, self.step, self.settings)
+        if self.accelerator.is_main_process:
+            self.validate()
+            if self.log.file.exists():
+                self.log.draw(args.output_dir / "losses.png")
+            if args.use_ema:
+                self.ema.copy_to(self.parameters)
+            temporary, folder = args.output_dir / ".encoder", args.output_dir / "encoder"
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.encoder.eval().save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        self.accelerator.end_training()
+
+
+@torch.no_grad()
+def evaluate(
+    encoder: EmocaEncoder, objective: EncoderObjective, data: EncoderData
+) -> tuple[dict[str, float], Image.Image]:
+    """What an encoder makes of photos.
+
+    Returns:
+        Medians over the photos: `pixels`, mean landmark error on a 384-pixel crop; `fit`, that of the codes in the
+        shards; `expression`, RMS difference of units to those; and a sheet of photos with the predicted heads' normals.
+    """
+    figures, pictures = {"pixels": [], "expression": []}, []
+    for start in range(0, len(data), EVALUATED):
+        photos = data.take(np.arange(start, min(start + EVALUATED, len(data)))).to(objective.head.device)
+        batch = upright(photos, encoder.config.image_size)
+        codes = encoder(batch.image)
+        for name, value in measure(objective, codes, batch).items():
+            figures[name].append(value)
+        if len(pictures) < 2:
+            pictures.append(torch.cat(list(_overlay(objective.head, codes, photos.image)), 2).cpu())
+    medians = {name: float(torch.cat(values).median()) for name, values in figures.items()}
+    sheet = torch.cat([row for row in pictures if row.shape == pictures[0].shape], 1)
+    sheet = Image.fromarray((sheet * 255).byte().permute(1, 2, 0).numpy())
+    return medians | {"fit": float(data.errors.median())}, sheet
+
+
+def _overlay(head: HeadModel, codes: FaceCodes, image: Tensor) -> Tensor:
+    """Photos [B, 3, S, S] above the same with half-transparent normals [B, 3, 2 S, S]."""
+    size, vertices = image.shape[-1], head(codes.shape, codes.expression, codes.pose)
+    fragments = rasterize(ndc_to_pixels(project(vertices, codes.camera), size), head.faces, size, size)
+    normal = interpolate(fragments, head.faces, vertex_normals(vertices, head.faces)).permute(0, 3, 1, 2)
+    on = (fragments.face >= 0)[:, None]
+    return torch.cat([image, torch.where(on, 0.4 * image + 0.6 * (normal * 0.5 + 0.5), image).clamp(0, 1)], 2)
+
+
+def main() -> None:
+    """Command line."""
+    args = parse_args()
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
+    )
+    set_seed(args.seed)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(args, accelerator)
+    except (ValueError, OSError, AssetError) as error:
+        raise SystemExit(str(error)) from None
+    if args.report_to:
+        accelerator.init_trackers("train_encoder")
+    count = sum(p.numel() for p in trainer.parameters)
+    accelerator.print(f"{count / 1e6:.2f} M parameters, {len(trainer.data)} photos")
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
