@@ -27,7 +27,7 @@ from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
 from .published import PublishedMixin
 from .repaint import stack_conditions
-from .rig import OPEN_CODE, EncodedFace, FaceEncoder, check_code_parts, unchanged
+from .rig import OPEN_CODE, EncodedFace, FaceEncoder, part_names, unchanged
 from .sampling import Sampling
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -88,7 +88,8 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         crop_size: Side of the aligned crop the network was trained on, pixels.
         repaint_window: (left, top, side) of the part of the crop the network sees, unless it draws the whole crop.
         residual_scale: The network's output is this times the difference from its base, unless it draws the whole crop.
-        code_parts: What the network is told of a face besides pictures, in order: names of `rig.CODE_PARTS`.
+        code_parts: What the network is told of a face besides pictures, in order: names of `rig.CODE_PARTS`, in a
+            sequence or in one text with spaces between them.
         shape: Shape code of the one person that a network which draws the whole crop was tuned on; it replaces what
             the encoder reads from each photo.
 
@@ -112,11 +113,10 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         crop_size: int = 256,
         repaint_window: tuple[int, int, int] | list[int] = (48, 88, 160),
         residual_scale: float = 2.0,
-        code_parts: tuple[str, ...] | list[str] = OPEN_CODE,
+        code_parts: str | tuple[str, ...] | list[str] = OPEN_CODE,
         shape: list[float] | None = None,
     ) -> None:
         super().__init__()
-        check_code_parts(code_parts)
         self.register_modules(
             head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder
         )
@@ -126,7 +126,7 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
             crop_size=crop_size,
             repaint_window=tuple(repaint_window),
             residual_scale=residual_scale,
-            code_parts=tuple(code_parts),
+            code_parts=" ".join(part_names(code_parts)),  # diffusers takes lists of texts for components
             shape=shape,
         )
         self.texture = PhotoTexture(head)
@@ -209,7 +209,7 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
     def _check_components(self) -> None:
         if self.unet is not None and self.scheduler is None:
             raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
-        if self.unet is not None and "appearance" in self.config.code_parts and self.appearance_encoder is None:
+        if self.unet is not None and "appearance" in self.code_parts and self.appearance_encoder is None:
             raise ValueError(
                 "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
                 "of its checkpoint."

@@ -100,7 +100,7 @@ class PublishedMixin(RigMixin, SamplingMixin):
         return pasted, Image.fromarray((mask * 255).round().astype(np.uint8))
 
     def _appearance(self, rgb: np.ndarray, matrix: np.ndarray) -> Tensor | None:
-        if "appearance" not in self.config.code_parts:
+        if "appearance" not in self.code_parts:
             return None
         crop = torch.from_numpy(warp_crop(rgb, matrix, self.config.crop_size)).permute(2, 0, 1)[None]
         return self.appearance_code(crop / 127.5 - 1)

@@ -25,31 +25,32 @@ CODE_PARTS = ("appearance", "shape", "texture", "expression", "pose", "light", "
 """What a network can be told of a face: codes of the head, and `appearance`, the code of the photo."""
 
 
-def code_width(head: HeadModel, parts: Sequence[str], appearance_dim: int = 0, texture_dim: int = 0) -> int:
+def code_width(head: HeadModel, parts: str | Sequence[str], appearance_dim: int = 0, texture_dim: int = 0) -> int:
     """Length C of `RigMixin.condition_code`: the `cond_dim` of a network that is told `parts`.
 
     ("appearance",) is DiffusionRig's (64); ("appearance", "shape", "shape", "texture") the 314 of EMOCA's codes.
 
     Args:
         head: Head that the codes are for.
-        parts: Names of CODE_PARTS, in order; one may come twice.
+        parts: Names of CODE_PARTS, in order, as for `part_names`; one may come twice.
         appearance_dim: Length of the appearance encoder's code.
         texture_dim: Length of the texture code.
 
     Raises:
         ValueError: If a part is unknown.
     """
-    check_code_parts(parts)
     shape, expression = head.config.num_shape, head.config.num_expression
     widths = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3)))
-    return sum(widths[part] for part in parts)
+    return sum(widths[part] for part in part_names(parts))
 
 
-def check_code_parts(parts: Sequence[str]) -> None:
-    """Raise ValueError for a name that is not in CODE_PARTS."""
-    unknown = [part for part in parts if part not in CODE_PARTS]
+def part_names(parts: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of CODE_PARTS from a sequence, or from one text with spaces between them; ValueError for another name."""
+    names = tuple(parts.split() if isinstance(parts, str) else parts)
+    unknown = [name for name in names if name not in CODE_PARTS]
     if unknown:
         raise ValueError(f"Unknown code part {unknown[0]!r} in code_parts: choose from {', '.join(CODE_PARTS)}.")
+    return names
 
 
 @runtime_checkable  # diffusers looks whether a passed component is one
@@ -101,6 +102,11 @@ class RigMixin:
         """Emotion recipes: the checkpoint's own or the package's."""
         own = self.config.emotions or RECIPES
         return {name: own[name] for name in (*EMOTIONS, *own) if name in own}  # a saved config is sorted by letters
+
+    @property
+    def code_parts(self) -> tuple[str, ...]:
+        """Names of CODE_PARTS that the network is told, in order."""
+        return part_names(self.config.code_parts)
 
     @torch.no_grad()
     def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
@@ -216,14 +222,15 @@ class RigMixin:
         Raises:
             ValueError: If the network takes an appearance code and none is given.
         """
-        return code_vector(codes, self.config.code_parts, appearance)
+        return code_vector(codes, self.code_parts, appearance)
 
 
-def code_vector(codes: FaceCodes, parts: Sequence[str], appearance: Tensor | None = None) -> Tensor:
+def code_vector(codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor | None = None) -> Tensor:
     """Parts of codes side by side [B, C], as `RigMixin.condition_code`."""
-    if appearance is None and "appearance" in parts:
+    names = part_names(parts)
+    if appearance is None and "appearance" in names:
         raise ValueError("This pipeline's network takes a code of the photo: give that of its appearance_encoder.")
-    chosen = (appearance.to(codes.shape) if part == "appearance" else getattr(codes, part) for part in parts)
+    chosen = (appearance.to(codes.shape) if name == "appearance" else getattr(codes, name) for name in names)
     return torch.cat([code.flatten(1) for code in chosen], 1)
 
 
