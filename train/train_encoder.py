@@ -39,7 +39,6 @@ from emorig_diffusers.render import interpolate, ndc_to_pixels, project, rasteri
 WEIGHTS = {"shape": 1.0, "expression": 2.0, "pose": 1.0, "camera": 1.0, "light": 0.3,
            "landmark": 0.5, "relative": 0.5, "photometric": 0.1, "emotion": 0.05}  # fmt: skip
 """Losses and their default weights: five kinds of codes, and those of `EncoderObjective`."""
-SETTINGS = ("encoder",)
 EVALUATED = 16  # photos at a time
 
 
@@ -49,6 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_loop_arguments(parser)
     add = parser.add_argument
     add("--pretrained_model_name_or_path", default="emorig-open", help="gives the head, and the relaxed face")
+    add("--pretrained_encoder", type=Path, help="go on with this EmocaEncoder, instead of one from scratch")
+    add("--freeze_coarse", action="store_true", help="train only its expression encoder, as EMOCA did on DECA")
     add("--validation_data_dir", type=Path, help="shards that are only looked at")
     add("--render_share", type=float, default=0.25, help="of each batch: drawn heads instead of photos")
     add("--photometric_samples", type=int, default=4, help="photos of a batch whose colours are compared")
@@ -56,10 +57,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         add(f"--{name}_weight", type=float, default=weight)
     add("--encoder", type=dict, help=argparse.SUPPRESS)
     args = parse_with_preset(parser, argv)
-    require(parser, args, "train_data_dir", "output_dir", "encoder")
+    require(parser, args, "train_data_dir", "output_dir", *([] if args.pretrained_encoder else ["encoder"]))
     if not 0 <= args.render_share < 1:
         parser.error("--render_share must be at least 0 and below 1.")
     return args
+
+
+def build(args: argparse.Namespace, head: HeadModel) -> EmocaEncoder:
+    """The encoder to train.
+
+    Raises:
+        ValueError: If it is for another head, or has nothing left to train.
+    """
+    sizes = {"num_shape": head.config.num_shape, "num_expression": head.config.num_expression}
+    if args.pretrained_encoder:
+        encoder = EmocaEncoder.from_pretrained(args.pretrained_encoder)
+        if any(encoder.config[name] != size for name, size in sizes.items()):
+            raise ValueError(f"{args.pretrained_encoder} is for another head: give the pipeline it belongs to.")
+    else:
+        encoder = EmocaEncoder(**{"num_texture": 0, "crop": "aligned", **args.encoder, **sizes}, calibrated=True)
+    if args.freeze_coarse and (not encoder.config.expression_encoder or encoder.config.shared_trunk):
+        raise ValueError("--freeze_coarse leaves nothing to train: the encoder has no second trunk for expression.")
+    return encoder
+
+
+def relaxed_range(pipe: EmoRigPipeline) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of every unit on relaxed faces [E]; zero where the pipeline's encoder has none."""
+    if isinstance(pipe.encoder, EmocaEncoder) and not pipe.encoder.config.calibrated:
+        return torch.zeros(pipe.head.config.num_expression), torch.zeros(pipe.head.config.num_expression)
+    return pipe.encoder.neutral_low.detach().clone(), pipe.encoder.neutral_high.detach().clone()
 
 
 class Trainer:
@@ -68,34 +94,41 @@ class Trainer:
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.args, self.accelerator = args, accelerator
         pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
-        self.head = pipe.head
-        config = self.head.config
-        self.encoder = EmocaEncoder(
-            num_shape=config.num_shape, num_expression=config.num_expression, num_texture=0, calibrated=True,
-            crop="aligned", **args.encoder,
-        )  # fmt: skip
+        self.encoder, device = build(args, pipe.head), accelerator.device
         size = self.encoder.config.image_size
         judge = EmotionJudge() if args.emotion_weight else None
-        self.data = EncoderData(args.train_data_dir, self.head, size, judge)
-        self.held_out = EncoderData(args.validation_data_dir, self.head, size) if args.validation_data_dir else None
-        mean, spread = self.data.statistics()
-        low, high = (getattr(pipe.encoder, f"neutral_{side}").detach() for side in ("low", "high"))
-        self.encoder.calibrate(mean, spread, low, high)
-        mirror, device = Mirror(self.head), accelerator.device
-        self.augment = Augment(copy.deepcopy(self.head), mirror, size)
-        self.drawn = DrawnHeads(copy.deepcopy(self.head), self.data, mirror, low, high, pipe.recipes, device)
+        part = accelerator.process_index, accelerator.num_processes
+        self.data = EncoderData(args.train_data_dir, pipe.head, size, judge, part)
+        held_out = args.validation_data_dir
+        self.held_out = EncoderData(held_out, pipe.head, size) if held_out else None
+        (mean, spread), limits = self.data.statistics(), relaxed_range(pipe)
+        if not args.pretrained_encoder:
+            self.encoder.calibrate(mean, spread, *limits)
+        mirror, head = Mirror(pipe.head), copy.deepcopy(pipe.head).to(device)
+        self.augment = Augment(head, mirror, size)
+        self.drawn = DrawnHeads(pipe.head, self.data, mirror, *limits, pipe.recipes, device)
+        self.objective = EncoderObjective(head, mirror, spread, args)
+        self.prepare_networks()
+
+    def prepare_networks(self) -> None:
+        """Networks, optimiser and average; a wanted checkpoint is loaded."""
+        args, accelerator = self.args, self.accelerator
         networks = EncoderNetworks(self.encoder, emotions=bool(args.emotion_weight))
+        if args.freeze_coarse:
+            self.encoder.E_flame.requires_grad_(False)
+        if accelerator.device.type == "cpu":
+            networks = networks.to(memory_format=torch.channels_last)  # a third faster there
         self.parameters = [p for p in networks.parameters() if p.requires_grad]
         betas = (args.adam_beta1, args.adam_beta2)
         optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
         self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
-        self.objective = EncoderObjective(self.head.to(device), mirror, spread, args)
         self.progress = Progress(args)
         self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        self.ema.to(device)
         accelerator.register_for_checkpointing(self.progress, *([self.ema] if args.use_ema else []))
-        self.settings = {name: getattr(args, name) for name in SETTINGS}
+        config = {name: value for name, value in self.encoder.config.items() if not name.startswith("_")}
+        self.settings = {"encoder": config, "freeze_coarse": args.freeze_coarse}
         self.step = resume(accelerator, args, self.settings)
+        self.ema.to(accelerator.device)  # resumed, it is on the CPU
         self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
 
     def train(self) -> None:
@@ -103,7 +136,7 @@ class Trainer:
         args = self.args
         bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5,
                    disable=not self.accelerator.is_main_process)  # fmt: skip
-        self.networks.train()
+        self.set_mode(training=True)
         losses = []
         while self.progress.share(self.step) < 1:
             losses.append(self.take_step())
@@ -118,26 +151,40 @@ class Trainer:
                 self.validate(f"-{self.step}")
         self.finish()
 
-    def batch(self) -> Batch:
-        """Photos, then drawn heads; what is drawn follows from seed, step and process."""
-        args, rng = self.args, np.random.default_rng([self.args.seed, self.step, self.accelerator.process_index])
+    def set_mode(self, training: bool) -> None:
+        """Training or inference; a frozen part keeps its BatchNorm statistics."""
+        self.networks.train(training)
+        if self.args.freeze_coarse:
+            self.encoder.E_flame.eval()
+
+    def batch(self, number: int) -> Batch:
+        """Photos, then drawn heads; what is drawn follows from seed, number and process."""
+        args, rng = self.args, np.random.default_rng([self.args.seed, number, self.accelerator.process_index])
         torch.manual_seed(int(rng.integers(2**63)))
         count = round(args.train_batch_size * args.render_share)
         photos = self.data.take(rng.integers(len(self.data), size=args.train_batch_size - count))
-        parts = [photos, self.drawn.batch(count, rng)] if count else [photos]
-        return self.augment(Batch.cat(parts), rng).to(self.accelerator.device)
+        parts = [photos.to(self.accelerator.device)]
+        if count:
+            parts.append(self.drawn.batch(count, rng))
+        return self.augment(Batch.cat(parts), rng)
 
     def take_step(self) -> dict[str, Tensor]:
-        """One optimiser step; its losses on this process."""
+        """One optimiser step; its mean losses on this process."""
+        total, times = {}, self.args.gradient_accumulation_steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.progress.learning_rate(self.step)
-        losses = self.objective(self.networks, self.batch())
-        self.accelerator.backward(losses["loss"])
-        self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for i in range(times):
+            with self.accelerator.accumulate(self.networks):
+                losses = self.objective(self.networks, self.batch(self.step * times + i))
+                self.accelerator.backward(losses["loss"])
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach() / times
         self.ema.step(self.parameters)
-        return {name: value.detach() for name, value in losses.items()}
+        return total
 
     def report(self, losses: list[dict[str, Tensor]]) -> dict[str, str]:
         """Log the means over steps and processes; what the progress bar shows."""
@@ -155,7 +202,7 @@ class Trainer:
         """Figures and a sheet of the held-out photos, with the averaged weights."""
         if self.held_out is None or not self.accelerator.is_main_process:
             return
-        self.networks.eval()
+        self.set_mode(training=False)
         if self.args.use_ema:
             self.ema.store(self.parameters)
             self.ema.copy_to(self.parameters)
@@ -164,7 +211,7 @@ class Trainer:
         sheet.save(self.args.output_dir / f"heads{suffix}.png")
         if self.args.use_ema:
             self.ema.restore(self.parameters)
-        self.networks.train()
+        self.set_mode(training=True)
 
     def finish(self) -> None:
         """A last checkpoint, the loss curve, and the encoder with the averaged weights."""
@@ -179,7 +226,7 @@ class Trainer:
                 self.ema.copy_to(self.parameters)
             temporary, folder = args.output_dir / ".encoder", args.output_dir / "encoder"
             shutil.rmtree(temporary, ignore_errors=True)
-            self.encoder.eval().save_pretrained(temporary)
+            self.encoder.eval().to(memory_format=torch.contiguous_format).save_pretrained(temporary)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
         self.accelerator.end_training()
@@ -223,7 +270,10 @@ def main() -> None:
     """Command line."""
     args = parse_args()
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_dir=args.output_dir,
     )
     set_seed(args.seed)
     try:

@@ -193,7 +193,7 @@ def make_objective(
         )
     prior = None
     if args.stage == "album" and args.prior_loss_weight:
-        prior = RigNetworks(pipe.unet, pipe.appearance_encoder, pipe.config.code_parts)
+        prior = RigNetworks(pipe.unet, pipe.appearance_encoder, pipe.code_parts)
         prior = copy.deepcopy(prior).requires_grad_(False).eval().to(device)
     return DenoisingObjective(
         alphas,
@@ -234,7 +234,7 @@ class Trainer:
         self.data, weights = make_data(args, self.pipe, self.shards, accelerator)
         self.objective = make_objective(args, self.pipe, accelerator.device)
         album = args.stage == "album"
-        networks = RigNetworks(self.pipe.unet, self.pipe.appearance_encoder, self.pipe.config.code_parts)
+        networks = RigNetworks(self.pipe.unet, self.pipe.appearance_encoder, self.pipe.code_parts)
         if album and networks.appearance_encoder is not None:
             networks.appearance_encoder.requires_grad_(False)
         networks.unet.requires_grad_(True)
