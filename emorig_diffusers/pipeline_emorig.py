@@ -21,13 +21,16 @@ from .codes import FaceCodes
 from .emotions import action_unit_offset, check_amount, emotion_offset
 from .faces import warp_crop
 from .hub import fetch, needs_no_trust
+from .models.appearance import AppearanceEncoder
+from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
+from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
 from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
 from .published import PublishedMixin
 from .repaint import stack_conditions
-from .rig import OPEN_CODE, EncodedFace, FaceEncoder, part_names, unchanged
+from .rig import OPEN_CODE, EncodedFace, part_names, unchanged
 from .sampling import Sampling
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -104,10 +107,10 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
     def __init__(
         self,
         head: HeadModel,
-        encoder: FaceEncoder,
+        encoder: LandmarkEncoder | EmocaEncoder,
         unet: RigUNet | None = None,
         scheduler: Any | None = None,
-        appearance_encoder: Any | None = None,
+        appearance_encoder: AppearanceEncoder | None = None,
         emotions: dict[str, dict[str, float]] | None = None,
         default_num_inference_steps: int = 4,
         crop_size: int = 256,

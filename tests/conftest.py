@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch import nn
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards, write_manifest, write_shard
+from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.models.unet import RigUNet
@@ -30,6 +32,31 @@ if TYPE_CHECKING:
     from rig_data import WindowData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the training scripts are no package
+os.environ["ACCELERATE_USE_CPU"] = "true"  # the same numbers on all machines
+
+PUBLISHED = """
+resolution: 64
+train_batch_size: 3
+max_train_steps: 4
+learning_rate: 1.0e-3
+p2_gamma: 1.0
+ema_decay: 0.9
+checkpointing_steps: 2
+checkpoints_total_limit: 1
+logging_steps: 1
+num_inference_steps: 3
+num_validation_images: 0
+code_parts: [appearance, shape]
+unet:
+  sample_size: 64
+  block_out_channels: [16, 32]
+  layers_per_block: 1
+  attention_levels: []
+  mid_attention: false
+  norm_num_groups: 8
+  dropout: 0.1
+  condition_channels: [rendered, normal, albedo]
+"""
 
 
 @pytest.fixture(scope="session")
@@ -197,3 +224,39 @@ def data(pipe: EmoRigPipeline, prepared: Path, window_cache: Path) -> WindowData
     from rig_data import WindowData
 
     return WindowData(pipe, CodeShards(prepared), 64, window_cache)
+
+
+@pytest.fixture(scope="session")
+def published_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains a small network of DiffusionRig's kind."""
+    file = tmp_path_factory.mktemp("preset") / "published.yaml"
+    file.write_text(PUBLISHED)
+    return file
+
+
+@pytest.fixture(scope="session")
+def emoca(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline without networks whose encoder is a small EMOCA with random weights."""
+    torch.manual_seed(0)
+    encoder = EmocaEncoder(
+        "small", hidden=32, num_shape=80, num_texture=50, num_expression=52, image_size=32, shared_trunk=True,
+        crop="aligned",
+    )  # fmt: skip
+    for _ in range(20):  # BatchNorm learns what is usual, or all pictures look the same
+        encoder.train()(torch.rand(8, 3, 1, 1) * torch.rand(8, 3, 32, 32))
+    folder = tmp_path_factory.mktemp("emoca")
+    EmoRigPipeline(pipe.head, encoder.eval()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def refusal(run_script: Callable[..., None]) -> Callable[..., str]:
+    """Calls a training script as `run_script` does, and gives the one sentence with which it ends."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_script(*arguments)
+        assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
+        return stop.value.code
+
+    return run

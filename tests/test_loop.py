@@ -73,10 +73,12 @@ def test_a_preset_sets_defaults_and_the_command_line_wins(parse: Parse, tmp_path
         ("unet: [1, 2\n", "preset.yaml cannot be read: while parsing a flow sequence."),
         ("- seed\n- 1\n", "is no preset: it must hold lines such as `learning_rate: 1.0e-4`."),
         ("", "is no preset"),
-        ("max_train_steps: many\n", "argument --max_train_steps: invalid int value: 'many'"),
+        ("max_train_steps: many\n", "preset.yaml: max_train_steps must be a whole number, not 'many'."),
+        ("max_train_steps: 64.0\n", "preset.yaml: max_train_steps must be a whole number, not 64.0."),
+        ("lr_scheduler: cosin\n", "preset.yaml: lr_scheduler must be one of constant, cosine, linear, not 'cosin'."),
         (None, "preset.yaml cannot be read: [Errno 2] No such file or directory"),
     ],
-    ids=["unknown", "no YAML", "no mapping", "empty", "wrong type", "missing"],
+    ids=["unknown", "no YAML", "no mapping", "empty", "wrong type", "no whole number", "wrong choice", "missing"],
 )
 def test_presets_that_are_refused(
     parse: Parse, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, sentence: str
@@ -189,10 +191,16 @@ def test_resuming(parse: Parse, tmp_path: Path) -> None:
     args = parse("--train_data_dir", "a")
     for step, value in ((9, 0.9), (10, 1.0)):
         Run(value).save(args, step)
-    for wanted, value in (("latest", 1.0), (tmp_path / "checkpoint-9", 0.9)):
+    earlier = parse("--train_data_dir", "a", "--resume_from_checkpoint", tmp_path / "checkpoint-9")
+    with pytest.raises(SystemExit, match="holds newer checkpoints than checkpoint-9: move them away first"):
+        Run().resume(earlier)  # they would be taken for its own
+    latest = parse("--train_data_dir", "a", "--resume_from_checkpoint", "latest")
+    for args, value in ((latest, 1.0), (earlier, 0.9)):
         run = Run()
-        assert run.resume(parse("--train_data_dir", "a", "--resume_from_checkpoint", wanted)) == round(value * 10)
+        assert run.resume(args) == round(value * 10)
         assert run.network.weight[0, 0].item() == pytest.approx(value)
+        if args is latest:
+            (tmp_path / "checkpoint-10").rename(tmp_path / "elsewhere")
 
 
 def test_nothing_to_resume(parse: Parse, tmp_path: Path) -> None:
@@ -273,7 +281,7 @@ def test_the_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         log.add({"step": step, "loss": 1 / step})
     assert [row["step"] for row in log.rows()] == ["10", "20", "30"]
-    log = Log(tmp_path, 25)
+    log = Log(tmp_path, 20)
     log.add({"step": 30, "loss": 7.0})
     assert (tmp_path / "losses.csv").read_text().split() == ["step,loss", "10,0.1", "20,0.05", "30,7.0"]
     Log(tmp_path, 5)

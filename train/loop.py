@@ -10,15 +10,21 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast
+from diffusers.training_utils import EMAModel
 from matplotlib.figure import Figure
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 SETTINGS = "settings.json"  # in every checkpoint: what the weights were trained as
+PROGRESS, AVERAGE = "progress.json", "average.safetensors"
 LOG = "losses.csv"
 
 
@@ -32,9 +38,16 @@ def parse_with_preset(parser: argparse.ArgumentParser, argv: list[str] | None) -
             parser.error(f"The preset {config} cannot be read: {str(error).splitlines()[0]}.")
         if not isinstance(preset, dict):
             parser.error(f"{config} is no preset: it must hold lines such as `learning_rate: 1.0e-4`.")
-        unknown = set(preset) - {a.dest for a in parser._actions}
+        actions = {action.dest: action for action in parser._actions}
+        unknown = set(preset) - set(actions)
         if unknown:
             parser.error(f"{config} sets unknown arguments: {', '.join(sorted(unknown))}.")
+        for name, value in preset.items():
+            if actions[name].choices and value not in actions[name].choices:
+                parser.error(f"{config}: {name} must be one of {', '.join(actions[name].choices)}, not {value!r}.")
+            if actions[name].type in (int, dict) and not isinstance(value, actions[name].type):
+                kind = "a whole number" if actions[name].type is int else "a section"
+                parser.error(f"{config}: {name} must be {kind}, not {value!r}.")
         parser.set_defaults(**preset)
     return parser.parse_args(argv)
 
@@ -78,6 +91,8 @@ def require(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: s
                  "checkpoints_total_limit", "logging_steps", "validation_steps"):  # fmt: skip
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1.")
+    if args.seed < 0:
+        parser.error("--seed must not be negative.")
 
 
 class Progress:
@@ -88,10 +103,22 @@ class Progress:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.start = args, time.monotonic()
+        self.agreed: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, since the last `agree` as the first process sees it."""
+        return time.monotonic() - self.start if self.agreed is None else self.agreed
+
+    def agree(self, accelerator: Accelerator) -> None:
+        """Take over the first process's clock: all must take the same number of steps."""
+        if self.args.max_train_minutes and accelerator.num_processes > 1:
+            now = torch.tensor(time.monotonic() - self.start, dtype=torch.float64, device=accelerator.device)
+            self.agreed = float(broadcast(now))
 
     def state_dict(self) -> dict[str, float]:
         """Seconds spent."""
-        return {"seconds": time.monotonic() - self.start}
+        return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on counting."""
@@ -99,8 +126,7 @@ class Progress:
 
     def share(self, step: int) -> float:
         """0 at the start, 1 at the end."""
-        minutes = (time.monotonic() - self.start) / 60
-        by_time = minutes / self.args.max_train_minutes if self.args.max_train_minutes else 0.0
+        by_time = self.seconds / 60 / self.args.max_train_minutes if self.args.max_train_minutes else 0.0
         return min(1.0, max(step / self.args.max_train_steps, by_time))
 
     def learning_rate(self, step: int) -> float:
@@ -111,7 +137,42 @@ class Progress:
         return self.args.learning_rate * warm * decay[self.args.lr_scheduler]
 
 
-def save_checkpoint(accelerator: Accelerator, args: argparse.Namespace, step: int, settings: dict[str, Any]) -> None:
+@dataclass
+class Extras:
+    """What a checkpoint holds besides networks and optimiser, without pickles.
+
+    Attributes:
+        progress: Time spent.
+        ema: Averaged weights, or `None`.
+    """
+
+    progress: Progress
+    ema: EMAModel | None
+
+    def save(self, folder: Path) -> None:
+        """Write both."""
+        (folder / PROGRESS).write_text(json.dumps(self.progress.state_dict()))
+        if self.ema is not None:
+            tensors = {f"{i:05d}": p.cpu().contiguous() for i, p in enumerate(self.ema.shadow_params)}
+            save_file(tensors, folder / AVERAGE, {"optimization_step": str(self.ema.optimization_step)})
+
+    def load(self, folder: Path) -> None:
+        """Read both back."""
+        self.progress.load_state_dict(json.loads((folder / PROGRESS).read_text()))
+        if self.ema is not None:
+            with safe_open(folder / AVERAGE, "pt") as file:
+                self.ema.optimization_step = int(file.metadata()["optimization_step"])
+                for i, parameter in enumerate(self.ema.shadow_params):
+                    parameter.copy_(file.get_tensor(f"{i:05d}"))
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+    step: int,
+    settings: dict[str, Any],
+    extras: Extras | None = None,
+) -> None:
     """Write `checkpoint-<step>` under another name, rename it, and drop the oldest.
 
     Raises:
@@ -122,6 +183,8 @@ def save_checkpoint(accelerator: Accelerator, args: argparse.Namespace, step: in
     try:
         accelerator.save_state(str(temporary))
         if accelerator.is_main_process:
+            if extras is not None:
+                extras.save(temporary)
             (temporary / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
@@ -142,7 +205,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
 
 
-def resume(accelerator: Accelerator, args: argparse.Namespace, settings: dict[str, Any]) -> int:
+def resume(
+    accelerator: Accelerator, args: argparse.Namespace, settings: dict[str, Any], extras: Extras | None = None
+) -> int:
     """Load the wanted checkpoint and return its step; 0 without one.
 
     Raises:
@@ -157,7 +222,10 @@ def resume(accelerator: Accelerator, args: argparse.Namespace, settings: dict[st
         return 0
     found = checkpoints(args.output_dir)
     if args.resume_from_checkpoint != "latest":
-        found = [Path(args.resume_from_checkpoint)]
+        wanted = Path(args.resume_from_checkpoint)
+        if wanted.resolve() in [p.resolve() for p in found[:-1]]:
+            raise SystemExit(f"{args.output_dir} holds newer checkpoints than {wanted.name}: move them away first.")
+        found = [wanted]
     if not found or not (found[-1] / SETTINGS).is_file():
         raise SystemExit(f"No checkpoint to resume in {args.output_dir}: leave out --resume_from_checkpoint.")
     then = json.loads((found[-1] / SETTINGS).read_text())
@@ -169,6 +237,8 @@ def resume(accelerator: Accelerator, args: argparse.Namespace, settings: dict[st
             "or start anew in another --output_dir."
         )
     accelerator.load_state(str(found[-1]))
+    if extras is not None:
+        extras.load(found[-1])
     return int(found[-1].name.split("-")[1])
 
 

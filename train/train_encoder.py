@@ -24,7 +24,7 @@ from diffusers.training_utils import EMAModel
 from encoder_data import Augment, Batch, EncoderData, Mirror
 from encoder_draw import DrawnHeads
 from encoder_losses import EncoderNetworks, EncoderObjective, measure, upright
-from loop import Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from loop import Extras, Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -124,10 +124,10 @@ class Trainer:
         self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
         self.progress = Progress(args)
         self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        accelerator.register_for_checkpointing(self.progress, *([self.ema] if args.use_ema else []))
+        self.extras = Extras(self.progress, self.ema if args.use_ema else None)
         config = {name: value for name, value in self.encoder.config.items() if not name.startswith("_")}
         self.settings = {"encoder": config, "freeze_coarse": args.freeze_coarse}
-        self.step = resume(accelerator, args, self.settings)
+        self.step = resume(accelerator, args, self.settings, self.extras)
         self.ema.to(accelerator.device)  # resumed, it is on the CPU
         self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
 
@@ -138,7 +138,7 @@ class Trainer:
                    disable=not self.accelerator.is_main_process)  # fmt: skip
         self.set_mode(training=True)
         losses = []
-        while self.progress.share(self.step) < 1:
+        while self.unfinished():
             losses.append(self.take_step())
             self.step += 1
             bar.update()
@@ -146,7 +146,7 @@ class Trainer:
                 bar.set_postfix(self.report(losses), refresh=False)
                 losses = []
             if self.step % args.checkpointing_steps == 0:
-                save_checkpoint(self.accelerator, args, self.step, self.settings)
+                save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
             if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
                 self.validate(f"-{self.step}")
         self.finish()
@@ -213,11 +213,16 @@ class Trainer:
             self.ema.restore(self.parameters)
         self.set_mode(training=True)
 
+    def unfinished(self) -> bool:
+        """Whether a step is to be taken; all processes say the same."""
+        self.progress.agree(self.accelerator)
+        return self.progress.share(self.step) < 1
+
     def finish(self) -> None:
         """A last checkpoint, the loss curve, and the encoder with the averaged weights."""
         args = self.args
         if self.step % args.checkpointing_steps:
-            save_checkpoint(self.accelerator, args, self.step, self.settings)
+            save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
         if self.accelerator.is_main_process:
             self.validate()
             if self.log.file.exists():

@@ -24,18 +24,19 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel
-from loop import Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from loop import Extras, Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
 from objectives import DenoisingObjective, Drawer, RepaintObjective, RigNetworks, ShapeLoss
-from PIL import Image
 from prepare import parse as parse_preparation
 from prepare import prepare
 from rig_data import BufferData, StepSampler, WindowData, class_weights, describe, fill_cache, mean_shape
+from safetensors import SafetensorError
 from sheets import emotion_grid, repaint_sheet
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.assets import AssetError
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.hub import push
@@ -43,7 +44,7 @@ from emorig_diffusers.metrics.perceptual import LPIPS
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.photos import PhotoError
+from emorig_diffusers.photos import PhotoError, read_photo
 from emorig_diffusers.rig import code_width
 
 ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
@@ -61,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pretrained_model_name_or_path", default="emorig-open", help="gives head and encoder; for --stage album all")
     add("--encoder", choices=("deca", "emoca"), help="which encoder the pipeline must have")
     add("--from_scratch", action=argparse.BooleanOptionalAction, default=True, help="or go on with its networks")
-    add("--resolution", type=int, default=256, help="side of the training pictures, pixels")
+    add("--resolution", type=int, help="side of the training pictures, pixels; what the pipeline sees by default")
     add("--cache_dir", type=Path, help="keep drawn windows here (open default): for machines with few cores")
     add("--class_balanced", action=argparse.BooleanOptionalAction, default=False, help="every emotion equally often")
     add("--code_parts", nargs="+", help="what the network is told besides pictures, see EmoRigPipeline")
@@ -82,7 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--hub_model_id", help="owner/name")
     for section in ("unet", "appearance_encoder", "scheduler"):
         add(f"--{section}", type=dict, help=argparse.SUPPRESS)
-    if parser.parse_known_args(argv)[0].stage == "album":
+    if parse_with_preset(parser, argv).stage == "album":
         parser.set_defaults(**ALBUM)
     args = parse_with_preset(parser, argv)
     require(parser, args, "train_data_dir", "output_dir")
@@ -104,16 +105,23 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
             raise SystemExit(f"{args.pretrained_model_name_or_path} has no network to go on with: train a rig first.")
         if steps := args.num_inference_steps or args.sampler_steps:
             pipe.register_to_config(default_num_inference_steps=steps)
+        args.resolution = args.resolution or pipe.latents_side
         return pipe
     if not args.unet:
         raise SystemExit("A network from scratch needs its sizes: give a --config with a `unet` section.")
     published = "rendered" in args.unet.get("condition_channels", ())
+    args.resolution = args.resolution or (256 if published else pipe.latents_side)
     parts = tuple(args.code_parts or (("appearance",) if published else ("expression", "pose")))
-    appearance = AppearanceEncoder(**(args.appearance_encoder or {})) if "appearance" in parts else None
-    texture_dim = pipe.encoder.config.get("num_texture", 0)
-    width = code_width(pipe.head, parts, appearance.config.cond_dim if appearance else 0, texture_dim)
-    unet = RigUNet(cond_dim=width, **args.unet)
-    scheduler = DDIMScheduler(**(args.scheduler or {}))
+    try:
+        appearance = AppearanceEncoder(**(args.appearance_encoder or {})) if "appearance" in parts else None
+        texture_dim = pipe.encoder.config.get("num_texture", 0)
+        width = code_width(pipe.head, parts, appearance.config.cond_dim if appearance else 0, texture_dim)
+        unet = RigUNet(cond_dim=width, **args.unet)
+        scheduler = DDIMScheduler(**(args.scheduler or {}))
+    except TypeError as error:  # an unknown key of a section
+        raise SystemExit(f"The preset's networks cannot be built: {error}.") from None
+    if args.resolution % unet.size_multiple:
+        raise SystemExit(f"--resolution must be a multiple of {unet.size_multiple} for this network.")
     settings = {n: pipe.config[n] for n in ("emotions", "repaint_window", "residual_scale")}
     settings["crop_size"] = args.resolution if published else pipe.config.crop_size
     steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
@@ -244,15 +252,19 @@ class Trainer:
         self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
         self.progress = Progress(args)
         self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        accelerator.register_for_checkpointing(self.progress, *([self.ema] if args.use_ema else []))
+        self.extras = Extras(self.progress, self.ema if args.use_ema else None)
         self.settings = {n: getattr(args, n) for n in SETTINGS}
-        self.step = resume(accelerator, args, self.settings)
+        self.step = resume(accelerator, args, self.settings, self.extras)
         self.ema.to(accelerator.device)  # resumed, it is on the CPU
         sampler = StepSampler(
             weights, args.train_batch_size, args.gradient_accumulation_steps, args.seed,
             accelerator.process_index, accelerator.num_processes, self.step,
         )  # fmt: skip
-        self.batches = iter(DataLoader(self.data, batch_sampler=sampler, num_workers=args.dataloader_num_workers))
+        # forked workers share the head and its factorised systems, which cannot be sent to them
+        workers = {"num_workers": args.dataloader_num_workers} if args.dataloader_num_workers else {}
+        workers |= {"multiprocessing_context": "fork", "persistent_workers": True} if workers else {}
+        self.batches = iter(DataLoader(self.data, batch_sampler=sampler, **workers))
+        self.validation = self.validation_photos()
         self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
 
     def train(self) -> None:
@@ -261,7 +273,7 @@ class Trainer:
         bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5, disable=not main)
         self.set_mode(training=True)
         losses, started, counted = [], time.monotonic(), self.step
-        while self.progress.share(self.step) < 1:
+        while self.unfinished():
             losses.append(self.take_step())
             self.step += 1
             bar.update()
@@ -270,7 +282,7 @@ class Trainer:
                 bar.set_postfix(self.report(losses, (self.step - counted) / seconds), refresh=False)
                 losses, started, counted = [], time.monotonic(), self.step
             if self.step % args.checkpointing_steps == 0:
-                save_checkpoint(self.accelerator, args, self.step, self.settings)
+                save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
             if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
                 self.validate(f"-{self.step}")
         self.finish()
@@ -330,7 +342,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         self.swap_in_average()
-        sheets = {"emotions": emotion_grid(self.pipe, self.validation_photos())}
+        sheets = {"emotions": emotion_grid(self.pipe, self.validation)}
         if not self.pipe.published:
             sheets["windows"] = repaint_sheet(self.pipe, self.data)
         for name, sheet in sheets.items():
@@ -356,15 +368,20 @@ class Trainer:
     def validation_photos(self) -> list[np.ndarray]:
         """The photos of the emotion grid, uint8 [H, W, 3]."""
         if self.args.validation_images:
-            return [np.asarray(Image.open(f).convert("RGB")) for f in self.args.validation_images]
+            return [read_photo(file).rgb for file in self.args.validation_images]
         chosen = np.linspace(0, len(self.shards) - 1, self.args.num_validation_images).astype(int)
         return [self.shards[int(i)].picture for i in dict.fromkeys(chosen)]
+
+    def unfinished(self) -> bool:
+        """Whether a step is to be taken; all processes say the same."""
+        self.progress.agree(self.accelerator)
+        return self.progress.share(self.step) < 1
 
     def finish(self) -> None:
         """A last checkpoint, sheets, the loss curve and the pipeline."""
         out = self.args.output_dir
         if self.step % self.args.checkpointing_steps:
-            save_checkpoint(self.accelerator, self.args, self.step, self.settings)
+            save_checkpoint(self.accelerator, self.args, self.step, self.settings, self.extras)
         if self.accelerator.is_main_process:
             self.validate()
             if self.log.file.exists():
@@ -380,7 +397,12 @@ def write_pipeline(pipe: EmoRigPipeline, folder: Path) -> None:
     """Save under another name, then rename."""
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    pipe.save_pretrained(temporary)
+    try:
+        pipe.save_pretrained(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = str(error).splitlines()[0]
+        raise SystemExit(f"{folder} cannot be written ({reason}): make room and resume the last checkpoint.") from None
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
@@ -398,7 +420,7 @@ def main() -> None:
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(args, accelerator)
-    except (DataError, PhotoError, OSError, ValueError) as error:
+    except (AssetError, DataError, PhotoError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
     if args.report_to:
         accelerator.init_trackers("train_rig")
