@@ -75,9 +75,10 @@ def bundled() -> list[str]:
 
 
 def resolve(name: str | os.PathLike) -> str:
-    """A bundled name -> its folder; anything else unchanged."""
+    """A bundled name -> its folder: of a pipeline, or of "encoder-open", the open default's other encoder; anything
+    else unchanged."""
     name = os.fspath(name)
-    return str(WEIGHTS / name) if name in bundled() else name
+    return str(WEIGHTS / name) if name in [p.name for p in WEIGHTS.iterdir()] else name
 
 
 def fetch(name: str | os.PathLike, **options: Any) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.faces import align, transform_points
+from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EXPRESSION_POSES, EmocaEncoder, SmallTrunk
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import LandmarkEncoder
@@ -239,3 +240,15 @@ def test_a_pipeline_edits_with_it(
     assert np.abs(drawn - seen).mean() < 1  # what the codes leave over is made up for
     edited = other(astronaut, "happy", output_type="np").images[0]
     assert (edited != astronaut).any(2).mean() > 0.01
+
+
+def test_the_bundled_encoder_is_near_the_landmark_fit(
+    pipe: EmoRigPipeline, astronaut: np.ndarray, hopper: np.ndarray, astronaut_face: EncodedFace
+) -> None:
+    encoder = EmocaEncoder.from_pretrained(resolve("encoder-open"))
+    fast = EmoRigPipeline.from_pretrained("emorig-open", encoder=encoder)
+    faces = [fast.encode_photo(photo)[0] for photo in (astronaut, hopper)]
+    assert all(face.error * 192 < 7 for face in faces)  # pixels of a 384-pixel crop
+    codes, fitted = faces[0].codes, astronaut_face.codes
+    assert (codes.expression - fitted.expression).abs().mean() < 0.1
+    assert (faces[1].codes.expression - fitted.expression).abs().mean() > 0.1  # it tells faces apart

@@ -39,7 +39,7 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.assets import AssetError
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.hub import push
+from emorig_diffusers.hub import push, resolve
 from emorig_diffusers.metrics.perceptual import LPIPS
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--p2_k", type=float, default=1.0)
     add("--snr_gamma", type=float, help="min-SNR loss weight instead")
     add("--shape_weight", type=float, default=0.0, help="keep the shape code of the predicted photo")
-    add("--shape_encoder", help="folder of the EmocaEncoder that reads it; the pipeline's own if it is one")
+    add("--shape_encoder", help="folder of the EmocaEncoder that reads it, or encoder-open; else the pipeline's own")
     add("--prior_loss_weight", type=float, default=1.0, help="album: stay near the old network under foreign light")
     add("--num_inference_steps", type=int, help="steps to store in the result")
     add("--validation_images", type=Path, nargs="+", help="photos for the grid of emotions; else some of the shards")
@@ -220,7 +220,7 @@ def shape_loss(args: argparse.Namespace, pipe: EmoRigPipeline, device: torch.dev
     """What keeps β, if it is wanted."""
     if not args.shape_weight:
         return None
-    encoder = EmocaEncoder.from_pretrained(args.shape_encoder) if args.shape_encoder else pipe.encoder
+    encoder = EmocaEncoder.from_pretrained(resolve(args.shape_encoder)) if args.shape_encoder else pipe.encoder
     if not isinstance(encoder, EmocaEncoder):
         raise SystemExit("--shape_weight needs a network that reads shapes: give an EmocaEncoder as --shape_encoder.")
     return ShapeLoss(copy.deepcopy(encoder).requires_grad_(False).eval().to(device), args.shape_weight)

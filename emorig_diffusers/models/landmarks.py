@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from ..codes import FaceCodes
@@ -146,9 +148,10 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
             ValueError: If there are fewer points than the head has landmarks.
         """
         problem = _Problem(head, self, landmarks, scores)
-        state = problem.start()
-        for _ in range(self.config.iterations):
-            state = problem.step(state)
+        with _linear_algebra().limit(limits=1, user_api="blas"):
+            state = problem.start()
+            for _ in range(self.config.iterations):
+                state = problem.step(state)
         return problem.result(state)
 
     def fit(
@@ -168,6 +171,13 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
     def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
         """The person's own relaxed face [1, E]: see `relaxed_expression`."""
         return relaxed_expression(head, codes, self.neutral_low, self.neutral_high, offsets)
+
+
+@functools.lru_cache(maxsize=1)
+def _linear_algebra() -> ThreadpoolController:
+    """Switch of the threads of BLAS: on such small systems they only wait for each other, on a busy machine for long
+    (twelve times the fit's own time was measured)."""
+    return ThreadpoolController()
 
 
 @dataclass

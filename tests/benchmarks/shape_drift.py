@@ -1,6 +1,6 @@
 """How much the shape code changes between photos of one person, between people, and by an edit.
 
-    python tests/benchmarks/shape_drift.py PHOTOS --person 'london_(?:neutral|smiling)-(\\d+)' --encoder ENCODER
+    python tests/benchmarks/shape_drift.py PHOTOS --person 'london_(?:neutral|smiling)-(\\d+)' [--encoder ENCODER]
         [--pipelines RUN1/pipeline RUN2/pipeline] [--emotion happy]
 
 Shape codes are not constant in one person: the first number is the floor below which a drift means nothing. Distances
@@ -23,6 +23,7 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.sources import open_dataset
 from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.rig import EncodedFace
 
@@ -52,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--person", required=True, help="regular expression; its first group names the person")
-    parser.add_argument("--encoder", required=True, help="folder of an EmocaEncoder")
+    parser.add_argument("--encoder", default="encoder-open", help="folder of an EmocaEncoder")
     parser.add_argument("--pipelines", nargs="*", default=[])
     parser.add_argument("--emotion", default="happy")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pipe, encoder = EmoRigPipeline.from_pretrained("emorig-open"), EmocaEncoder.from_pretrained(args.encoder)
+    pipe, encoder = EmoRigPipeline.from_pretrained("emorig-open"), EmocaEncoder.from_pretrained(resolve(args.encoder))
     data = open_dataset(args.photos)
     chosen = [(s, m.group(1)) for s in data.sources if (m := re.search(args.person, s.file))]
     photos, people = [data.read(s) for s, _ in chosen], [person for _, person in chosen]
