@@ -11,26 +11,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from diffusers.training_utils import EMAModel
 from encoder_data import Augment, Batch, EncoderData, Mirror
 from encoder_draw import DrawnHeads
 from encoder_losses import EncoderNetworks, EncoderObjective, measure, upright
-from loop import Extras, Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from loop import add_loop_arguments, parse_with_preset, require
 from PIL import Image
+from run import Run, start
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.assets import AssetError
 from emorig_diffusers.metrics.emotion import EmotionJudge
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
@@ -88,11 +83,12 @@ def relaxed_range(pipe: EmoRigPipeline) -> tuple[Tensor, Tensor]:
     return pipe.encoder.neutral_low.detach().clone(), pipe.encoder.neutral_high.detach().clone()
 
 
-class Trainer:
-    """One run: owns what changes from step to step."""
+class EncoderRun(Run):
+    """Trains an encoder."""
+
+    result = "encoder"
 
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
-        self.args, self.accelerator = args, accelerator
         pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
         self.encoder, device = build(args, pipe.head), accelerator.device
         size = self.encoder.config.image_size
@@ -108,57 +104,25 @@ class Trainer:
         self.augment = Augment(head, mirror, size)
         self.drawn = DrawnHeads(pipe.head, self.data, mirror, *limits, pipe.recipes, device)
         self.objective = EncoderObjective(head, mirror, spread, args)
-        self.prepare_networks()
-
-    def prepare_networks(self) -> None:
-        """Networks, optimiser and average; a wanted checkpoint is loaded."""
-        args, accelerator = self.args, self.accelerator
         networks = EncoderNetworks(self.encoder, emotions=bool(args.emotion_weight))
         if args.freeze_coarse:
             self.encoder.E_flame.requires_grad_(False)
-        if accelerator.device.type == "cpu":
+        if device.type == "cpu":
             networks = networks.to(memory_format=torch.channels_last)  # a third faster there
-        self.parameters = [p for p in networks.parameters() if p.requires_grad]
-        betas = (args.adam_beta1, args.adam_beta2)
-        optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
-        self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
-        self.progress = Progress(args)
-        self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        self.extras = Extras(self.progress, self.ema if args.use_ema else None)
         config = {name: value for name, value in self.encoder.config.items() if not name.startswith("_")}
-        self.settings = {"encoder": config, "freeze_coarse": args.freeze_coarse}
-        self.step = resume(accelerator, args, self.settings, self.extras)
-        self.ema.to(accelerator.device)  # resumed, it is on the CPU
-        self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
+        super().__init__(args, accelerator, networks, {"encoder": config, "freeze_coarse": args.freeze_coarse})
 
-    def train(self) -> None:
-        """To the end, then write the encoder."""
-        args = self.args
-        bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5,
-                   disable=not self.accelerator.is_main_process)  # fmt: skip
-        self.set_mode(training=True)
-        losses = []
-        while self.unfinished():
-            losses.append(self.take_step())
-            self.step += 1
-            bar.update()
-            if self.step % args.logging_steps == 0:
-                bar.set_postfix(self.report(losses), refresh=False)
-                losses = []
-            if self.step % args.checkpointing_steps == 0:
-                save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
-            if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
-                self.validate(f"-{self.step}")
-        self.finish()
+    def __str__(self) -> str:
+        return f"{len(self.data)} photos"
 
     def set_mode(self, training: bool) -> None:
         """Training or inference; a frozen part keeps its BatchNorm statistics."""
-        self.networks.train(training)
+        super().set_mode(training)
         if self.args.freeze_coarse:
             self.encoder.E_flame.eval()
 
-    def batch(self, number: int) -> Batch:
-        """Photos, then drawn heads; what is drawn follows from seed, number and process."""
+    def losses(self, number: int) -> dict[str, Tensor]:
+        """Of photos and drawn heads that follow from seed, number and process."""
         args, rng = self.args, np.random.default_rng([self.args.seed, number, self.accelerator.process_index])
         torch.manual_seed(int(rng.integers(2**63)))
         count = round(args.train_batch_size * args.render_share)
@@ -166,75 +130,19 @@ class Trainer:
         parts = [photos.to(self.accelerator.device)]
         if count:
             parts.append(self.drawn.batch(count, rng))
-        return self.augment(Batch.cat(parts), rng)
+        return self.objective(self.networks, self.augment(Batch.cat(parts), rng))
 
-    def take_step(self) -> dict[str, Tensor]:
-        """One optimiser step; its mean losses on this process."""
-        total, times = {}, self.args.gradient_accumulation_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.progress.learning_rate(self.step)
-        for i in range(times):
-            with self.accelerator.accumulate(self.networks):
-                losses = self.objective(self.networks, self.batch(self.step * times + i))
-                self.accelerator.backward(losses["loss"])
-                if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            for name, value in losses.items():
-                total[name] = total.get(name, 0) + value.detach() / times
-        self.ema.step(self.parameters)
-        return total
-
-    def report(self, losses: list[dict[str, Tensor]]) -> dict[str, str]:
-        """Log the means over steps and processes; what the progress bar shows."""
-        means = {name: torch.stack([step[name] for step in losses]).mean() for name in losses[0]}
-        means = {k: float(v) for k, v in self.accelerator.reduce(means, "mean").items()}
-        if not math.isfinite(means["loss"]):
-            raise SystemExit(f"The loss is no number any more at step {self.step}: resume with a smaller rate.")
-        row = means | {"learning_rate": self.progress.learning_rate(self.step)}
-        self.accelerator.log(row, self.step)
-        if self.log:
-            self.log.add({"step": self.step} | {k: f"{v:.6g}" for k, v in row.items()})
-        return {k: f"{v:.3f}" for k, v in means.items()}
-
-    def validate(self, suffix: str = "") -> None:
-        """Figures and a sheet of the held-out photos, with the averaged weights."""
-        if self.held_out is None or not self.accelerator.is_main_process:
-            return
-        self.set_mode(training=False)
-        if self.args.use_ema:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
+    def sheets(self) -> dict[str, Image.Image]:
+        """Held-out photos with the predicted heads; their figures are printed."""
+        if self.held_out is None:
+            return {}
         figures, sheet = evaluate(self.encoder, self.objective, self.held_out)
         tqdm.write(f"step {self.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
-        sheet.save(self.args.output_dir / f"heads{suffix}.png")
-        if self.args.use_ema:
-            self.ema.restore(self.parameters)
-        self.set_mode(training=True)
+        return {"heads": sheet}
 
-    def unfinished(self) -> bool:
-        """Whether a step is to be taken; all processes say the same."""
-        self.progress.agree(self.accelerator)
-        return self.progress.share(self.step) < 1
-
-    def finish(self) -> None:
-        """A last checkpoint, the loss curve, and the encoder with the averaged weights."""
-        args = self.args
-        if self.step % args.checkpointing_steps:
-            save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
-        if self.accelerator.is_main_process:
-            self.validate()
-            if self.log.file.exists():
-                self.log.draw(args.output_dir / "losses.png")
-            if args.use_ema:
-                self.ema.copy_to(self.parameters)
-            temporary, folder = args.output_dir / ".encoder", args.output_dir / "encoder"
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.encoder.eval().to(memory_format=torch.contiguous_format).save_pretrained(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        self.accelerator.end_training()
+    def save(self, folder: Path) -> None:
+        """The encoder with the averaged weights."""
+        self.encoder.to(memory_format=torch.contiguous_format).save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -248,8 +156,8 @@ def evaluate(
         shards; `expression`, RMS difference of units to those; and a sheet of photos with the predicted heads' normals.
     """
     figures, pictures = {"pixels": [], "expression": []}, []
-    for start in range(0, len(data), EVALUATED):
-        photos = data.take(np.arange(start, min(start + EVALUATED, len(data)))).to(objective.head.device)
+    for first in range(0, len(data), EVALUATED):
+        photos = data.take(np.arange(first, min(first + EVALUATED, len(data)))).to(objective.head.device)
         batch = upright(photos, encoder.config.image_size)
         codes = encoder(batch.image)
         for name, value in measure(objective, codes, batch).items():
@@ -273,24 +181,7 @@ def _overlay(head: HeadModel, codes: FaceCodes, image: Tensor) -> Tensor:
 
 def main() -> None:
     """Command line."""
-    args = parse_args()
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.report_to,
-        project_dir=args.output_dir,
-    )
-    set_seed(args.seed)
-    try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(args, accelerator)
-    except (ValueError, OSError, AssetError) as error:
-        raise SystemExit(str(error)) from None
-    if args.report_to:
-        accelerator.init_trackers("train_encoder")
-    count = sum(p.numel() for p in trainer.parameters)
-    accelerator.print(f"{count / 1e6:.2f} M parameters, {len(trainer.data)} photos")
-    trainer.train()
+    start(EncoderRun, parse_args(), "train_encoder")
 
 
 if __name__ == "__main__":

@@ -12,39 +12,31 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
-import os
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
-from diffusers.training_utils import EMAModel
-from loop import Extras, Log, Progress, add_loop_arguments, parse_with_preset, require, resume, save_checkpoint
+from loop import add_loop_arguments, parse_with_preset, require
 from objectives import DenoisingObjective, Drawer, RepaintObjective, RigNetworks, ShapeLoss
+from PIL import Image
 from prepare import parse as parse_preparation
 from prepare import prepare
 from rig_data import BufferData, StepSampler, WindowData, class_weights, describe, fill_cache, mean_shape
-from safetensors import SafetensorError
+from run import Run, start
 from sheets import emotion_grid, repaint_sheet
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.assets import AssetError
-from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.hub import push, resolve
 from emorig_diffusers.metrics.perceptual import LPIPS
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.photos import PhotoError, read_photo
+from emorig_diffusers.photos import read_photo
 from emorig_diffusers.rig import code_width
 
 ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
@@ -232,30 +224,22 @@ def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> T
     return scheduler.timesteps.clone()
 
 
-class Trainer:
-    """One run: owns what changes from step to step."""
+class RigRun(Run):
+    """Trains the networks of a pipeline."""
+
+    result = "pipeline"
 
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
-        self.args, self.accelerator, self.pipe = args, accelerator, build(args)
+        self.pipe = build(args)
         self.pipe.set_progress_bar_config(disable=True)
         self.shards = open_shards(args, self.pipe, accelerator)
         self.data, weights = make_data(args, self.pipe, self.shards, accelerator)
         self.objective = make_objective(args, self.pipe, accelerator.device)
-        album = args.stage == "album"
         networks = RigNetworks(self.pipe.unet, self.pipe.appearance_encoder, self.pipe.code_parts)
-        if album and networks.appearance_encoder is not None:
+        if args.stage == "album" and networks.appearance_encoder is not None:
             networks.appearance_encoder.requires_grad_(False)
         networks.unet.requires_grad_(True)
-        self.parameters = [p for p in networks.parameters() if p.requires_grad]
-        betas = (args.adam_beta1, args.adam_beta2)
-        optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
-        self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
-        self.progress = Progress(args)
-        self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-        self.extras = Extras(self.progress, self.ema if args.use_ema else None)
-        self.settings = {n: getattr(args, n) for n in SETTINGS}
-        self.step = resume(accelerator, args, self.settings, self.extras)
-        self.ema.to(accelerator.device)  # resumed, it is on the CPU
+        super().__init__(args, accelerator, networks, {name: getattr(args, name) for name in SETTINGS})
         sampler = StepSampler(
             weights, args.train_batch_size, args.gradient_accumulation_steps, args.seed,
             accelerator.process_index, accelerator.num_processes, self.step,
@@ -265,105 +249,25 @@ class Trainer:
         workers |= {"multiprocessing_context": "fork", "persistent_workers": True} if workers else {}
         self.batches = iter(DataLoader(self.data, batch_sampler=sampler, **workers))
         self.validation = self.validation_photos()
-        self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
 
-    def train(self) -> None:
-        """To the end, then write the pipeline."""
-        args, main = self.args, self.accelerator.is_main_process
-        bar = tqdm(total=args.max_train_steps, initial=self.step, mininterval=5, disable=not main)
-        self.set_mode(training=True)
-        losses, started, counted = [], time.monotonic(), self.step
-        while self.unfinished():
-            losses.append(self.take_step())
-            self.step += 1
-            bar.update()
-            if self.step % args.logging_steps == 0:
-                seconds = time.monotonic() - started
-                bar.set_postfix(self.report(losses, (self.step - counted) / seconds), refresh=False)
-                losses, started, counted = [], time.monotonic(), self.step
-            if self.step % args.checkpointing_steps == 0:
-                save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
-            if self.step % args.validation_steps == 0 and self.progress.share(self.step) < 1:
-                self.validate(f"-{self.step}")
-        self.finish()
+    def __str__(self) -> str:
+        return describe(self.shards)
 
-    def take_step(self) -> dict[str, Tensor]:
-        """One optimiser step; its mean losses on this process."""
-        args, total = self.args, {}
-        # dropout inside the networks: a resumed run must draw what the run would have drawn
-        torch.manual_seed(hash((args.seed, self.step, self.accelerator.process_index)) % 2**63)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.progress.learning_rate(self.step)
-        for _ in range(args.gradient_accumulation_steps):
-            with self.accelerator.accumulate(self.networks):
-                batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
-                losses = self.objective(self.networks, batch)
-                self.accelerator.backward(losses["loss"])
-                if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            for name, value in losses.items():
-                total[name] = total.get(name, 0) + value.detach() / args.gradient_accumulation_steps
-        self.ema.step(self.parameters)
-        return total
-
-    def report(self, losses: list[dict[str, Tensor]], steps_per_second: float) -> dict[str, str]:
-        """Log the means over steps and processes; what the progress bar shows.
-
-        Raises:
-            SystemExit: If the loss is no number any more.
-        """
-        args = self.args
-        means = {name: torch.stack([step[name] for step in losses]).mean() for name in losses[0]}
-        means = {k: float(v) for k, v in self.accelerator.reduce(means, "mean").items()}
-        if not math.isfinite(means["loss"]):
-            raise SystemExit(
-                f"The loss is no number any more at step {self.step}: resume the last checkpoint with a smaller "
-                "--learning_rate, or with --mixed_precision no."
-            )
-        images = args.train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        row = means | {"learning_rate": self.progress.learning_rate(self.step),
-                       "images_per_second": images * steps_per_second}  # fmt: skip
-        self.accelerator.log(row, self.step)
-        if self.log:
-            self.log.add({"step": self.step} | {k: f"{v:.6g}" for k, v in row.items()})
-        return {k: f"{v:.4f}" for k, v in means.items()}
+    def losses(self, number: int) -> dict[str, Tensor]:
+        """Of the next batch: the sampler counts along."""
+        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
+        return self.objective(self.networks, batch)
 
     def set_mode(self, training: bool) -> None:
         """Training or inference; the album's appearance encoder keeps its BatchNorm statistics."""
-        networks = self.accelerator.unwrap_model(self.networks)
-        networks.train(training)
-        if self.args.stage == "album" and networks.appearance_encoder is not None:
-            networks.appearance_encoder.eval()
+        super().set_mode(training)
+        if self.args.stage == "album" and self.pipe.appearance_encoder is not None:
+            self.pipe.appearance_encoder.eval()
 
-    def validate(self, suffix: str = "") -> None:
-        """Draw the sheets with the averaged weights, on the main process."""
-        if not self.accelerator.is_main_process:
-            return
-        self.swap_in_average()
+    def sheets(self) -> dict[str, Image.Image]:
+        """The grid of emotions and, for the open default, windows."""
         sheets = {"emotions": emotion_grid(self.pipe, self.validation)}
-        if not self.pipe.published:
-            sheets["windows"] = repaint_sheet(self.pipe, self.data)
-        for name, sheet in sheets.items():
-            sheet.save(self.args.output_dir / f"{name}{suffix}.png")
-        if self.args.report_to:
-            images = {name: np.asarray(sheet)[None] for name, sheet in sheets.items()}
-            self.accelerator.get_tracker("tensorboard").log_images(images, self.step, dataformats="NHWC")
-        self.swap_out_average()
-
-    def swap_in_average(self) -> None:
-        """Use the averaged weights for a while."""
-        self.set_mode(training=False)
-        if self.args.use_ema:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
-
-    def swap_out_average(self) -> None:
-        """Back to the weights that are trained."""
-        if self.args.use_ema:
-            self.ema.restore(self.parameters)
-        self.set_mode(training=True)
+        return sheets if self.pipe.published else sheets | {"windows": repaint_sheet(self.pipe, self.data)}
 
     def validation_photos(self) -> list[np.ndarray]:
         """The photos of the emotion grid, uint8 [H, W, 3]."""
@@ -372,61 +276,20 @@ class Trainer:
         chosen = np.linspace(0, len(self.shards) - 1, self.args.num_validation_images).astype(int)
         return [self.shards[int(i)].picture for i in dict.fromkeys(chosen)]
 
-    def unfinished(self) -> bool:
-        """Whether a step is to be taken; all processes say the same."""
-        self.progress.agree(self.accelerator)
-        return self.progress.share(self.step) < 1
+    def save(self, folder: Path) -> None:
+        """The pipeline with the averaged weights."""
+        self.pipe.save_pretrained(folder)
 
     def finish(self) -> None:
-        """A last checkpoint, sheets, the loss curve and the pipeline."""
-        out = self.args.output_dir
-        if self.step % self.args.checkpointing_steps:
-            save_checkpoint(self.accelerator, self.args, self.step, self.settings, self.extras)
-        if self.accelerator.is_main_process:
-            self.validate()
-            if self.log.file.exists():
-                self.log.draw(out / "losses.png")
-            self.swap_in_average()
-            write_pipeline(self.pipe, out / "pipeline")
-            if self.args.push_to_hub:
-                push(self.pipe, self.args.hub_model_id)
-        self.accelerator.end_training()
-
-
-def write_pipeline(pipe: EmoRigPipeline, folder: Path) -> None:
-    """Save under another name, then rename."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        pipe.save_pretrained(temporary)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = str(error).splitlines()[0]
-        raise SystemExit(f"{folder} cannot be written ({reason}): make room and resume the last checkpoint.") from None
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+        """Also upload the pipeline where that is wanted."""
+        super().finish()
+        if self.args.push_to_hub and self.accelerator.is_main_process:
+            push(self.pipe, self.args.hub_model_id)
 
 
 def main() -> None:
     """Command line."""
-    args = parse_args()
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.report_to,
-        project_dir=args.output_dir,
-    )
-    set_seed(args.seed)
-    try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(args, accelerator)
-    except (AssetError, DataError, PhotoError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
-    if args.report_to:
-        accelerator.init_trackers("train_rig")
-    count = sum(p.numel() for p in trainer.parameters)
-    accelerator.print(f"{count / 1e6:.2f} M parameters, {describe(trainer.shards)}")
-    trainer.train()
+    start(RigRun, parse_args(), "train_rig")
 
 
 if __name__ == "__main__":
