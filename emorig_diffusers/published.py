@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from .codes import FaceCodes
-from .faces import paste, warp_crop
+from .faces import paste
 from .phototexture import smooth
 from .render import Buffers
-from .rig import EncodedFace, RigMixin
+from .rig import EncodedFace, RigMixin, crop_tensor
 from .sampling import Sampling, SamplingMixin
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class PublishedMixin(RigMixin, SamplingMixin):
     def _appearance(self, rgb: np.ndarray, matrix: np.ndarray) -> Tensor | None:
         if "appearance" not in self.code_parts:
             return None
-        crop = torch.from_numpy(warp_crop(rgb, matrix, self.config.crop_size)).permute(2, 0, 1)[None]
-        return self.appearance_code(crop / 127.5 - 1)
+        return self.appearance_code(crop_tensor(rgb, matrix, self.config.crop_size) * 2 - 1)
 
 
 def _stack(drawn: Buffers) -> Tensor:

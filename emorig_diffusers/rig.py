@@ -113,7 +113,8 @@ class RigMixin:
         """Codes of a detected face in a photo uint8 [H, W, 3]; light is fitted where the encoder gives none."""
         points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
-        fit = self.encoder.fit(self.head, points, scores, lambda size: _crop(photo, align(face.landmarks, size), size))
+        crop = lambda size: crop_tensor(photo, align(face.landmarks, size), size)
+        fit = self.encoder.fit(self.head, points, scores, crop)
         offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
         encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()), fit.residual)
         if not fit.codes.light.any():
@@ -125,7 +126,7 @@ class RigMixin:
         vertices = self.pose_head(face.codes)
         pixels = ndc_to_pixels(project(vertices, face.codes.camera), LIGHT_GRID)
         fragments = rasterize(pixels, self.head.faces, LIGHT_GRID, LIGHT_GRID)
-        crop = _crop(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)[0].permute(1, 2, 0)
+        crop = crop_tensor(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)[0].permute(1, 2, 0)
         shown = fragments.face[0]
         skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
         normal = interpolate(fragments, self.head.faces, vertex_normals(vertices, self.head.faces))[0]
@@ -234,7 +235,7 @@ def code_vector(codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor
     return torch.cat([code.flatten(1) for code in chosen], 1)
 
 
-def _crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
+def crop_tensor(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
     """Square crop of a photo uint8 [H, W, 3] as [1, 3, size, size] in [0, 1]."""
     return torch.from_numpy(warp_crop(photo, matrix, size)).permute(2, 0, 1)[None].float() / 255
 

@@ -69,6 +69,7 @@ class StepSampler:
         self.weights, self.batch_size, self.micro_steps = weights / weights.sum(), batch_size, micro_steps
         self.seed, self.process, self.processes, self.start = seed, process, processes, start
         self.even = bool(np.ptp(weights) == 0)
+        self._epoch, self._order = -1, np.zeros(0, int)
 
     def __iter__(self) -> Iterator[list[Item]]:
         step = self.start
@@ -92,7 +93,7 @@ class StepSampler:
 
     def _shuffled(self, place: int) -> int:
         epoch, within = divmod(place, len(self.weights))
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.weights))
         return self._order[within]
@@ -244,6 +245,7 @@ class WindowData(Dataset):
         self.pipe, self.shards, self.side = pipe, shards, side
         self.mirror = mirror_code(pipe.head.config.expression_names)
         self.files = sorted(cache.glob("*.safetensors")) if cache else []
+        self._handles: dict[tuple[int, Path], safe_open] = {}
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -256,11 +258,10 @@ class WindowData(Dataset):
         return np.select([opening < OPEN, opening > WIDE], [CLOSED_SHARE, WIDE_SHARE], 1.0)
 
     def _handle(self, file: Path) -> safe_open:
-        handles = self.__dict__.setdefault("_handles", {})
         key = (os.getpid(), file)  # a forked worker opens its own
-        if key not in handles:
-            handles[key] = safe_open(file, "numpy").__enter__()
-        return handles[key]
+        if key not in self._handles:
+            self._handles[key] = safe_open(file, "numpy").__enter__()
+        return self._handles[key]
 
     def arrays(self, index: int, seed: int) -> dict[str, np.ndarray]:
         """`draw_window` of a photo, cached or not."""
@@ -273,8 +274,8 @@ class WindowData(Dataset):
     def __getitem__(self, item: Item) -> dict[str, Tensor]:
         return self.sample(*item)
 
-    def sample(self, index: int, seed: int, augment: bool = True) -> dict[str, Tensor]:
-        """One training sample, with a random mask; flipped, shifted and tinted where `augment`.
+    def sample(self, index: int, seed: int, augment: bool = True, side: int | None = None) -> dict[str, Tensor]:
+        """One training sample of `side` or the usual pixels, randomly masked; flipped, shifted, tinted if `augment`.
 
         Returns:
             `photo`, `moved`, `painted` [3, S, S] in [-1, 1], `normal`, `albedo` [3, S, S], `mask`, `mouth` [1, S, S],
@@ -293,7 +294,7 @@ class WindowData(Dataset):
         code = torch.from_numpy(take["cond"]).float()
         if augment:
             stack, code = self._augment(stack, code, rng)
-        stack = window(torch.from_numpy(stack.transpose(2, 0, 1)), self.side, rng if augment else None)
+        stack = window(torch.from_numpy(stack.transpose(2, 0, 1)), side or self.side, rng if augment else None)
         names = ("photo", "moved", "painted", "normal", "albedo", "mask", "mouth")
         parts = dict(zip(names, stack.split([3, 3, 3, 3, 3, 1, 1])))
         u = torch.from_numpy(rng.random(3, np.float32))

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from emorig_diffusers.assets import AssetError
 
 
-class Run:
+class Run(ABC):
     """One run: owns what changes from step to step.
 
     Args:
@@ -54,17 +55,17 @@ class Run:
 
     # what a script adds
 
+    @abstractmethod
     def losses(self, number: int) -> dict[str, Tensor]:
         """Losses of the `number`-th batch since step 0; "loss" is what is minimised."""
-        raise NotImplementedError
 
     def sheets(self) -> dict[str, Image.Image]:
         """Validation pictures by name, drawn with the averaged weights."""
         return {}
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the result."""
-        raise NotImplementedError
 
     def set_mode(self, training: bool) -> None:
         """Training or inference."""

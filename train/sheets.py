@@ -36,9 +36,8 @@ def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
     """Windows of real photo, base, painted in 1, 2 and 4 steps; the widest mouths first."""
     order = np.argsort(-data.weights(), kind="stable")
     index = order[np.linspace(0, len(order) - 1, ROWS).astype(int)]
-    side, data.side = data.side, pipe.config.repaint_window[2]
-    batch = default_collate([data.sample(int(i), int(i), augment=False) for i in index])
-    data.side = side
+    side = pipe.config.repaint_window[2]
+    batch = default_collate([data.sample(int(i), int(i), augment=False, side=side) for i in index])
     base, conditions = repaint_inputs(batch)
     device, columns = pipe.unet.device, [batch["photo"], base]
     for steps in (1, 2, 4):

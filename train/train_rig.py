@@ -37,6 +37,7 @@ from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.photos import read_photo
+from emorig_diffusers.published import CONDITIONS, published_scheduler
 from emorig_diffusers.rig import code_width
 
 ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
@@ -101,7 +102,7 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
         return pipe
     if not args.unet:
         raise SystemExit("A network from scratch needs its sizes: give a --config with a `unet` section.")
-    published = "rendered" in args.unet.get("condition_channels", ())
+    published = tuple(args.unet.get("condition_channels", CONDITIONS)) == CONDITIONS
     args.resolution = args.resolution or (256 if published else pipe.latents_side)
     parts = tuple(args.code_parts or (("appearance",) if published else ("expression", "pose")))
     try:
@@ -109,7 +110,7 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
         texture_dim = pipe.encoder.config.get("num_texture", 0)
         width = code_width(pipe.head, parts, appearance.config.cond_dim if appearance else 0, texture_dim)
         unet = RigUNet(cond_dim=width, **args.unet)
-        scheduler = DDIMScheduler(**(args.scheduler or {}))
+        scheduler = DDIMScheduler(**args.scheduler) if args.scheduler else published_scheduler()
     except TypeError as error:  # an unknown key of a section
         raise SystemExit(f"The preset's networks cannot be built: {error}.") from None
     if args.resolution % unet.size_multiple:

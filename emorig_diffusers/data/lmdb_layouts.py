@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,7 @@ class _Pictures:
     """
 
     _shared: weakref.WeakValueDictionary[tuple[int, int], Any] = weakref.WeakValueDictionary()
+    key: Callable[[int], str]  # of the picture with that index; IndexError out of [0, len)
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -59,10 +60,6 @@ class _Pictures:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
-
-    def key(self, index: int) -> str:
-        """The key of the picture with that index; IndexError out of [0, len)."""
-        raise NotImplementedError
 
     def picture(self, key: str) -> np.ndarray:
         """The picture under a key, uint8 RGB [H, W, 3]; PhotoError where it is missing or damaged."""

@@ -22,18 +22,16 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.sources import open_dataset
-from emorig_diffusers.faces import warp_crop
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
-from emorig_diffusers.rig import EncodedFace
+from emorig_diffusers.rig import EncodedFace, crop_tensor
 
 
 def read_crop(encoder: EmocaEncoder, photo: np.ndarray, face: EncodedFace) -> Tensor:
     """β [S] that a network reads from the aligned crop of a photo."""
     side = encoder.config.image_size
-    crop = torch.from_numpy(warp_crop(photo, face.grid_matrix(side), side)).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        return encoder(crop).shape[0]
+        return encoder(crop_tensor(photo, face.grid_matrix(side), side)).shape[0]
 
 
 def report(name: str, shapes: list[Tensor], people: list[str]) -> float:
