@@ -187,7 +187,7 @@ def run_grid(args: argparse.Namespace) -> int:
 
     rgb = read_photo(source).rgb
     tiles = {}
-    for emotion in tqdm(pipe.recipes, desc="emorig", unit="emotion", disable=None, leave=False):
+    for emotion in tqdm(pipe.emotion_names, desc="emorig", unit="emotion", disable=None, leave=False):
         with naming(source):
             result = pipe(rgb, emotion, output_type="np", **sampling(args))
         box = result.faces[0][0].box
@@ -309,7 +309,10 @@ def load_pipeline(model: str) -> EmoRigPipeline:
 def check_edit(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
     """Refuse what no photo can mend, before the first one is read."""
     units = dict(args.au) or None
-    pipe.check_inputs(args.emotion, args.intensity, args.reference, units, None, args.rotate, args.steps)
+    pipe.check_inputs(
+        emotion=args.emotion, intensity=args.intensity, reference=args.reference, action_units=units,
+        rotate=args.rotate, num_inference_steps=args.steps,
+    )  # fmt: skip
     if args.reference is not None:
         encode_file(pipe, args.reference, "largest")
 

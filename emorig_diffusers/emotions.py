@@ -83,15 +83,25 @@ def emotion_offset(
     Raises:
         ValueError: For an unknown emotion, or a share outside [0, 1.5].
     """
+    total = torch.zeros(len(names))
+    for name, share in blend_shares(emotion, recipes).items():
+        total += share * action_unit_offset(recipes[name], names)
+    return total
+
+
+def blend_shares(emotion: str | Mapping[str, float], known: Mapping[str, object] = RECIPES) -> dict[str, float]:
+    """Shares of an emotion (1) or of a blend by name.
+
+    Raises:
+        ValueError: For what is neither, an unknown emotion, or a share outside [0, 1.5].
+    """
     if not isinstance(emotion, (str, Mapping)):
         raise ValueError(f"An emotion is a name or a blend such as {{'happy': 0.6, 'surprise': 0.4}}, got {emotion!r}.")
     blend = {emotion: 1.0} if isinstance(emotion, str) else emotion
-    total = torch.zeros(len(names))
     for name, share in blend.items():
-        check_emotion(name, recipes)
+        check_emotion(name, known)
         check_amount(f"The share of {name}", share)
-        total += share * action_unit_offset(recipes[name], names)
-    return total
+    return dict(blend)
 
 
 def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> Tensor:

@@ -5,76 +5,45 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
 from . import compose
 from .codes import FaceCodes
-from .emotions import action_unit_offset, check_amount, emotion_offset
+from .editing import EditMixin
 from .faces import warp_crop
+from .frames import PICTURE_FRAMES
 from .hub import fetch, needs_no_trust
+from .inputs import OUTPUT_TYPES, Request, check_request
 from .models.appearance import AppearanceEncoder
+from .models.detail import DetailModel
 from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
+from .outputs import EditedFace, EmoRigOutput
 from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
-from .published import PublishedMixin
+from .published import PublishedMixin, Redrawing, Redrawn, paste_redrawn
 from .repaint import stack_conditions
 from .rig import OPEN_CODE, EncodedFace, part_names, unchanged
 from .sampling import Sampling
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+__all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
+
 GRID = 512  # side of the grid on which motion is computed
 
 
-@dataclass
-class EditedFace:
-    """What happened to one face.
-
-    Attributes:
-        number: 1 for the leftmost face of the photo.
-        box: (x0, y0, x1, y1) in photo pixels.
-        source, target: Codes before and after.
-        crop: Aligned crop of the result.
-        buffers: The head under the target codes: `normal`, `albedo`, `rendered`, and `repainted`, the mask of what
-            the network painted.
-        vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop.
-    """
-
-    number: int
-    box: tuple[float, float, float, float]
-    source: FaceCodes
-    target: FaceCodes
-    crop: Image.Image
-    buffers: dict[str, Image.Image]
-    vertices: Tensor
+Lender = tuple[np.ndarray, EncodedFace]  # the reference: photo and face
+Job = tuple[np.ndarray, list[tuple[EncodedFace, FaceCodes]]]  # a photo, its faces and their target codes
 
 
-@dataclass
-class EmoRigOutput(BaseOutput):
-    """Result of `EmoRigPipeline`.
-
-    Attributes:
-        images: Edited photos, each of its input's size and mode: PIL images, or uint8 arrays [H, W, 3] for
-            `output_type="np"`, or float tensors [3, H, W] in [0, 1] for `output_type="pt"`.
-        faces: For every photo, the faces that were edited.
-    """
-
-    images: list[Any]
-    faces: list[list[EditedFace]]
-
-
-class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
+class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
     """Change the emotion of faces in photos.
 
     A network that sees ("rendered", "normal", "albedo") draws the whole crop, as published (DiffusionRig); any other
@@ -86,6 +55,7 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         unet: The network; without it plain fillings stand where moving the photo's pixels gives nothing.
         scheduler: Sampler of the network.
         appearance_encoder: Code of the photo for networks that take one.
+        detail: DECA's wrinkles, for pipelines whose encoder looks at DECA's crop.
         emotions: Emotion recipes of this checkpoint; `None` for `emorig_diffusers.emotions.RECIPES`.
         default_num_inference_steps: Steps where the caller gives none.
         crop_size: Side of the aligned crop the network was trained on, pixels.
@@ -95,13 +65,18 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
             sequence or in one text with spaces between them.
         shape: Shape code of the one person that a network which draws the whole crop was tuned on; it replaces what
             the encoder reads from each photo.
+        crop: Which square of the photo the network draws, or the crop that moved pixels are computed on: one of
+            `frames.PICTURE_FRAMES`.
+        crop_landmarks: Whose landmarks DECA's crop is put around: "mediapipe", or "fan" as published.
+        emotion_codes: Emotion -> expression and jaw [E + 3], absolute; they replace the recipes, and are what a head
+            without named units needs.
 
     Raises:
-        ValueError: If a code part is unknown.
+        ValueError: If a code part or a crop is unknown.
     """
 
-    model_cpu_offload_seq = "appearance_encoder->unet"
-    _optional_components = ["unet", "scheduler", "appearance_encoder"]
+    model_cpu_offload_seq = "detail->appearance_encoder->unet"
+    _optional_components = ["unet", "scheduler", "appearance_encoder", "detail"]
     _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
 
     def __init__(
@@ -111,6 +86,7 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         unet: RigUNet | None = None,
         scheduler: Any | None = None,
         appearance_encoder: AppearanceEncoder | None = None,
+        detail: DetailModel | None = None,
         emotions: dict[str, dict[str, float]] | None = None,
         default_num_inference_steps: int = 4,
         crop_size: int = 256,
@@ -118,11 +94,20 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         residual_scale: float = 2.0,
         code_parts: str | tuple[str, ...] | list[str] = OPEN_CODE,
         shape: list[float] | None = None,
+        crop: str = "aligned",
+        crop_landmarks: str = "mediapipe",
+        emotion_codes: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
+        for name, value, known in (
+            ("crop", crop, PICTURE_FRAMES), ("crop_landmarks", crop_landmarks, ("mediapipe", "fan"))
+        ):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}.")
         self.register_modules(
-            head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder
-        )
+            head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder,
+            detail=detail,
+        )  # fmt: skip
         self.register_to_config(
             emotions=emotions,
             default_num_inference_steps=default_num_inference_steps,
@@ -131,6 +116,9 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
             residual_scale=residual_scale,
             code_parts=" ".join(part_names(code_parts)),  # diffusers takes lists of texts for components
             shape=shape,
+            crop=crop,
+            crop_landmarks=crop_landmarks,
+            emotion_codes=emotion_codes,
         )
         self.texture = PhotoTexture(head)
 
@@ -171,54 +159,9 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         left, top, side = self.config.repaint_window
         return slice(top, top + side), slice(left, left + side)
 
-    # 1. inputs
-
-    def check_inputs(
-        self,
-        emotion: Any,
-        intensity: Any,
-        reference: Any,
-        action_units: Any,
-        codes: Any,
-        rotate: Any,
-        steps: Any,
-        output_type: Any = "pil",
-        latents: Any = None,
-    ) -> None:
-        """Raise ValueError with one sentence for what cannot be done."""
-        self._check_components()
-        names = self.head.config.expression_names
-        check_amount("intensity", intensity)
-        if emotion is not None:
-            emotion_offset(emotion, names, self.recipes)
-        if action_units is not None:
-            action_unit_offset(action_units, names)
-        if sum(x is not None for x in (emotion, reference, codes)) > 1:
-            raise ValueError("Give one of emotion, reference and codes, not several.")
-        if all(x is None for x in (emotion, reference, action_units, codes, rotate)):
-            raise ValueError("Nothing to do: give an emotion, a reference photo, action units, codes or a rotation.")
-        if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == (1, len(names))):
-            raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
-        if rotate is not None and not _three_angles(rotate):
-            raise ValueError(f"rotate must be three angles (yaw, pitch, roll) from -90 to 90 degrees, got {rotate!r}.")
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= 1000):
-            raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
-        shape = (1, 3, self.latents_side, self.latents_side)
-        if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):
-            raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from.")
-
-    def _check_components(self) -> None:
-        if self.unet is not None and self.scheduler is None:
-            raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
-        if self.unet is not None and "appearance" in self.code_parts and self.appearance_encoder is None:
-            raise ValueError(
-                "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
-                "of its checkpoint."
-            )
-
-    # 2. painting
+    def check_inputs(self, **given: Any) -> None:
+        """Raise ValueError with one sentence for what cannot be done; arguments of `__call__` by name."""
+        check_request(self, Request(**given))
 
     @property
     def latents_side(self) -> int:
@@ -246,7 +189,7 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
     def __call__(
         self,
         image: Any,
-        emotion: str | Mapping[str, float] | None = None,
+        emotion: str | Mapping[str, float] | Sequence[str | Mapping[str, float]] | None = None,
         intensity: float = 1.0,
         reference: Any | None = None,
         action_units: Mapping[str, float] | None = None,
@@ -258,15 +201,22 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
-        latents: Tensor | None = None,
+        latents: Tensor | Literal["photo"] | None = None,
+        modes: Sequence[str] = ("exp",),
+        source_encoder: str | None = None,
+        target_encoder: str | None = None,
+        crop: str | None = None,
+        detail: bool = False,
+        batch_size: int = 8,
     ) -> EmoRigOutput | tuple:
         """Edit one photo or a list of photos.
 
         Args:
             image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
-            emotion: One of the eight emotions, or a blend such as `{"happy": .6, "surprise": .4}`.
+            emotion: One of the eight emotions, or a blend such as `{"happy": .6, "surprise": .4}`; a list gives each
+                photo its own, and one photo every one of them.
             intensity: 0 returns the photo itself, 1 is a clear emotion, 1.5 the most.
-            reference: A photo whose (largest) face's expression and jaw are taken over.
+            reference: A photo whose (largest) face lends what `modes` says.
             action_units: Amounts of action units (`AU12`, `L12`, `R12`) or expression units to add, e.g. `{"AU1": .5}`.
             codes: Codes whose expression and pose are used as they are.
             face: "largest", "all", or a number from 1 counted from the left.
@@ -277,51 +227,87 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
             return_dict: Return an `EmoRigOutput`, else a tuple (images, faces).
             callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers.
             latents: Noise [1, 3, S, S] to start every face from, instead of fresh noise for each; S is the side of
-                what the network sees.
+                what the network sees. "photo" takes the noise that DDIM inversion finds for each photo.
+            modes: What the reference lends: "exp" (expression and jaw), "pose", "light", "latent" (the code of the
+                photo), the last two for networks that draw the whole crop.
+            source_encoder, target_encoder: "deca" or "emoca", for encoders that can be both: who reads the codes of
+                the photo, and those of the reference. `None` for the checkpoint's.
+            crop: Which square of the photo the network draws ("whole" for photos that are aligned already); `None`
+                for the checkpoint's.
+            detail: Draw DECA's wrinkles into the normals.
+            batch_size: Faces that a network which draws the whole crop draws at a time.
 
         Raises:
             PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
         """
         # 1. check
-        self.check_inputs(
-            emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type, latents
-        )
-        photos = [read_photo(x) for x in (image if isinstance(image, (list, tuple)) else [image])]
+        request = Request(
+            emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type, latents,
+            modes, source_encoder, target_encoder, crop, detail, batch_size,
+        )  # fmt: skip
+        check_request(self, request)
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        emotions = request.emotions(len(images))
+        photos = [read_photo(x) for x in images]
         steps = num_inference_steps or self.config.default_num_inference_steps
-        sampling = Sampling(steps, generator, latents, callback_on_step_end)
+        sampling = Sampling(steps, generator, latents, callback_on_step_end, batch_size)
 
-        # 2. encode the reference
+        # 2. encode the reference and the faces
+        lender = None
         if reference is not None:
-            reference = self.encode_photo(read_photo(reference).rgb)[0]
+            rgb = read_photo(reference).rgb
+            lender = rgb, self.encode_photo(rgb, "largest", crop, target_encoder)[0]
+        encoded = [self.encode_photo(photo.rgb, face, crop, source_encoder) for photo in photos]
+        if len(photos) < len(emotions):
+            photos, encoded = photos * len(emotions), encoded * len(emotions)
 
-        results = []
-        for photo in photos:
-            # 3. encode the faces, edit their codes
-            faces = self.encode_photo(photo.rgb, face)
-            targets = [
-                self.edit_codes(f, emotion, intensity, reference, action_units, rotate)
-                if codes is None
-                else f.codes.with_(expression=codes.expression, pose=codes.pose)
-                for f in faces
-            ]
-            # 4. move and repaint
-            results.append(self._edit_photo(photo, faces, targets, sampling))
+        # 3. edit their codes, 4. draw
+        jobs = [
+            (photo.rgb, [(f, self._target(f, request, mood, lender)) for f in faces])
+            for photo, faces, mood in zip(photos, encoded, emotions)
+        ]
+        results = self._redraw_photos(jobs, request, lender, sampling) if self.published else [
+            self._move_photo(rgb, faces, sampling) for rgb, faces in jobs
+        ]  # fmt: skip
 
         # 5. hand over
-        images = [_as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
+        pictures = [_as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
         edited = [e for _, e in results]
         self.maybe_free_model_hooks()
-        return EmoRigOutput(images, edited) if return_dict else (images, edited)
+        return EmoRigOutput(pictures, edited) if return_dict else (pictures, edited)
 
-    def _edit_photo(
-        self, photo: Photo, faces: list[EncodedFace], targets: list[FaceCodes], sampling: Sampling
+    def _target(self, face: EncodedFace, request: Request, emotion: Any, lender: Lender | None) -> FaceCodes:
+        codes = request.codes
+        if codes is not None:
+            return face.codes.with_(expression=codes.expression, pose=codes.pose)
+        reference = None if lender is None else lender[1]
+        units, rotate = request.action_units, request.rotate
+        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
+
+    def _redraw_photos(
+        self, jobs: list[Job], request: Request, lender: Lender | None, sampling: Sampling
+    ) -> list[tuple[np.ndarray, list[EditedFace]]]:
+        """Photos whose faces a network drew that draws the whole crop, all faces in common batches."""
+        look = lender if "latent" in request.modes and request.intensity > 0 else None
+        same = lambda face, target: look is None and unchanged(face.codes, target)
+        faces = [(rgb, face, target) for rgb, pairs in jobs for face, target in pairs if not same(face, target)]
+        drawn = iter(self.redraw_faces([Redrawing(*one, look, request.detail) for one in faces], sampling))
+        results = []
+        for rgb, pairs in jobs:
+            mine = [None if same(face, target) else next(drawn) for face, target in pairs]
+            for (face, _), one in zip(pairs, mine):
+                rgb = rgb if one is None else paste_redrawn(rgb, face, one)
+            results.append((rgb, [self._describe(rgb, *pair, one) for pair, one in zip(pairs, mine)]))
+        return results
+
+    def _move_photo(
+        self, rgb: np.ndarray, faces: list[tuple[EncodedFace, FaceCodes]], sampling: Sampling
     ) -> tuple[np.ndarray, list[EditedFace]]:
-        rgb, edited = photo.rgb, []
-        draw = self.redraw_face if self.published else self._move_face
-        for face, target in zip(faces, targets):
-            mask = Image.new("L", (self.config.crop_size,) * 2)
+        edited = []
+        for face, target in faces:
+            mask = None
             if not unchanged(face.codes, target):
-                rgb, mask = draw(rgb, face, target, sampling)
+                rgb, mask = self._move_face(rgb, face, target, sampling)
             edited.append(self._describe(rgb, face, target, mask))
         return rgb, edited
 
@@ -358,26 +344,26 @@ class EmoRigPipeline(PublishedMixin, DiffusionPipeline):
         painted[window] += correction * plan.network_mask[window]
         return painted.clamp(-1, 1)
 
-    def _describe(self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, mask: Image.Image) -> EditedFace:
+    def _describe(
+        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, made: Redrawn | Image.Image | None
+    ) -> EditedFace:
+        """What happened to a face: `made` is what was drawn of it, or the mask of what was repainted."""
         size = self.config.crop_size
-        vertices = self.placed_head(face.codes, target)
-        drawn = self.draw_head(target, size, vertices=vertices)
+        vertices = self.target_head(face.codes, target)
+        heads = self.draw_head(target, size, face.transform, vertices)
+        show = (lambda x: x) if self.head.config.num_texture else (lambda x: x.clamp(0) ** (1 / 2.2))
+        mask = Image.fromarray((made.mask * 255).round().astype(np.uint8)) if isinstance(made, Redrawn) else made
         buffers = {
-            "normal": _picture(drawn.normal[0] * 0.5 + 0.5),
-            "albedo": _picture(drawn.albedo[0].clamp(0) ** (1 / 2.2)),
-            "rendered": _picture(drawn.rendered[0].clamp(0) ** (1 / 2.2)),
-            "repainted": mask,
+            "normal": _picture(heads.normal[0] * 0.5 + 0.5),
+            "albedo": _picture(show(heads.albedo[0])),
+            "rendered": _picture(show(heads.rendered[0])),
+            "repainted": mask or Image.new("L", (size, size)),
         }
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
-        return EditedFace(face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0])
-
-
-def _three_angles(rotate: Any) -> bool:
-    return (
-        isinstance(rotate, (Sequence, np.ndarray))
-        and len(rotate) == 3
-        and all(isinstance(angle, Real) and abs(angle) <= 90 for angle in rotate)
-    )
+        drawn = _picture(made.picture) if isinstance(made, Redrawn) else None
+        return EditedFace(
+            face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0], drawn
+        )  # fmt: skip
 
 
 def _picture(tensor: Tensor) -> Image.Image:

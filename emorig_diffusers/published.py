@@ -6,17 +6,19 @@ what the head does not hold (hair, glasses, background) comes from a code of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image
 from torch import Tensor
 
 from .codes import FaceCodes
 from .faces import paste
+from .models.detail import detail_normals
 from .phototexture import smooth
 from .render import Buffers
 from .rig import EncodedFace, RigMixin, crop_tensor
@@ -24,11 +26,13 @@ from .sampling import Sampling, SamplingMixin
 
 if TYPE_CHECKING:
     from .models.appearance import AppearanceEncoder
+    from .models.detail import DetailModel
 
 CONDITIONS = ("rendered", "normal", "albedo")  # 3 + 3 + 3 channels after the noisy sample
 GROWTH = 0.03  # of the crop's side by which the drawn heads are grown before they are pasted: hairline, ears
 FEATHER = 0.05  # of the crop's side over which the paste fades out then
 BORDER = 0.06  # of the crop's side over which the paste fades in from the crop's border
+MOUTH_SHARE = 0.1  # of the way from the eyes to the mouth, where FFHQ's pictures are centred
 
 
 def published_scheduler() -> DDIMScheduler:
@@ -50,10 +54,38 @@ def published_scheduler() -> DDIMScheduler:
     )
 
 
+@dataclass
+class Redrawing:
+    """One face to draw.
+
+    Attributes:
+        rgb: Its photo, uint8 [H, W, 3].
+        face: The face with its own codes.
+        target: The codes to draw.
+        look: Photo and face whose code z is taken; `None` for its own.
+        detail: Draw DECA's wrinkles too.
+    """
+
+    rgb: np.ndarray
+    face: EncodedFace
+    target: FaceCodes
+    look: tuple[np.ndarray, EncodedFace] | None = None
+    detail: bool = False
+
+
+@dataclass
+class Redrawn:
+    """What became of it: the network's picture [3, S, S] in [0, 1], and how much of it is taken [S, S] in [0, 1]."""
+
+    picture: Tensor
+    mask: np.ndarray
+
+
 class PublishedMixin(RigMixin, SamplingMixin):
     """Methods of a pipeline whose network draws the whole crop."""
 
     appearance_encoder: AppearanceEncoder | None
+    detail: DetailModel | None
 
     @property
     def published(self) -> bool:
@@ -74,35 +106,97 @@ class PublishedMixin(RigMixin, SamplingMixin):
         """
         return _stack(self.draw_head(codes, size, transform))
 
+    def recentred_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """Vertices [B, V, 3] in metres of the target's head, moved to where FFHQ's alignment would have it.
+
+        The network's pictures are all centred between eyes and mouth; a target is shifted so that this point stays
+        where the source's is (DiffusionRig's inference).
+        """
+        vertices = self.pose_head(target)
+        return vertices + self._ffhq_centre(self.pose_head(source)) - self._ffhq_centre(vertices)
+
+    def _ffhq_centre(self, vertices: Tensor) -> Tensor:
+        points = self.head.landmarks68(vertices)
+        eyes = (points[:, 36:42].mean(1) + points[:, 42:48].mean(1)) / 2
+        mouth = (points[:, 48] + points[:, 54]) / 2
+        return torch.lerp(eyes, mouth, MOUTH_SHARE)[:, None]
+
+    def target_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""
+        return self.recentred_head(source, target) if self.published else self.placed_head(source, target)
+
     def appearance_code(self, crop: Tensor) -> Tensor:
-        """Code z [B, Z] of aligned crops [B, 3, S, S] in [-1, 1]."""
+        """Code z [B, Z] of pictures [B, 3, S, S] in [-1, 1]."""
         return self.appearance_encoder(crop.to(self.appearance_encoder.device, self.appearance_encoder.dtype))
 
-    def redraw_face(
-        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
-    ) -> tuple[np.ndarray, Image.Image]:
-        """Draw a face of a photo uint8 [H, W, 3] under target codes; the photo, and what was pasted into its crop."""
-        size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
-        if self.config.shape is not None:
-            target = target.with_(shape=torch.tensor([self.config.shape]))
-        drawn = self.draw_head(target, size, vertices=self.placed_head(face.codes, target))
-        code = self.condition_code(target, self._appearance(rgb, matrix))
-        device, dtype = self._execution_device, self.unet.dtype
-        sample, _ = self.sample(
-            self.prepare_latents(1, sampling.generator, sampling.latents),
-            _stack(drawn).to(device, dtype),
-            code.to(device, dtype),
-            sampling,
-        )
-        crop = (sample[0].permute(1, 2, 0).float().cpu().numpy() + 1) / 2
-        mask = paste_mask(torch.cat([self.draw_head(face.codes, size).mask, drawn.mask]))
-        pasted = paste(rgb, np.clip(crop, 0, 1), mask, matrix)
-        return pasted, Image.fromarray((mask * 255).round().astype(np.uint8))
+    def redraw_faces(self, tasks: Sequence[Redrawing], sampling: Sampling) -> list[Redrawn]:
+        """Draw faces, `sampling.batch` at a time."""
+        codes = self._looks(tasks)
+        drawn: list[Redrawn] = []
+        for start in range(0, len(tasks), sampling.batch):
+            part = slice(start, start + sampling.batch)
+            drawn += self._redraw_batch(tasks[part], codes[part], sampling)
+        return drawn
 
-    def _appearance(self, rgb: np.ndarray, matrix: np.ndarray) -> Tensor | None:
+    def _looks(self, tasks: Sequence[Redrawing]) -> list[Tensor | None]:
+        """Code z [1, Z] for each face, computed once for each picture."""
         if "appearance" not in self.code_parts:
-            return None
-        return self.appearance_code(crop_tensor(rgb, matrix, self.config.crop_size) * 2 - 1)
+            return [None] * len(tasks)
+        looks = [task.look or (task.rgb, task.face) for task in tasks]
+        known = {id(face): self.appearance_code(self._picture(rgb, face)) for rgb, face in looks}
+        return [known[id(face)] for _, face in looks]
+
+    def _picture(self, rgb: np.ndarray, face: EncodedFace) -> Tensor:
+        """The picture around a face [1, 3, S, S] in [-1, 1]."""
+        size = self.config.crop_size
+        return crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1
+
+    def _redraw_batch(
+        self, tasks: Sequence[Redrawing], looks: Sequence[Tensor | None], sampling: Sampling
+    ) -> list[Redrawn]:
+        device, dtype = self._execution_device, self.unet.dtype
+        source, target = (
+            self._one_shape(FaceCodes.cat(codes)) for codes in zip(*((t.face.codes, t.target) for t in tasks))
+        )
+        look = None if looks[0] is None else torch.cat(list(looks))
+        here, there = self._draw_tasks(tasks, source), self._draw_tasks(tasks, target)
+        conditions, code = _stack(there).to(device, dtype), self.condition_code(target, look).to(device, dtype)
+        if isinstance(sampling.latents, str):
+            photos = torch.cat([self._picture(task.rgb, task.face) for task in tasks]).to(device, dtype)
+            own = _stack(here).to(device, dtype), self.condition_code(source, look).to(device, dtype)
+            latents = self.invert(photos, *own, sampling.steps)
+        else:
+            latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
+        sample, _ = self.sample(latents, conditions, code, sampling)
+        pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
+        masks = torch.stack([here.mask, there.mask], 1)
+        return [Redrawn(picture, paste_mask(mask)) for picture, mask in zip(pictures, masks)]
+
+    def _one_shape(self, codes: FaceCodes) -> FaceCodes:
+        """Codes with the album's mean shape, for a network that was tuned on an album."""
+        shape = self.config.shape
+        return codes if shape is None else codes.with_(shape=torch.tensor([shape]).expand(len(codes), -1))
+
+    def _draw_tasks(self, tasks: Sequence[Redrawing], codes: FaceCodes) -> Buffers:
+        """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces."""
+        vertices = self.recentred_head(FaceCodes.cat([task.face.codes for task in tasks]), codes)
+        transform = torch.cat([task.face.transform for task in tasks])
+        detail = self._detail_map(tasks, codes, vertices) if tasks[0].detail else None
+        return self.draw_head(codes, self.config.crop_size, transform, vertices, detail)
+
+    def _detail_map(self, tasks: Sequence[Redrawing], codes: FaceCodes, vertices: Tensor) -> Tensor:
+        """Normals [B, 3, h, w] with the wrinkles that DECA reads from the photo and expects of an expression."""
+        detail = self.detail
+        seen = torch.cat([task.face.seen for task in tasks]).to(detail.device, detail.dtype)
+        jaw, expression = (x.to(seen) for x in (codes.pose[:, 3:], codes.expression))
+        displacement = detail(seen, jaw, expression).float().cpu()
+        return detail_normals(self.head, vertices, displacement, detail.mask.float().cpu(), detail.fixed.float().cpu())
+
+
+def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndarray:
+    """A photo uint8 [H, W, 3] with what was drawn of one of its faces."""
+    picture = drawn.picture.permute(1, 2, 0).numpy()
+    return paste(rgb, picture, drawn.mask, face.grid_matrix(len(drawn.mask)))
 
 
 def _stack(drawn: Buffers) -> Tensor:

@@ -363,6 +363,7 @@ def draw_buffers(
     faces_uv: Tensor | None = None,
     transform: Tensor | None = None,
     backend: Backend = "auto",
+    normal_map: Tensor | None = None,
 ) -> Buffers:
     """Draw the conditioning buffers of DiffusionRig (Ding et al. 2023) from a posed head.
 
@@ -373,28 +374,31 @@ def draw_buffers(
         light: [B, 9, 3], see `sh_shading`.
         albedo: RGB in [0, 1], [B, V, 3] per vertex or a texture [B, 3, h, w] (ValueError without `uv`).
         size: side of the picture, or (height, width).
-        uv: [T, 2] texture coordinates (see `sample_texture`), wanted with a texture.
+        uv: [T, 2] texture coordinates (see `sample_texture`), wanted with textures.
         faces_uv: int64 [F, 3], rows of `uv` at the faces' corners; None uses `faces`.
         transform: [B, 3, 3] maps NDC (x, y, 1) of the fitted crop to NDC of the picture, where they differ.
         backend: see `rasterize`.
+        normal_map: [B, 3, h, w] normals as a texture, in place of the vertices' (ValueError without `uv`).
     """
-    if (albedo.ndim == 4) != (uv is not None):
-        raise ValueError("pass albedo as a texture [B, 3, h, w] with uv, or as [B, V, 3] without.")
+    if (albedo.ndim == 4 or normal_map is not None) and uv is None:
+        raise ValueError("pass textures [B, 3, h, w] together with uv.")
     points = project(vertices, camera)
-    points = points if transform is None else _transform(points, transform)
+    points = points if transform is None else transform_ndc(points, transform)
     height, width = (size, size) if isinstance(size, int) else size
     fragments = rasterize(ndc_to_pixels(points, (height, width)), faces, height, width, backend)
     mask = (fragments.face >= 0).to(vertices.dtype)[..., None]
-    normal = interpolate(fragments, faces, vertex_normals(vertices, faces))
-    if uv is None:
-        colour = interpolate(fragments, faces, albedo)
+    uv_map = None if uv is None else interpolate(fragments, faces if faces_uv is None else faces_uv, uv)
+    look_up = lambda texture: sample_texture(texture, uv_map) * mask
+    colour = look_up(albedo) if albedo.ndim == 4 else interpolate(fragments, faces, albedo)
+    if normal_map is None:
+        normal = interpolate(fragments, faces, vertex_normals(vertices, faces))
     else:
-        uv_map = interpolate(fragments, faces if faces_uv is None else faces_uv, uv)
-        colour = sample_texture(albedo, uv_map) * mask
+        normal = look_up(normal_map)
     pictures = (colour * sh_shading(normal, light), normal, colour, mask)
     return Buffers(*(picture.permute(0, 3, 1, 2).contiguous() for picture in pictures))
 
 
-def _transform(points: Tensor, transform: Tensor) -> Tensor:
+def transform_ndc(points: Tensor, transform: Tensor) -> Tensor:
+    """Points [B, N, 3] in normalised device coordinates through [B, 3, 3] acting on (x, y, 1); z stays."""
     xy = F.pad(points[..., :2], (0, 1), value=1.0) @ transform.mT
     return torch.cat((xy[..., :2] / xy[..., 2:], points[..., 2:]), dim=-1)

@@ -1,9 +1,9 @@
-"""What every pipeline does with faces before it paints: find them, fit their codes, edit the codes, pose the head."""
+"""What every pipeline does with faces: find them, read their codes, pose and draw the head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,12 +11,22 @@ import torch
 from torch import Tensor
 
 from .codes import FaceCodes
-from .emotions import EMOTIONS, RECIPES, action_unit_offset, blend_expression, emotion_offset
 from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
-from .models.head import PARTS, HeadModel, rotation_matrix
-from .models.landmarks import FitResult, axis_angle
+from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, picture_matrix
+from .models.head import PARTS, HeadModel
+from .models.landmarks import FitResult
 from .phototexture import PhotoTexture
-from .render import Buffers, draw_buffers, fit_light, interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from .render import (
+    Buffers,
+    draw_buffers,
+    fit_light,
+    interpolate,
+    ndc_to_pixels,
+    project,
+    rasterize,
+    transform_ndc,
+    vertex_normals,
+)
 
 LIGHT_GRID = 96  # side of the crop on which the light is fitted
 OPEN_CODE = ("expression", "pose")
@@ -57,11 +67,24 @@ def part_names(parts: str | Sequence[str]) -> tuple[str, ...]:
 class FaceEncoder(Protocol):
     """What a pipeline wants of an encoder."""
 
+    @property
+    def crop(self) -> str:
+        """The frame it reads codes in: "aligned" or "deca"."""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Which of "deca" and "emoca" it can be asked for."""
+
     def fit(
-        self, head: HeadModel, points: np.ndarray, scores: dict[str, float], crop: Callable[[int], Tensor]
+        self,
+        head: HeadModel,
+        points: np.ndarray,
+        scores: dict[str, float],
+        crop: Callable[[int], Tensor],
+        branch: str | None = None,
     ) -> FitResult:
-        """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the aligned crop, blendshape
-        scores by name, and the aligned crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
+        """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the encoder's crop, blendshape
+        scores by name, and the encoder's crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
 
     def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
         """The person's own relaxed expression [1, E]."""
@@ -73,10 +96,15 @@ class EncodedFace:
 
     Attributes:
         face: What the detector found.
-        codes: Fitted codes [1, ...].
-        offsets: What the codes leave over, as vertex offsets [V, 2] in normalised device coordinates of the crop.
+        codes: Codes [1, ...] in the encoder's crop.
+        offsets: What the codes leave over, as vertex offsets [V, 2] in normalised device coordinates (NDC) of that
+            crop.
         error: Mean landmark error of the fit, same unit.
         residual: Detected minus fitted landmarks [N, 2], same unit.
+        frame: Which square of the photo is the picture (`frames.PICTURE_FRAMES`).
+        photo_size: (height, width) of the photo.
+        transform: From NDC of the encoder's crop to those of the picture, float32 [1, 3, 3].
+        seen: The crop [1, 3, S, S] in [0, 1] that an encoder of DECA's kind looked at.
     """
 
     face: Face
@@ -84,10 +112,23 @@ class EncodedFace:
     offsets: Tensor
     error: float
     residual: np.ndarray
+    frame: str = "aligned"
+    photo_size: tuple[int, ...] = (0, 0)
+    transform: Tensor = field(default_factory=lambda: torch.eye(3)[None])
+    seen: Tensor | None = None
 
     def grid_matrix(self, size: int) -> np.ndarray:
-        """Similarity [2, 3] from photo pixels to a crop of `size` pixels."""
-        return align(self.face.landmarks, size)
+        """Similarity [2, 3] from photo pixels to the picture in `size` pixels."""
+        return picture_matrix(self.frame, self.face.landmarks, self.photo_size, size)
+
+
+@dataclass
+class _Look:
+    """How an encoder sees a face: landmarks in NDC of its crop, the crop of a side, and NDC -> the picture's."""
+
+    points: np.ndarray
+    crop: Callable[[int], Tensor]
+    transform: np.ndarray
 
 
 class RigMixin:
@@ -98,34 +139,58 @@ class RigMixin:
     texture: PhotoTexture
 
     @property
-    def recipes(self) -> Mapping[str, Mapping[str, float]]:
-        """Emotion recipes: the checkpoint's own or the package's."""
-        own = self.config.emotions or RECIPES
-        return {name: own[name] for name in (*EMOTIONS, *own) if name in own}  # a saved config is sorted by letters
-
-    @property
     def code_parts(self) -> tuple[str, ...]:
         """Names of CODE_PARTS that the network is told, in order."""
         return part_names(self.config.code_parts)
 
     @torch.no_grad()
-    def encode_face(self, photo: np.ndarray, face: Face) -> EncodedFace:
-        """Codes of a detected face in a photo uint8 [H, W, 3]; light is fitted where the encoder gives none."""
-        points = transform_points(align(face.landmarks, 2), face.landmarks[:, :2]) - 1
+    def encode_face(
+        self, photo: np.ndarray, face: Face, frame: str | None = None, branch: str | None = None
+    ) -> EncodedFace:
+        """Codes of a detected face; light is fitted where the encoder gives none.
+
+        Args:
+            photo: uint8 [H, W, 3].
+            face: One of its faces.
+            frame: Which square of the photo is the picture; `None` for the checkpoint's.
+            branch: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
+        """
+        frame = frame or self.config.crop
+        look = self._look(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
-        crop = lambda size: crop_tensor(photo, align(face.landmarks, size), size)
-        fit = self.encoder.fit(self.head, points, scores, crop)
+        fit = self.encoder.fit(self.head, look.points, scores, look.crop, branch)
         offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
-        encoded = EncodedFace(face, fit.codes, offsets, float(fit.error[:468].mean()), fit.residual)
+        known = self.head.landmark_weight[:468].numpy() > 0
+        error = float(fit.error[:468][known].mean()) if known.any() else 0.0
+        transform = torch.from_numpy(look.transform).float()[None]
+        encoded = EncodedFace(face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform)
+        if self.encoder.crop == "deca":
+            encoded.seen = look.crop(self.encoder.config.image_size)
         if not fit.codes.light.any():
             encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
         return encoded
 
+    def _look(self, photo: np.ndarray, face: Face, frame: str) -> _Look:
+        landmarks, size = face.landmarks[:, :2], self.config.crop_size
+        matrix = picture_matrix(frame, face.landmarks, photo.shape, size)
+        if self.encoder.crop == "deca":
+            picture = warp_crop(photo, matrix, size)
+            points = transform_points(matrix, landmarks)
+            fan = self.config.crop_landmarks == "fan"
+            box = deca_box(fan_points(picture) if fan else points[list(IBUG68)])
+            transform = deca_transform(box, size)
+            ndc = np.column_stack([points * 2 / size - 1, np.ones(len(points))]) @ np.linalg.inv(transform).T
+            return _Look(ndc[:, :2], lambda side: deca_crop(picture, box, side), transform)
+        aligned = lambda side: align(face.landmarks, side)
+        ndc = transform_points(aligned(2), landmarks) - 1
+        crop = lambda side: crop_tensor(photo, aligned(side), side)
+        return _Look(ndc, crop, np.eye(3) if frame == "aligned" else _ndc_transform(aligned(size), matrix, size))
+
     def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
-        """Light [1, 9, 3] that explains the skin's colours, seen on a small crop."""
+        """Light [1, 9, 3] that explains the skin's colours, seen on a small picture."""
         vertices = self.pose_head(face.codes)
-        pixels = ndc_to_pixels(project(vertices, face.codes.camera), LIGHT_GRID)
-        fragments = rasterize(pixels, self.head.faces, LIGHT_GRID, LIGHT_GRID)
+        points = transform_ndc(project(vertices, face.codes.camera), face.transform)
+        fragments = rasterize(ndc_to_pixels(points, LIGHT_GRID), self.head.faces, LIGHT_GRID, LIGHT_GRID)
         crop = crop_tensor(photo, face.grid_matrix(LIGHT_GRID), LIGHT_GRID)[0].permute(1, 2, 0)
         shown = fragments.face[0]
         skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
@@ -133,43 +198,19 @@ class RigMixin:
         albedo = interpolate(fragments, self.head.faces, self.head.albedo)[0]
         return fit_light(crop[skin] ** 2.2, normal[skin], albedo[skin])[None]
 
-    def encode_photo(self, photo: np.ndarray, face: int | Literal["largest", "all"] = "largest") -> list[EncodedFace]:
-        """Find and encode the chosen faces of a photo uint8 [H, W, 3].
+    def encode_photo(
+        self,
+        photo: np.ndarray,
+        face: int | Literal["largest", "all"] = "largest",
+        frame: str | None = None,
+        branch: str | None = None,
+    ) -> list[EncodedFace]:
+        """Find and encode the chosen faces of a photo uint8 [H, W, 3]; `frame` and `branch` as for `encode_face`.
 
         Raises:
             NoFaceError: If there is no such face.
         """
-        return [self.encode_face(photo, f) for f in choose_faces(find_faces(photo), face)]
-
-    def edit_codes(
-        self,
-        face: EncodedFace,
-        emotion: str | Mapping[str, float] | None = None,
-        intensity: float = 1.0,
-        reference: EncodedFace | None = None,
-        action_units: Mapping[str, float] | None = None,
-        rotate: Sequence[float] | None = None,
-    ) -> FaceCodes:
-        """Target codes of one face; the arguments mean what they mean in `__call__`."""
-        source = face.codes
-        expression, pose, relaxed = source.expression, source.pose, self._relaxed(face)
-        names = self.head.config.expression_names
-        if emotion is not None:
-            offset = emotion_offset(emotion, names, self.recipes)
-            expression = blend_expression(expression, relaxed, offset, intensity)
-        if reference is not None:
-            offset = reference.codes.expression - self._relaxed(reference)
-            expression = blend_expression(expression, relaxed, offset, intensity)
-            jaw = torch.lerp(pose[:, 3:], reference.codes.pose[:, 3:], min(intensity, 1.0))
-            pose = torch.cat([pose[:, :3], jaw], 1)
-        if action_units:
-            expression = expression + action_unit_offset(action_units, names)
-        if rotate is not None and any(rotate):
-            pose = torch.cat([turned(pose[:, :3], rotate), pose[:, 3:]], 1)
-        return source.with_(expression=expression, pose=pose)
-
-    def _relaxed(self, face: EncodedFace) -> Tensor:
-        return self.encoder.neutral(self.head, face.codes, face.offsets)
+        return [self.encode_face(photo, f, frame, branch) for f in choose_faces(find_faces(photo), face)]
 
     def pose_head(self, codes: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres."""
@@ -184,21 +225,29 @@ class RigMixin:
         return vertices + self._face_centre(self.pose_head(source)) - self._face_centre(vertices)
 
     def grid_vertices(self, face: EncodedFace, codes: FaceCodes, size: int) -> Tensor:
-        """Vertices [V, 3] in pixels of a crop of `size`, with what the fit left over."""
-        return self.place_vertices(face.codes, face.offsets, codes, size)
+        """Vertices [V, 3] in pixels of a picture of `size`, with what the fit left over."""
+        return self.place_vertices(face.codes, face.offsets, codes, size, face.transform)
 
-    def place_vertices(self, source: FaceCodes, offsets: Tensor, target: FaceCodes, size: int) -> Tensor:
+    def place_vertices(
+        self, source: FaceCodes, offsets: Tensor, target: FaceCodes, size: int, transform: Tensor | None = None
+    ) -> Tensor:
         """As `grid_vertices`, from the photo's codes, the vertex offsets [V, 2] of their fit, and the codes to show."""
         points = project(self.placed_head(source, target), target.camera)
         points = torch.cat([points[..., :2] + offsets, points[..., 2:]], -1)
-        return ndc_to_pixels(points, size)[0]
+        return ndc_to_pixels(points if transform is None else transform_ndc(points, transform), size)[0]
 
     def _face_centre(self, vertices: Tensor) -> Tensor:
-        """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns (DiffusionRig's re-centring)."""
-        return self.head.landmarks(vertices)[:, [33, 133, 362, 263, 61, 291]].mean(1, keepdim=True)
+        """Middle of eyes and mouth [B, 1, 3]: stays where it is when the head turns."""
+        points = self.head.landmarks68(vertices)
+        return points[:, [36, 39, 42, 45, 48, 54]].mean(1, keepdim=True)
 
     def draw_head(
-        self, codes: FaceCodes, size: int, transform: Tensor | None = None, vertices: Tensor | None = None
+        self,
+        codes: FaceCodes,
+        size: int,
+        transform: Tensor | None = None,
+        vertices: Tensor | None = None,
+        normal_map: Tensor | None = None,
     ) -> Buffers:
         """Buffers of the heads, drawn on the device that head and codes are on.
 
@@ -208,10 +257,20 @@ class RigMixin:
             transform: [B, 3, 3] from normalised device coordinates (x, y, 1) of the encoder's crop to the picture's;
                 `None` where the picture is the encoder's crop.
             vertices: [B, V, 3] in metres where they are not `pose_head(codes)`.
+            normal_map: [B, 3, h, w] as for `render.draw_buffers`.
         """
-        vertices = self.pose_head(codes) if vertices is None else vertices
-        head = self.head
-        return draw_buffers(vertices, head.faces, codes.camera, codes.light, head.albedo, size, transform=transform)
+        head, vertices = self.head, self.pose_head(codes) if vertices is None else vertices
+        options = {"transform": transform, "normal_map": normal_map}
+        if head.config.num_texture or normal_map is not None:
+            options |= {"uv": head.uv, "faces_uv": head.faces_uv}
+        albedo = self.albedo(codes) if head.config.num_texture else head.albedo
+        return draw_buffers(vertices, head.faces, codes.camera, codes.light, albedo, size, **options)
+
+    def albedo(self, codes: FaceCodes) -> Tensor:
+        """Texture [B, 3, h, w] in [0, 1] of a head with a texture space; the mean one where codes hold none."""
+        texture = codes.texture
+        blank = texture.new_zeros(len(codes), self.head.config.num_texture)
+        return self.head.texture(texture if texture.shape[1] else blank)
 
     def condition_code(self, codes: FaceCodes, appearance: Tensor | None = None) -> Tensor:
         """What the network is told of faces [B, C]: the parts that `code_parts` names, in that order.
@@ -240,16 +299,14 @@ def crop_tensor(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
     return torch.from_numpy(warp_crop(photo, matrix, size)).permute(2, 0, 1)[None].float() / 255
 
 
+def _ndc_transform(crop: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """From normalised device coordinates of a crop to those of a picture [3, 3], both of `size` pixels, from their
+    similarities [2, 3] of the photo's pixels."""
+    device = np.array([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
+    to_crop, to_picture = (device @ np.vstack([m, (0, 0, 1)]) for m in (crop, picture))
+    return to_picture @ np.linalg.inv(to_crop)
+
+
 def unchanged(source: FaceCodes, target: FaceCodes) -> bool:
-    """Whether expression and pose are the same to the bit."""
-    return torch.equal(source.expression, target.expression) and torch.equal(source.pose, target.pose)
-
-
-def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
-    """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
-    yaw, pitch, roll = np.radians(degrees)
-    turn = torch.eye(3, dtype=torch.float64)
-    for angle in ((0, 0, roll), (-pitch, 0, 0), (0, yaw, 0)):
-        turn = turn @ rotation_matrix(torch.tensor(angle, dtype=torch.float64))
-    matrix = turn @ rotation_matrix(rotation[0].double())
-    return torch.from_numpy(axis_angle(matrix.numpy())).to(rotation)[None]
+    """Whether expression, pose and light are the same to the bit."""
+    return all(torch.equal(getattr(source, name), getattr(target, name)) for name in ("expression", "pose", "light"))

@@ -1,10 +1,10 @@
-"""From noise to a sample: x_T and the scheduler's loop, the same for all networks."""
+"""From noise to a sample and back: x_T, the scheduler's loop, and DDIM inversion, the same for all networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import DDIMScheduler
@@ -22,14 +22,16 @@ class Sampling:
     Attributes:
         steps: Steps of the scheduler.
         generator: Random numbers of x_T, and of schedulers that draw more on the way.
-        latents: x_T [1, 3, side, side] to take instead.
+        latents: x_T [1, 3, side, side] to take for every face instead; "photo" for the one each photo came from.
         callback: Called after every step as `f(pipe, step, timestep, {"latents": …})`; may return other latents.
+        batch: Faces that the network draws at a time.
     """
 
     steps: int
     generator: torch.Generator | list[torch.Generator] | None = None
-    latents: Tensor | None = None
+    latents: Tensor | Literal["photo"] | None = None
     callback: Callable | None = None
+    batch: int = 8
 
 
 class SamplingMixin:
@@ -42,10 +44,10 @@ class SamplingMixin:
     def prepare_latents(
         self, count: int, generator: torch.Generator | list[torch.Generator] | None, latents: Tensor | None = None
     ) -> Tensor:
-        """x_T [count, 3, side, side] where and as the network computes: fresh noise, or `latents` of that shape."""
+        """x_T [count, 3, side, side] where and as the network computes: fresh noise, or `latents` [1 or count, …]."""
         device, dtype = self._execution_device, self.unet.dtype
         if latents is not None:
-            return latents.to(device, dtype)
+            return latents.to(device, dtype).expand(count, -1, -1, -1)
         shape = (count, 3, self.latents_side, self.latents_side)
         return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
 
@@ -72,3 +74,40 @@ class SamplingMixin:
             if sampling.callback is not None:
                 latents = sampling.callback(self, step, t, {"latents": latents}).get("latents", latents)
         return latents, latents if first is None else first
+
+    def invert(self, sample: Tensor, conditions: Tensor, code: Tensor, steps: int) -> Tensor:
+        """The x_T from which DDIM comes back to about a sample: guided-diffusion's reverse loop.
+
+        At every timestep from 0 upwards x0 is predicted, clipped where the scheduler clips, the noise derived from it
+        again, and both are mixed as at the next timestep; the last one leads to pure noise.
+
+        Args:
+            sample: [B, 3, side, side] in [-1, 1], on the network's device and in its dtype as the others.
+            conditions, code: As for `sample`, of the sample itself.
+            steps: Number of timesteps; their stride is that of "leading" schedules.
+        """
+        config = self.scheduler.config
+        stride = config.num_train_timesteps // steps
+        times = [stride * i for i in range(steps)]
+        alphas = [float(self.scheduler.alphas_cumprod[t]) for t in times] + [0.0]
+        latents = sample
+        for t, now, after in zip(self.progress_bar(times), alphas, alphas[1:]):
+            prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
+            clean = _predicted_sample(prediction, latents, now, config.prediction_type)
+            if config.get("clip_sample"):
+                clean = clean.clamp(-1, 1)
+            noise = (latents - now**0.5 * clean) / (1 - now) ** 0.5
+            latents = after**0.5 * clean + (1 - after) ** 0.5 * noise
+        return latents
+
+
+def _predicted_sample(prediction: Tensor, latents: Tensor, alpha: float, kind: str) -> Tensor:
+    """x0 [B, 3, S, S] of a prediction at cumulative α; ValueError for a kind that is not one of diffusers'."""
+    match kind:
+        case "epsilon":
+            return (latents - (1 - alpha) ** 0.5 * prediction) / alpha**0.5
+        case "v_prediction":
+            return alpha**0.5 * latents - (1 - alpha) ** 0.5 * prediction
+        case "sample":
+            return prediction
+    raise ValueError(f"Cannot invert a network of prediction type {kind!r}: use epsilon, v_prediction or sample.")

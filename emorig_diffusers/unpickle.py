@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 Symbols = Mapping[tuple[str, str], Any]
@@ -100,3 +101,143 @@ _TENSORS: Symbols = {
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("collections", "OrderedDict"): OrderedDict,
 }
+
+
+# models pickled by others
+
+
+class Inert:
+    """Stands for a class that is not run: takes any arguments, keeps the pickled state and does nothing."""
+
+    def __new__(cls, *_: object) -> Inert:
+        """A new object without state."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Chumpy(Inert):
+    """Stands for any object of chumpy, in which SMPL, FLAME and their kin were written."""
+
+    def array(self) -> np.ndarray | None:
+        """The numbers of a Ch (its x) or a Select (some of another's, reshaped); `None` where they cannot be told."""
+        state = getattr(self, "state", None)
+        if not isinstance(state, dict):
+            return None
+        if "x" in state:
+            return _numbers(state["x"])
+        if {"a", "idxs", "preferred_shape"} <= set(state):
+            source, picked = _numbers(state["a"]), _numbers(state["idxs"])
+            if source is not None and picked is not None:
+                return source.ravel()[picked].reshape(state["preferred_shape"])
+        return None
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    value = value.array() if isinstance(value, Chumpy) else value
+    array = None if value is None or isinstance(value, (Inert, dict)) else np.asarray(value)
+    return array if array is not None and array.dtype.kind in "biuf" else None
+
+
+class _Sparse(Inert):
+    """Stands for a matrix of scipy.sparse until its parts are checked."""
+
+    kind: type
+
+    def matrix(self) -> sparse.spmatrix:
+        """The matrix; pickle.UnpicklingError if its parts do not fit together."""
+        try:
+            state = {name.lstrip("_"): value for name, value in self.state.items()}
+            shape, data = tuple(state["shape"]), _numbers(state["data"])
+            if self.kind is sparse.coo_matrix:
+                places = state["coords"] if "coords" in state else (state["row"], state["col"])
+                return sparse.coo_matrix((data, tuple(places)), shape=shape)
+            matrix = self.kind((data, state["indices"], state["indptr"]), shape=shape)
+            matrix.check_format(full_check=True)
+        except Exception as error:  # parts of any type can raise anything
+            raise pickle.UnpicklingError(f"its sparse matrix does not hold together: {error}") from error
+        return matrix
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands for _codecs.encode, with which Python 3 writes bytes for Python 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"refused to load bytes encoded as {encoding}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """Stands for bytes, with which Python 3 writes an empty array's data for Python 2."""
+    return b""
+
+
+def _scalar(kind: np.dtype, data: bytes | str) -> np.generic:
+    """Stands for numpy's scalar, without those that hold objects."""
+    if kind.hasobject:
+        raise pickle.UnpicklingError("refused to load an object as a number")
+    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind, count=1)[0]
+
+
+def _reconstruct(kind: type, base: type, state: object) -> Inert:
+    """Stands for copyreg._reconstructor, with which old protocols make an object."""
+    if not (isinstance(kind, type) and issubclass(kind, Inert) and base is object and state is None):
+        raise pickle.UnpicklingError(f"refused to load copyreg._reconstructor({kind}, {base})")
+    return kind()
+
+
+def _sparse_symbols() -> dict[tuple[str, str], type]:
+    found = {}
+    for name in ("csc", "csr", "coo"):
+        stand_in = type(f"_{name}", (_Sparse,), {"kind": getattr(sparse, f"{name}_matrix")})
+        for module in (f"scipy.sparse.{name}", f"scipy.sparse._{name}"):
+            found |= {(module, f"{name}_matrix"): stand_in, (module, f"{name}_array"): stand_in}
+    return found
+
+
+MODELS: Symbols = {
+    **ARRAYS,
+    **_TENSORS,
+    **_sparse_symbols(),
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("_codecs", "encode"): _encode,
+    ("copyreg", "_reconstructor"): _reconstruct,
+    ("builtins", "bytes"): _no_bytes,
+    ("builtins", "object"): object,
+    ("builtins", "set"): set,
+}
+"""What pickles of SMPL-like models and of torch tensors name, beside chumpy's classes."""
+
+
+class ModelUnpickler(ArrayUnpickler):
+    """Reads pickled models of Python 2 and 3: `MODELS` and, as `Chumpy`, all of chumpy; pass the result to `plain`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, MODELS, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The allowed symbol of that name; pickle.UnpicklingError for any other."""
+        if module.split(".")[0] == "chumpy":
+            return Chumpy
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)  # of Python 2
+        if (module, name) not in MODELS:
+            raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+        return super().find_class(module, name)
+
+
+def plain(value: Any) -> Any:
+    """Arrays and sparse matrices in place of stand-ins, in dicts, lists and tuples; a lone object array's object.
+
+    A Chumpy whose array cannot be told stays. pickle.UnpicklingError for a broken sparse matrix.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, np.ndarray) and value.dtype == object and not value.shape:
+        return plain(value.item())
+    if isinstance(value, Chumpy):
+        array = value.array()
+        return value if array is None else array
+    return value.matrix() if isinstance(value, _Sparse) else value

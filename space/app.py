@@ -250,7 +250,7 @@ def add_api(editor: Editor) -> None:
     with gr.Column(visible=False):
         inputs = [
             page.upload("photo", ["upload"]),
-            gr.Radio(list(editor.pipe.recipes), value="happy", label="emotion"),
+            gr.Radio(list(editor.pipe.emotion_names), value="happy", label="emotion"),
             gr.Slider(0, MAX_INTENSITY, 1.0, label="intensity"),
             gr.Textbox("largest", label="face"),
             page.upload("reference", ["upload"]),
@@ -272,7 +272,7 @@ def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
     editor = Editor(pipe)
     steps, examples = pipe.config.default_num_inference_steps, Path(get_upload_folder()) / "examples"
     with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
-        wire(page.lay_out(list(pipe.recipes), steps, examples), editor)
+        wire(page.lay_out(list(pipe.emotion_names), steps, examples), editor)
         add_api(editor)
     return demo
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from emorig_diffusers.faces import align, transform_points
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EXPRESSION_POSES, EmocaEncoder, SmallTrunk
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.landmarks import LandmarkEncoder
+from emorig_diffusers.models.landmarks import LandmarkEncoder, compare
 from emorig_diffusers.render import project
 from emorig_diffusers.rig import EncodedFace
 
@@ -187,9 +188,65 @@ def test_fits_that_are_refused(head: HeadModel, knowing: EmocaEncoder) -> None:
     crop = lambda size: torch.rand(1, 3, size, size)
     with pytest.raises(ValueError, match="478 landmarks, got 68"):
         knowing.fit(head, np.zeros((68, 2)), {}, crop)
-    elsewhere = EmocaEncoder(**OPEN | {"crop": "deca"})
-    with pytest.raises(ValueError, match="crop of DECA"):
-        elsewhere.fit(head, np.zeros((478, 2)), {}, crop)
+
+
+@torch.no_grad()
+def test_fit_looks_at_the_encoders_own_crop(head: HeadModel) -> None:
+    encoder = EmocaEncoder(**OPEN | {"crop": "deca"}).eval()
+    image = torch.rand(1, 3, 48, 48)
+    points = landmarks_of(head, encoder(image))
+    fit = encoder.fit(head, points, {}, lambda size: image)
+    assert encoder.crop == "deca"
+    assert np.abs(fit.residual).max() < 1e-5
+
+
+def test_landmarks_without_a_place_leave_nothing_over(head: HeadModel, fitted: FaceCodes) -> None:
+    sparse = copy.deepcopy(head)
+    sparse.landmark_weight[100:] = 0
+    points = landmarks_of(head, fitted) + (0.03, -0.04)
+    fit = compare(sparse, fitted, points)
+    assert np.allclose(fit.residual[:100], (0.03, -0.04), atol=1e-5)
+    assert np.allclose(fit.error[:100], 0.05, atol=1e-5)
+    assert not fit.residual[100:].any() and not fit.error[100:].any()
+    assert fit.residual.shape == (478, 2)
+
+
+# branches
+
+
+def test_branch_deca_takes_everything_from_the_coarse_encoder() -> None:
+    encoder = constant(EmocaEncoder("small", 16, image_size=32, expression_pose="both"))
+    image = torch.rand(1, 3, 32, 32)
+    coarse = encoder(image, "deca")
+    order = ("shape", "texture", "expression", "pose", "camera", "light")
+    joined = torch.cat([getattr(coarse, name).flatten(1) for name in order], 1)
+    assert joined[0].tolist() == list(range(236))
+    for branch in (None, "emoca"):
+        assert encoder(image, branch).pose[0].tolist() == list(range(1050, 1056))
+    assert encoder.branches == ("deca", "emoca")
+
+
+def test_deca_alone_has_one_branch() -> None:
+    encoder = constant(EmocaEncoder("small", 16, image_size=32, expression_encoder=False))
+    image = torch.rand(1, 3, 32, 32)
+    assert encoder.branches == ("deca",)
+    assert torch.equal(encoder(image, "deca").expression, encoder(image).expression)
+    with pytest.raises(ValueError, match="DECA alone"):
+        encoder(image, "emoca")
+
+
+def test_fit_passes_the_branch_on(head: HeadModel, knowing: EmocaEncoder, fitted: FaceCodes) -> None:
+    points, crop = landmarks_of(head, fitted), lambda size: torch.rand(1, 3, size, size)
+    told = knowing.fit(head, points, {}, crop, "emoca").codes.expression
+    assert torch.equal(told, fitted.expression)
+    with pytest.raises(ValueError, match="branch is 'spectre'; choose one of deca, emoca"):
+        knowing.fit(head, points, {}, crop, branch="spectre")
+
+
+def test_landmark_fits_have_no_branch(head: HeadModel, encoder: LandmarkEncoder, fitted: FaceCodes) -> None:
+    assert (encoder.crop, encoder.branches) == ("aligned", ())
+    with pytest.raises(ValueError, match="no DECA or EMOCA branch"):
+        encoder.fit(head, landmarks_of(head, fitted), {}, None, branch="deca")
 
 
 def test_all_encoders_share_a_signature(head: HeadModel, encoder: LandmarkEncoder, fitted: FaceCodes) -> None:

@@ -98,6 +98,44 @@ def test_codes_of_another_head_are_refused(head: HeadModel) -> None:
             head(torch.zeros(1, shape), torch.zeros(1, expression))
 
 
+@pytest.fixture(scope="module")
+def textured() -> HeadModel:
+    """A head with a texture space of 4 components and 8 x 8 pixels."""
+    head = HeadModel(4, 2, 4, 2, 2, num_landmarks=1, num_texture=4, texture_size=8, texture_source="flame")
+    generator = torch.Generator().manual_seed(0)
+    head.texture_mean.copy_(torch.rand(3, 8, 8, generator=generator))
+    head.texture_basis.copy_(torch.randn(4, 3, 8, 8, generator=generator))
+    return head
+
+
+def test_texture_is_the_mean_and_what_the_codes_add(textured: HeadModel) -> None:
+    codes = torch.tensor([[0.0, 0, 0, 0], [0, 2, 0, 0], [1, 0, 0, -1]])
+    texture, basis = textured.texture(codes), textured.texture_basis
+    assert texture.shape == (3, 3, 8, 8)
+    torch.testing.assert_close(texture[0], textured.texture_mean)
+    torch.testing.assert_close(texture[1], textured.texture_mean + 2 * basis[1])
+    torch.testing.assert_close(texture[2], textured.texture_mean + basis[0] - basis[3])
+    gradient = torch.autograd.functional.jacobian(lambda code: textured.texture(code).sum(), codes)
+    torch.testing.assert_close(gradient[0], basis.sum((1, 2, 3)))
+
+
+def test_texture_space_is_saved_and_stays_float32(textured: HeadModel, tmp_path: Path) -> None:
+    textured.save_pretrained(tmp_path)
+    read = HeadModel.from_pretrained(tmp_path, torch_dtype=torch.float16)
+    assert read.config.texture_source == "flame"
+    for name in ("texture_mean", "texture_basis"):
+        assert getattr(read, name).dtype == torch.float32
+        assert torch.equal(getattr(read, name), getattr(textured, name))
+
+
+def test_wrong_texture_codes_are_refused(textured: HeadModel, head: HeadModel) -> None:
+    with pytest.raises(ValueError, match=r"takes 4 texture coefficients, got 50: use codes made for this head\.$"):
+        textured.texture(torch.zeros(1, 50))
+    with pytest.raises(ValueError, match="has no texture space: use its albedo"):
+        head.texture(torch.zeros(1, 50))
+    assert not [name for name, _ in head.named_parameters() if name.startswith("texture")]
+
+
 # the open head
 
 

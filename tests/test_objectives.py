@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-import prepare
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -29,6 +28,7 @@ from train_rig import training_timesteps
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.frames import square_matrix
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
@@ -375,13 +375,13 @@ def test_shape_is_read_where_the_face_is(
 
 
 def test_shape_of_a_whole_photo_is_read_from_its_face(
-    reader: EmocaEncoder, crops: list[Tensor], hopper: np.ndarray, hopper_face: EncodedFace
+    pipe: EmoRigPipeline, reader: EmocaEncoder, crops: list[Tensor], hopper: np.ndarray, hopper_face: EncodedFace
 ) -> None:
-    """With the transform that train/prepare.py stores."""
-    matrix = prepare.square_matrix(hopper.shape, 256)
+    """With the transform that an encoded face has."""
+    matrix = square_matrix(hopper.shape, 256)
     picture = torch.from_numpy(warp_crop(hopper, matrix, 256)).permute(2, 0, 1)[None] / 127.5 - 1
-    transform = torch.from_numpy(prepare.picture_transform(hopper_face, matrix, 256))[None]
-    ShapeLoss(reader, 1.0).read(picture, transform)
+    whole = pipe.encode_face(hopper, hopper_face.face, "whole")
+    ShapeLoss(reader, 1.0).read(picture, whole.transform)
     expected = cv2.GaussianBlur(warp_crop(hopper, hopper_face.grid_matrix(SIDE), SIDE) / 255, (0, 0), 1)
     found = cv2.GaussianBlur(crops[0][0].permute(1, 2, 0).numpy(), (0, 0), 1)
     error = lambda shift: float(np.abs(np.roll(found, shift, (0, 1)) - expected)[4:-4, 4:-4].mean())

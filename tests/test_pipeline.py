@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from emorig_diffusers import EMOTIONS, EmoRigOutput, EmoRigPipeline, FaceCodes
+from emorig_diffusers.editing import turned
 from emorig_diffusers.emotions import emotion_offset
 from emorig_diffusers.faces import BLENDSHAPES, find_faces
 from emorig_diffusers.metrics import EmotionJudge, IdentityJudge
 from emorig_diffusers.models.head import rotation_matrix
-from emorig_diffusers.rig import EncodedFace, turned
+from emorig_diffusers.rig import EncodedFace
 
 Edit = Callable[[str], EmoRigOutput]
 Box = tuple[float, float, float, float]

@@ -19,6 +19,7 @@ from PIL import Image
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards, Sample, ShardError
 from emorig_diffusers.faces import transform_points, warp_crop
+from emorig_diffusers.frames import square_matrix
 from emorig_diffusers.render import draw_buffers, project
 from emorig_diffusers.rig import EncodedFace
 
@@ -95,7 +96,7 @@ def test_the_codes_tell_where_the_landmarks_are(
     pipe: EmoRigPipeline, whole: CodeShards, astronaut_face: EncodedFace, hopper_face: EncodedFace
 ) -> None:
     for sample, face, shape in zip(whole, (astronaut_face, hopper_face), ((512, 512), (600, 512)), strict=True):
-        expected = transform_points(prepare.square_matrix(shape, 128), face.face.landmarks[:468, :2])
+        expected = transform_points(square_matrix(shape, 128), face.face.landmarks[:468, :2])
         np.testing.assert_allclose(place_landmarks(pipe, sample, 128)[:468], expected, atol=0.05)
 
 
@@ -110,7 +111,7 @@ def test_the_drawn_head_lies_on_the_photo(
         drawn = draw_buffers(
             vertices, head.faces, sample.codes.camera, sample.codes.light, vertices, 128, transform=transform
         )
-        where = transform_points(prepare.square_matrix(shape, 128), face.face.landmarks[:468, :2])
+        where = transform_points(square_matrix(shape, 128), face.face.landmarks[:468, :2])
         columns, rows = where.astype(int).T
         seen = drawn.mask[0, 0, rows, columns] > 0
         distance = (drawn.albedo[0, :2, rows, columns].T - head.landmarks(vertices)[0, :468, :2]).norm(dim=1)
@@ -122,7 +123,7 @@ def test_a_whole_photo_keeps_its_middle(whole: CodeShards, hopper: np.ndarray) -
     middle = Image.fromarray(hopper[44:556]).resize((128, 128), Image.Resampling.BOX)
     assert np.abs(whole[1].picture - np.asarray(middle, float)).mean() < 4
     corners = np.array([[0, 44.0], [512, 556]])
-    np.testing.assert_allclose(transform_points(prepare.square_matrix((600, 512), 128), corners), [[0, 0], [128, 128]])
+    np.testing.assert_allclose(transform_points(square_matrix((600, 512), 128), corners), [[0, 0], [128, 128]])
 
 
 def test_labels_are_kept(run_script: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

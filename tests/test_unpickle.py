@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from emorig_diffusers.unpickle import ARRAYS, ArrayUnpickler, load_tensor
+from emorig_diffusers.unpickle import ARRAYS, ArrayUnpickler, Chumpy, ModelUnpickler, load_tensor, plain
 
 
 class Call:
@@ -143,3 +143,56 @@ def test_a_dotted_name_is_one_symbol() -> None:
     assert pickle.loads(data) is np.ndarray.tofile
     with pytest.raises(pickle.UnpicklingError, match="refused to load numpy.ndarray.tofile"):
         ArrayUnpickler(io.BytesIO(data)).load()
+
+
+def read_model(data: bytes) -> object:
+    return plain(ModelUnpickler(io.BytesIO(data)).load())
+
+
+def test_models_hold_tensors_scalars_and_sets() -> None:
+    value = {"t": torch.arange(6.0).view(2, 3).t(), "n": np.float32(0.5), "s": {"a"}, "l": [(np.int64(3),)]}
+    value |= {"b": b"\xff", "e": np.zeros((0, 3))}
+    for protocol in (2, 4):
+        read = read_model(pickle.dumps(value, protocol))
+        assert torch.equal(read["t"], value["t"])
+        assert read["n"] == 0.5 and read["s"] == {"a"} and read["l"] == [(3,)] and read["b"] == b"\xff"
+        assert read["e"].shape == (0, 3)
+
+
+def test_a_lone_objects_array_is_the_object() -> None:
+    value = {"a": np.arange(3)}
+    assert np.array_equal(read_model(pickle.dumps(np.array(value, object)))["a"], value["a"])
+
+
+@pytest.mark.parametrize("data", [
+    b"cchumpy.ch\nCh\n.",  # the class itself
+    b"cchumpy.ch\nCh\n(I1\nI2\ntR.",  # called
+    b"cchumpy.ch\nCh\n)\x81}Vx\ncchumpy.ch\nCh\n)\x81sb.",  # of another that is empty
+    b"cchumpy.ch\nCh\n)\x81](I1\neb.",  # with a list for its state
+    b"(ichumpy.ch\nCh\n.",
+])  # fmt: skip
+def test_chumpy_without_numbers_stays_without_them(data: bytes) -> None:
+    read = read_model(data)
+    assert read is Chumpy or (isinstance(read, Chumpy) and read.array() is None)
+
+
+def test_an_endless_chumpy_ends() -> None:
+    with pytest.raises(RecursionError):
+        read_model(b"cchumpy.ch\nCh\n)\x81q\x00}Vx\nh\x00sb.")
+
+
+@pytest.mark.parametrize("evil, name", EVILS)
+def test_models_run_nothing_either(evil: Call, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in (evil, {"a": [evil]}, np.array([evil], object), Call(torch.storage._load_from_bytes, legacy([evil]))):
+        for protocol in (0, 2, 4):
+            found = name.replace(r"(builtins\.)?", r"((__builtin__|builtins)\.)?")
+            with pytest.raises(pickle.UnpicklingError, match=f"refused to load {found}"):
+                read_model(pickle.dumps(value, protocol))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["chumpyx.ch\nCh", "xchumpy\nCh", "scipy.sparse\nload_npz", "copyreg\n__newobj__"])
+def test_only_those_names_count(name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=f"refused to load {name.replace(chr(10), '.')}$"):
+        read_model(f"c{name}\n.".encode())

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from head_landmarks import IBUG_FROM_MEDIAPIPE, embed_landmarks
+from head_landmarks import embed_landmarks
 
+from emorig_diffusers.frames import IBUG68
 from emorig_diffusers.models.head import PARTS, HeadModel
 
 SHAPE_MODES = 80
@@ -310,7 +311,7 @@ def main() -> None:
     head = build(args.data)
     faces, bary, weight = embed_landmarks(head)
     fill(head, landmark_faces=faces, landmark_bary=bary, landmark_weight=weight,
-         landmark68_faces=faces[IBUG_FROM_MEDIAPIPE], landmark68_bary=bary[IBUG_FROM_MEDIAPIPE])  # fmt: skip
+         landmark68_faces=faces[list(IBUG68)], landmark68_bary=bary[list(IBUG68)])  # fmt: skip
     head.half().save_pretrained(args.out)
     print(f"{head.config.num_vertices} vertices, {head.config.num_faces} faces -> {args.out}")
 

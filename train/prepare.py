@@ -19,7 +19,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from PIL import Image
@@ -30,9 +29,11 @@ from emorig_diffusers.assets import AssetError
 from emorig_diffusers.data.shards import Sample, finished_shards, write_manifest, write_shard
 from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
 from emorig_diffusers.faces import choose_faces, find_faces, warp_crop
+from emorig_diffusers.frames import PICTURE_FRAMES
+from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.photos import PhotoError
-from emorig_diffusers.rig import EncodedFace
 
+MAX_ERROR, MAX_READ_ERROR = 4.0, 16.0
 HALF_CROP = 192  # pixels of the 384-pixel crop in which errors are told, per unit of normalised device coordinates
 PATIENCE = timedelta(days=1)  # for the processes with more shards, before the others give up waiting
 
@@ -45,7 +46,7 @@ class Preparation:
         pipe: Its head and encoder fit the faces.
         dataset: The photos.
         resolution: Side of the training picture, pixels.
-        crop: "aligned" keeps the aligned square around the face, "whole" the largest square in the photo's middle.
+        crop: Which square of the photo the picture shows, one of `frames.PICTURE_FRAMES`.
         max_error: Mean landmark error above which a fit is left out, pixels of a 384-pixel crop.
     """
 
@@ -65,13 +66,12 @@ class Preparation:
         faces = find_faces(photo)
         if not faces:
             return "no face"
-        face = self.pipe.encode_face(photo, choose_faces(faces, "largest")[0])
+        face = self.pipe.encode_face(photo, choose_faces(faces, "largest")[0], self.crop)
         error = face.error * HALF_CROP
         if not error <= self.max_error:  # a fit that went to NaN is poor too
             return "poor fit"
         size = self.resolution
-        matrix = face.grid_matrix(size) if self.crop == "aligned" else square_matrix(photo.shape, size)
-        picture, transform = warp_crop(photo, matrix, size), picture_transform(face, matrix, size)
+        picture, transform = warp_crop(photo, face.grid_matrix(size), size), face.transform[0].numpy()
         info = {name: getattr(source, name) for name in ("file", "label", "valence", "arousal", "attributes")}
         return Sample(source.key, picture, face.codes, transform, face.residual, info | {"error": round(error, 4)})
 
@@ -84,30 +84,6 @@ class Preparation:
                 yield sample
             else:
                 failures.setdefault(sample, []).append(source.file)
-
-
-def square_matrix(shape: tuple[int, ...], size: int) -> np.ndarray:
-    """Similarity [2, 3] from photo pixels to a picture of `size` that shows the largest square in the middle."""
-    height, width = shape[:2]
-    side = min(height, width)
-    scale = size / side
-    return scale * np.array([[1.0, 0, -((width - side) // 2)], [0, 1.0, -((height - side) // 2)]])
-
-
-def picture_transform(face: EncodedFace, matrix: np.ndarray, size: int) -> np.ndarray:
-    """From normalised device coordinates of the encoder's crop to those of a picture, float32 [3, 3].
-
-    Args:
-        face: Its `grid_matrix` is the encoder's crop.
-        matrix: Similarity [2, 3] from photo pixels to the picture.
-        size: Side of the picture, pixels.
-    """
-    crop = face.grid_matrix(size)
-    if np.array_equal(crop, matrix):
-        return np.eye(3, dtype=np.float32)
-    device = np.array([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
-    to_crop, to_picture = (device @ np.vstack([m, (0, 0, 1)]) for m in (crop, matrix))
-    return (to_picture @ np.linalg.inv(to_crop)).astype(np.float32)
 
 
 def describe_settings(
@@ -136,6 +112,9 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         print(count_table(dataset))
     pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
+    args.crop = args.crop or pipe.config.crop
+    if args.max_error is None:
+        args.max_error = MAX_ERROR if isinstance(pipe.encoder, LandmarkEncoder) else MAX_READ_ERROR
     settings = describe_settings(args, pipe, dataset, sources)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -177,14 +156,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--resolution", type=int, default=256, help="side of the training pictures in pixels")
     parser.add_argument(
-        "--crop", choices=("aligned", "whole"), default="aligned",
-        help="aligned: the square around the upright face; whole: the photo's largest square in the middle, for sets "
-        "that are aligned already",
+        "--crop", choices=PICTURE_FRAMES,
+        help="aligned: the square around the upright face; ffhq: FFHQ's square; whole: the photo's largest square in "
+        "the middle, for sets that are aligned already (default: what the pipeline's network draws)",
     )  # fmt: skip
     parser.add_argument("--shard_size", type=int, default=512, help="photos a shard")
     parser.add_argument(
-        "--max_error", type=float, default=4.0, help="mean landmark error a fit may have, pixels of a 384-pixel crop"
-    )
+        "--max_error", type=float,
+        help="mean landmark error the codes may have, pixels of a 384-pixel crop (default: "
+        f"{MAX_ERROR:g} for a fit to landmarks, {MAX_READ_ERROR:g} for a network that reads codes)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="use only the first photos")
     args = parser.parse_args(arguments)
     for name in ("resolution", "shard_size", "limit"):

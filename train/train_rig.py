@@ -115,12 +115,13 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
         raise SystemExit(f"The preset's networks cannot be built: {error}.") from None
     if args.resolution % unet.size_multiple:
         raise SystemExit(f"--resolution must be a multiple of {unet.size_multiple} for this network.")
-    settings = {n: pipe.config[n] for n in ("emotions", "repaint_window", "residual_scale")}
+    settings = {n: pipe.config[n] for n in ("emotions", "emotion_codes", "crop", "crop_landmarks", "repaint_window",
+                                                "residual_scale")}  # fmt: skip
     settings["crop_size"] = args.resolution if published else pipe.config.crop_size
     steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
     return EmoRigPipeline(
-        pipe.head, pipe.encoder, unet, scheduler, appearance, code_parts=parts, default_num_inference_steps=steps,
-        **settings,
+        pipe.head, pipe.encoder, unet, scheduler, appearance, pipe.detail if published else None, code_parts=parts,
+        default_num_inference_steps=steps, **settings,
     )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def open_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Acc
     if args.stage == "album" and not any(folder.glob("*.tar")):
         photos, folder = folder, args.output_dir / "album"
         options = {"pretrained_model_name_or_path": args.pretrained_model_name_or_path,
-                   "resolution": pipe.config.crop_size, "layout": "album"}  # fmt: skip
+                   "resolution": pipe.config.crop_size, "layout": "album", "crop": pipe.config.crop}  # fmt: skip
         options = [f"--{name}={value}" for name, value in options.items()]
         prepare(parse_preparation([str(photos), str(folder), *options]), accelerator)
     shards = CodeShards(folder)
@@ -154,6 +155,12 @@ def open_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Acc
     if (codes.shape.shape[1], codes.expression.shape[1]) != (head.num_shape, head.num_expression):
         raise SystemExit(f"{folder} was prepared with another head: run train/prepare.py with the pipeline you train.")
     return shards
+
+
+def shown_square(shards: CodeShards) -> str:
+    """The square that the photos show: what the trained pipeline cuts out of any photo."""
+    settings = shards.manifest["settings"]
+    return "ffhq" if (settings["crop"], settings["layout"]) == ("whole", "ffhq") else settings["crop"]
 
 
 def make_data(
@@ -166,6 +173,7 @@ def make_data(
                 f"The shards hold pictures of {shards.manifest['settings']['resolution']} pixels: prepare them with "
                 f"--resolution {args.resolution}, or give that number here."
             )
+        pipe.register_to_config(crop=shown_square(shards))
         shape = None
         if args.stage == "album":
             shape = mean_shape(shards)

@@ -19,6 +19,8 @@ BACKBONES = ("resnet50", "resnet18", "small")
 EXPRESSION_POSES = {"none": 0, "jaw": 3, "global": 3, "both": 6}
 """What of the pose the expression encoder replaces, and how many numbers that is."""
 CROPS = ("aligned", "deca")
+BRANCHES = ("deca", "emoca")
+"""Whose codes to give: DECA's are all E_flame's, EMOCA's have E_expression's expression."""
 
 _SMALL = ((2, 32, 2, 2), (4, 64, 3, 2), (4, 128, 3, 2))  # expansion, channels, blocks, stride of the first
 _SMALL_STEM, _SMALL_FEATURES = 24, 384
@@ -71,31 +73,56 @@ class EmocaEncoder(ModelMixin, ConfigMixin):
         _choose("expression_pose", expression_pose, tuple(EXPRESSION_POSES))
         _choose("crop", crop, CROPS)
         self.sizes = (num_shape, num_texture, num_expression, 6, 3, 27)
-        self.E_flame = CodeRegressor(_trunk(backbone, image_size), hidden, sum(self.sizes), calibrated)
+        self.E_flame = CodeRegressor(build_trunk(backbone, image_size), hidden, sum(self.sizes), calibrated)
         if expression_encoder:
-            trunk = None if shared_trunk else _trunk(backbone, image_size)
+            trunk = None if shared_trunk else build_trunk(backbone, image_size)
             outputs = num_expression + EXPRESSION_POSES[expression_pose]
             self.E_expression = CodeRegressor(trunk, hidden, outputs, calibrated, self.E_flame.num_features)
         if calibrated:
             for name in ("neutral_low", "neutral_high"):
                 self.register_parameter(name, nn.Parameter(torch.zeros(num_expression), requires_grad=False))
 
-    def forward(self, image: Tensor) -> FaceCodes:
-        """Crops [B, 3, S, S], RGB in [0, 1], S the configured image size -> codes [B, ...].
+    @property
+    def crop(self) -> str:
+        """The frame of crop, points and camera, one of CROPS."""
+        return self.config.crop
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Those of BRANCHES whose codes this encoder can give."""
+        return BRANCHES if self.config.expression_encoder else BRANCHES[:1]
+
+    def forward(self, image: Tensor, branch: str | None = None) -> FaceCodes:
+        """Codes of cropped faces.
+
+        Args:
+            image: Crops [B, 3, S, S], RGB in [0, 1], S the configured image size.
+            branch: 'deca' for all codes from E_flame, 'emoca' to want E_expression's; `None` for the checkpoint's own,
+                which is 'emoca' where there is an E_expression.
+
+        Returns:
+            Codes [B, ...]; the jaw's rotation is an axis-angle as the head's.
 
         Raises:
-            ValueError: The crops have another size.
+            ValueError: The crops have another size, or this encoder has no such branch.
         """
+        self._check_branch(branch)
         side = self.config.image_size
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
             raise ValueError(f"image has shape {list(image.shape)}; give crops as [batch, 3, {side}, {side}].")
         features = self.E_flame.encoder(image)
         shape, texture, expression, pose, camera, light = self.E_flame(features).split(self.sizes, 1)
-        if self.config.expression_encoder:
+        if self.config.expression_encoder and branch != "deca":
             own = features if self.config.shared_trunk else self.E_expression.encoder(image)
             expression, extra = self.E_expression(own).tensor_split((self.config.num_expression,), 1)
             pose = self._replace_pose(pose, extra)
         return FaceCodes(shape, expression, pose, camera, light.unflatten(1, (9, 3)), texture)
+
+    def _check_branch(self, branch: str | None) -> None:
+        if branch is not None:
+            _choose("branch", branch, BRANCHES)
+        if branch == "emoca" and "emoca" not in self.branches:
+            raise ValueError("This encoder is DECA alone, without E_expression: take branch 'deca', or convert EMOCA.")
 
     def _replace_pose(self, pose: Tensor, extra: Tensor) -> Tensor:
         """Pose [B, 6] with the part that the expression encoder gives instead."""
@@ -110,23 +137,27 @@ class EmocaEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit(
-        self, head: HeadModel, points: np.ndarray, scores: dict[str, float], crop: Callable[[int], Tensor]
+        self,
+        head: HeadModel,
+        points: np.ndarray,
+        scores: dict[str, float],
+        crop: Callable[[int], Tensor],
+        branch: str | None = None,
     ) -> FitResult:
         """Codes of one face from its crop, with what they leave over of the detected landmarks.
 
         Args:
             head: Head with as many shape and expression coefficients, and a landmark embedding.
-            points: Detected landmarks [N, 2+] in normalised device coordinates of the aligned crop.
+            points: Detected landmarks [N, 2+] in normalised device coordinates of this encoder's own `crop`.
             scores: Blendshape scores; not looked at.
-            crop: Gives the aligned crop of a side in pixels as [1, 3, side, side] in [0, 1].
+            crop: Gives this encoder's own crop, of a side in pixels, as [1, 3, side, side] in [0, 1].
+            branch: As for `forward`.
 
         Raises:
-            ValueError: If this encoder looks at another crop, or there are too few landmarks.
+            ValueError: If there are too few landmarks, or this encoder has no such branch.
         """
-        if self.config.crop != "aligned":
-            raise ValueError(f"This encoder needs the crop of {self.config.crop.upper()}: give it that crop yourself.")
-        codes = self(crop(self.config.image_size).to(self.device, self.dtype)).to("cpu", torch.float32)
-        return compare(head, codes, points)
+        image = crop(self.config.image_size).to(self.device, self.dtype)
+        return compare(head, self(image, branch).to("cpu", torch.float32), points)
 
     @torch.no_grad()
     def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
@@ -186,7 +217,8 @@ class CodeRegressor(nn.Module):
         return self.mean + self.spread * values.float() if self.calibrated else values
 
 
-def _trunk(backbone: str, image_size: int) -> nn.Module:
+def build_trunk(backbone: str, image_size: int) -> nn.Module:
+    """A trunk of BACKBONES for pictures of `image_size` pixels: [B, 3, S, S] -> [B, `num_features`]."""
     return SmallTrunk(image_size) if backbone == "small" else ResNetTrunk(backbone)
 
 

@@ -39,11 +39,14 @@ class HeadModel(ModelMixin, ConfigMixin):
         num_landmarks: Points of the dense landmark set (478 for MediaPipe's).
         expression_names: Name of every expression component; empty where components have no meaning.
         parents: Parent of every joint, -1 for the root.
+        num_texture: Length of the texture code; 0 for a head without a texture space.
+        texture_size: Side of the texture, pixels.
+        texture_source: Which published texture space it is ("flame", "bfm"); empty for none.
     """
 
     _keep_in_fp32_modules = [
         "template", "shape_basis", "expression_basis", "pose_basis", "joint_regressor", "skinning", "albedo", "uv",
-        "landmark_bary", "landmark_weight", "landmark68_bary",
+        "landmark_bary", "landmark_weight", "landmark68_bary", "texture_mean", "texture_basis",
     ]  # fmt: skip
 
     @register_to_config
@@ -58,6 +61,9 @@ class HeadModel(ModelMixin, ConfigMixin):
         num_landmarks: int = 478,
         expression_names: tuple[str, ...] = (),
         parents: tuple[int, ...] = (-1, 0, 1, 1, 1),
+        num_texture: int = 0,
+        texture_size: int = 256,
+        texture_source: str = "",
     ) -> None:
         super().__init__()
         joints = len(parents)
@@ -77,6 +83,9 @@ class HeadModel(ModelMixin, ConfigMixin):
         self._real("landmark_weight", num_landmarks)  # 0 = the point has no place on the mesh
         self._whole("landmark68_faces", 68)
         self._real("landmark68_bary", 68, 3)
+        if num_texture:
+            self._real("texture_mean", 3, texture_size, texture_size)
+            self._real("texture_basis", num_texture, 3, texture_size, texture_size)
 
     def _real(self, name: str, *size: int) -> None:
         self.register_parameter(name, nn.Parameter(torch.zeros(size), requires_grad=False))
@@ -137,6 +146,24 @@ class HeadModel(ModelMixin, ConfigMixin):
         turn = torch.einsum("vj,bjmn->bvmn", self.skinning, torch.stack(turn, 1))
         shift = torch.einsum("vj,bjm->bvm", self.skinning, torch.stack(shift, 1))
         return (turn @ rest[..., None])[..., 0] + shift
+
+    def texture(self, codes: Tensor) -> Tensor:
+        """Albedo as a texture [B, 3, h, w], RGB, about [0, 1] and not clamped, for `render.draw_buffers` with `uv`.
+
+        Args:
+            codes: Texture codes [B, T], unit variance; zeros for the mean.
+
+        Raises:
+            ValueError: Codes of another length, or a head without a texture space.
+        """
+        if not self.config.num_texture:
+            raise ValueError("This head has no texture space: use its albedo, or convert it with a texture file.")
+        if codes.shape[-1] != self.config.num_texture:
+            raise ValueError(
+                f"This head takes {self.config.num_texture} texture coefficients, got {codes.shape[-1]}: "
+                "use codes made for this head."
+            )
+        return self.texture_mean + torch.einsum("bt,tchw->bchw", codes, self.texture_basis)
 
     def landmarks(self, vertices: Tensor) -> Tensor:
         """Dense landmarks [B, N, 3] of posed vertices [B, V, 3]; points with weight 0 are meaningless."""

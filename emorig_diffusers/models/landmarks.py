@@ -44,7 +44,7 @@ class FitResult:
 
 
 def compare(head: HeadModel, codes: FaceCodes, points: np.ndarray) -> FitResult:
-    """What codes of one face leave over of detected landmarks.
+    """What codes of one face leave over of detected landmarks; 0 for landmarks that have no place on the head.
 
     Args:
         head: The head the codes belong to, with a landmark embedding.
@@ -57,7 +57,7 @@ def compare(head: HeadModel, codes: FaceCodes, points: np.ndarray) -> FitResult:
     goal = landmark_goal(head, points)
     vertices = head(codes.shape, codes.expression, codes.pose)
     shown = project(head.landmarks(vertices), codes.camera)[0, :, :2].double().numpy()
-    residual = goal - shown
+    residual = np.where(head.landmark_weight.numpy()[:, None] > 0, goal - shown, 0.0)
     return FitResult(codes, residual, np.linalg.norm(residual, axis=1))
 
 
@@ -135,6 +135,16 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
         self.neutral_low = nn.Parameter(zeros.clone(), requires_grad=False)
         self.neutral_high = nn.Parameter(zeros.clone(), requires_grad=False)
 
+    @property
+    def crop(self) -> str:
+        """The frame of points and camera: always the aligned crop."""
+        return "aligned"
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """None: only networks read codes as DECA or EMOCA do."""
+        return ()
+
     @torch.no_grad()
     def forward(self, head: HeadModel, landmarks: np.ndarray, scores: dict[str, float]) -> FitResult:
         """Fit one face.
@@ -155,7 +165,12 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
         return problem.result(state)
 
     def fit(
-        self, head: HeadModel, points: np.ndarray, scores: dict[str, float], crop: Callable[[int], Tensor]
+        self,
+        head: HeadModel,
+        points: np.ndarray,
+        scores: dict[str, float],
+        crop: Callable[[int], Tensor],
+        branch: str | None = None,
     ) -> FitResult:
         """Fit one face: `forward`, under the signature that all encoders share; the picture is not looked at.
 
@@ -164,7 +179,16 @@ class LandmarkEncoder(ModelMixin, ConfigMixin):
             points: Detected landmarks [N, 2+] in normalised device coordinates of the aligned crop.
             scores: Blendshape scores in [0, 1] by unit name.
             crop: Gives the aligned crop of a side in pixels as [1, 3, side, side] in [0, 1].
+            branch: `None`; there is none to choose.
+
+        Raises:
+            ValueError: If a branch is chosen, or there are fewer points than the head has landmarks.
         """
+        if branch is not None:
+            raise ValueError(
+                f"This encoder fits landmarks and has no DECA or EMOCA branch: leave {branch!r} out, or take a rig "
+                "with a converted DECA or EMOCA."
+            )
         return self(head, points, scores)
 
     @torch.no_grad()

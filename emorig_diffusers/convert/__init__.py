@@ -1,0 +1,1 @@
+"""Converters of the published models' files (FLAME, DECA, EMOCA, DiffusionRig), which users bring themselves."""

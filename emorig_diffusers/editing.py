@@ -1,0 +1,137 @@
+"""What an edit does to the codes of a face: an emotion, another photo's expression, action units, a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .codes import FaceCodes
+from .emotions import EMOTIONS, RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset
+from .models.head import rotation_matrix
+from .models.landmarks import axis_angle
+from .rig import EncodedFace, RigMixin
+
+MODES = ("exp", "pose", "light", "latent")
+"""What a reference photo can lend (DiffusionRig's names): expression and jaw, head pose, light, the photo's code."""
+
+
+class EditMixin(RigMixin):
+    """Methods of a pipeline that edits codes."""
+
+    @property
+    def recipes(self) -> Mapping[str, Mapping[str, float]]:
+        """Emotion recipes: the checkpoint's own or the package's."""
+        own = self.config.emotions or RECIPES
+        return _in_order(own)
+
+    @property
+    def emotion_codes(self) -> Mapping[str, Tensor] | None:
+        """Emotions as expression and jaw [E + 3], for checkpoints that have them; they replace the recipes."""
+        own = self.config.emotion_codes
+        return _in_order({name: torch.tensor(code) for name, code in own.items()}) if own else None
+
+    @property
+    def emotion_names(self) -> tuple[str, ...]:
+        """Emotions that this checkpoint knows."""
+        if self.emotion_codes is not None:
+            return tuple(self.emotion_codes)
+        return tuple(self.recipes) if self.head.config.expression_names else ()
+
+    def emotion_change(self, emotion: str | Mapping[str, float]) -> Tensor:
+        """Expression and jaw [E + 3] to add to a relaxed face for an emotion or a blend of some.
+
+        Raises:
+            ValueError: For an unknown emotion, or a share outside [0, 1.5].
+        """
+        if self.emotion_codes is None:
+            offset = emotion_offset(emotion, self.head.config.expression_names, self.recipes)
+            return torch.cat([offset, torch.zeros(3)])
+        neutral = self._neutral_code()
+        shares = blend_shares(emotion, self.emotion_codes)
+        return sum((share * (self.emotion_codes[name] - neutral) for name, share in shares.items()), 0 * neutral)
+
+    def _neutral_code(self) -> Tensor:
+        """Expression and jaw [E + 3] of the checkpoint's relaxed face."""
+        codes = self.emotion_codes or {}
+        return codes.get("neutral", torch.zeros(self.head.config.num_expression + 3))
+
+    def relaxed_face(self, face: EncodedFace) -> tuple[Tensor, Tensor]:
+        """Expression [1, E] and jaw [1, 3] of the person at rest.
+
+        Where components have names they are the person's own; a code without names is the same for all.
+        """
+        if self.head.config.expression_names:
+            return self.encoder.neutral(self.head, face.codes, face.offsets), torch.zeros(1, 3)
+        neutral = self._neutral_code()[None]
+        return neutral[:, :-3], neutral[:, -3:]
+
+    def edit_codes(
+        self,
+        face: EncodedFace,
+        emotion: str | Mapping[str, float] | None = None,
+        intensity: float = 1.0,
+        reference: EncodedFace | None = None,
+        action_units: Mapping[str, float] | None = None,
+        rotate: Sequence[float] | None = None,
+        modes: Sequence[str] = ("exp",),
+    ) -> FaceCodes:
+        """Target codes of one face; the arguments mean what they mean in `__call__`."""
+        target = face.codes
+        if emotion is not None:
+            change = self.emotion_change(emotion)[None]
+            target = self._express(face, target, change[:, :-3], change[:, -3:], intensity)
+        if reference is not None:
+            target = self._borrow(face, target, reference, intensity, modes)
+        if action_units:
+            offset = action_unit_offset(action_units, self.head.config.expression_names)
+            target = target.with_(expression=target.expression + offset)
+        if rotate is not None and any(rotate):
+            target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
+        return target
+
+    def _express(
+        self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float
+    ) -> FaceCodes:
+        """Codes whose expression and jaw differ from the relaxed face's by a change [1, E] and [1, 3]."""
+        relaxed, shut = self.relaxed_face(face)
+        blend = blend_expression if self.head.config.expression_names else _lerp_expression
+        expression = blend(target.expression, relaxed, change, intensity)
+        pose = torch.cat([target.pose[:, :3], _lerp_expression(target.pose[:, 3:], shut, jaw, intensity)], 1)
+        return target.with_(expression=expression, pose=pose)
+
+    def _borrow(
+        self, face: EncodedFace, target: FaceCodes, reference: EncodedFace, intensity: float, modes: Sequence[str]
+    ) -> FaceCodes:
+        share, lent = min(intensity, 1.0), reference.codes
+        if "exp" in modes:
+            relaxed, shut = self.relaxed_face(reference)
+            target = self._express(face, target, lent.expression - relaxed, lent.pose[:, 3:] - shut, intensity)
+        if "pose" in modes:
+            head = torch.lerp(target.pose[:, :3], lent.pose[:, :3], share)
+            target = target.with_(pose=torch.cat([head, target.pose[:, 3:]], 1))
+        if "light" in modes:
+            target = target.with_(light=torch.lerp(target.light, lent.light, share))
+        return target
+
+
+def _in_order(emotions: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: emotions[name] for name in (*EMOTIONS, *emotions) if name in emotions}  # saved: sorted by letters
+
+
+def _lerp_expression(source: Tensor, relaxed: Tensor, change: Tensor, intensity: float) -> Tensor:
+    """From the source's at intensity 0 to the relaxed face's plus a change at 1, and beyond."""
+    return torch.lerp(source, relaxed + max(intensity, 1.0) * change, min(intensity, 1.0))
+
+
+def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
+    """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
+    yaw, pitch, roll = np.radians(degrees)
+    turn = torch.eye(3, dtype=torch.float64)
+    for angle in ((0, 0, roll), (-pitch, 0, 0), (0, yaw, 0)):
+        turn = turn @ rotation_matrix(torch.tensor(angle, dtype=torch.float64))
+    matrix = turn @ rotation_matrix(rotation[0].double())
+    return torch.from_numpy(axis_angle(matrix.numpy())).to(rotation)[None]

@@ -1,0 +1,147 @@
+"""What a caller of a pipeline asks for, and whether it can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from .codes import FaceCodes
+from .editing import MODES
+from .emotions import action_unit_offset, check_amount
+from .frames import PICTURE_FRAMES
+
+if TYPE_CHECKING:
+    from .pipeline_emorig import EmoRigPipeline
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of `EmoRigPipeline.__call__`, which says what they mean."""
+
+    emotion: Any = None
+    intensity: Any = 1.0
+    reference: Any = None
+    action_units: Any = None
+    codes: Any = None
+    rotate: Any = None
+    num_inference_steps: Any = None
+    output_type: Any = "pil"
+    latents: Any = None
+    modes: Any = ("exp",)
+    source_encoder: Any = None
+    target_encoder: Any = None
+    crop: Any = None
+    detail: Any = False
+    batch_size: Any = 8
+
+    def emotions(self, photos: int) -> list[Any]:
+        """The emotion of every result: one for all photos, one each, or several for one photo.
+
+        Raises:
+            ValueError: If there are neither one photo nor as many as emotions.
+        """
+        if not isinstance(self.emotion, (list, tuple)):
+            return [self.emotion] * photos
+        moods = len(self.emotion)
+        if photos not in (1, moods):
+            raise ValueError(f"There are {photos} photos and {moods} emotions: give one each, or one photo.")
+        return list(self.emotion)
+
+
+def check_request(pipe: EmoRigPipeline, request: Request) -> None:
+    """Raise ValueError with one sentence for what cannot be done."""
+    _check_components(pipe)
+    _check_edit(pipe, request)
+    _check_lending(pipe, request)
+    _check_sampling(pipe, request)
+
+
+def _check_components(pipe: EmoRigPipeline) -> None:
+    if pipe.unet is not None and pipe.scheduler is None:
+        raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
+    if pipe.unet is not None and "appearance" in pipe.code_parts and pipe.appearance_encoder is None:
+        raise ValueError(
+            "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
+            "of its checkpoint."
+        )
+
+
+def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
+    config = pipe.head.config
+    check_amount("intensity", request.intensity)
+    if isinstance(request.emotion, (list, tuple)) and not request.emotion:
+        raise ValueError("The list of emotions is empty: give at least one.")
+    for emotion in request.emotions(1):
+        if emotion is not None:
+            pipe.emotion_change(emotion)
+    if request.action_units is not None:
+        action_unit_offset(request.action_units, config.expression_names)
+    given = (request.emotion, request.reference, request.codes)
+    if sum(x is not None for x in given) > 1:
+        raise ValueError("Give one of emotion, reference and codes, not several.")
+    if all(x is None for x in (*given, request.action_units, request.rotate)):
+        raise ValueError("Nothing to do: give an emotion, a reference photo, action units, codes or a rotation.")
+    codes, shape = request.codes, (1, config.num_expression)
+    if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
+        raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
+    if request.rotate is not None and not _three_angles(request.rotate):
+        raise ValueError(
+            f"rotate must be three angles (yaw, pitch, roll) from -90 to 90 degrees, got {request.rotate!r}."
+        )
+
+
+def _check_lending(pipe: EmoRigPipeline, request: Request) -> None:
+    """What is taken of whom, and who reads it."""
+    modes = request.modes
+    if isinstance(modes, str) or not isinstance(modes, Sequence) or not modes or any(m not in MODES for m in modes):
+        raise ValueError(f"modes must be some of {', '.join(MODES)} in a list, got {modes!r}.")
+    drawn = [mode for mode in modes if mode in ("light", "latent")]
+    if drawn and not pipe.published:
+        raise ValueError(f"The mode {drawn[0]!r} needs a network that draws the whole crop, as a converted rig does.")
+    if "latent" in modes and "appearance" not in pipe.code_parts:
+        raise ValueError("The mode 'latent' needs a network that takes a code of the photo.")
+    for name in ("source_encoder", "target_encoder"):
+        branch, known = getattr(request, name), pipe.encoder.branches
+        if branch is not None and branch not in known:
+            can = f"choose one of {', '.join(known)}" if known else "leave it out"
+            raise ValueError(f"This pipeline's encoder cannot be {branch!r} ({name}): {can}.")
+    if request.detail and (pipe.detail is None or pipe.encoder.crop != "deca" or not pipe.published):
+        raise ValueError("detail needs DECA's encoder, its detail model and a network that draws the whole crop.")
+    if request.crop is not None and request.crop not in PICTURE_FRAMES:
+        raise ValueError(f"crop must be one of {', '.join(PICTURE_FRAMES)}, got {request.crop!r}.")
+
+
+def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
+    steps, latents, count = request.num_inference_steps, request.latents, request.batch_size
+    if steps is not None and not _whole(steps, 1000):
+        raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
+    if not _whole(count, 1024):
+        raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {count!r}.")
+    if request.output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {request.output_type!r}.")
+    if isinstance(latents, str) and latents == "photo":
+        if not pipe.published:
+            raise ValueError("latents='photo' needs a network that draws the whole crop, as a converted rig does.")
+        return
+    shape = (1, 3, pipe.latents_side, pipe.latents_side)
+    if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):
+        raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, or 'photo'.")
+
+
+def _whole(value: Any, limit: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
+
+
+def _three_angles(rotate: Any) -> bool:
+    return (
+        isinstance(rotate, (Sequence, np.ndarray))
+        and len(rotate) == 3
+        and all(isinstance(angle, Real) and abs(angle) <= 90 for angle in rotate)
+    )

@@ -1,0 +1,51 @@
+"""What pipelines hand over: edited photos, and what happened to each face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from .codes import FaceCodes
+
+
+@dataclass
+class EditedFace:
+    """What happened to one face.
+
+    Attributes:
+        number: 1 for the leftmost face of the photo.
+        box: (x0, y0, x1, y1) in photo pixels.
+        source, target: Codes before and after.
+        crop: Aligned crop of the result.
+        buffers: The head under the target codes: `normal`, `albedo`, `rendered`, and `repainted`, the mask of what
+            the network painted.
+        vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop.
+        drawn: The network's own picture of the whole crop, where it draws one: what DiffusionRig saves.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    source: FaceCodes
+    target: FaceCodes
+    crop: Image.Image
+    buffers: dict[str, Image.Image]
+    vertices: Tensor
+    drawn: Image.Image | None = None
+
+
+@dataclass
+class EmoRigOutput(BaseOutput):
+    """Result of `EmoRigPipeline`.
+
+    Attributes:
+        images: Edited photos, each of its input's size and mode: PIL images, or uint8 arrays [H, W, 3] for
+            `output_type="np"`, or float tensors [3, H, W] in [0, 1] for `output_type="pt"`.
+        faces: For every photo, the faces that were edited.
+    """
+
+    images: list[Any]
+    faces: list[list[EditedFace]]
