@@ -1,4 +1,4 @@
-"""The `emorig` command: edit photos, show all emotions, print codes, export a pipeline, fetch networks.
+"""The `emorig` command: edit photos, show all emotions, print codes, export, fetch and convert networks.
 
 Torch and diffusers, which take seconds, are imported by the functions that need them: help, the version and a
 wrong path do not wait for them.
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_convert import add_commands
+from .compare import add_options, run_compare
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -144,12 +146,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
     _add(edit, "--au", "--rotate", *_SAMPLING)
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
+    about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
+    compare = command(run_compare, about, "SOURCE", "TARGET")
+    add_options(compare)
+    _add(compare, "--steps", "--seed", "--model", "-o")
     codes = command(run_codes, "Print the codes of a photo's faces as JSON", "PHOTO")
     codes.add_argument("-o", dest="out", metavar="OUT", type=_path, help="write to this file instead")
     _add(codes, "--face", "--model")
     codes.set_defaults(face="all")
     _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
     command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
+    add_commands(commands, _path)
     return parser
 
 

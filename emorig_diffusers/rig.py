@@ -13,13 +13,13 @@ from torch import Tensor
 from .codes import FaceCodes
 from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
 from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, picture_matrix
+from .light import fit_light
 from .models.head import PARTS, HeadModel
 from .models.landmarks import FitResult
 from .phototexture import PhotoTexture
 from .render import (
     Buffers,
     draw_buffers,
-    fit_light,
     interpolate,
     ndc_to_pixels,
     project,

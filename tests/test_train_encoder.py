@@ -20,10 +20,11 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.data.shards import CodeShards, Sample, write_shard
 from emorig_diffusers.faces import align, transform_points
+from emorig_diffusers.light import sh_shading
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.models.landmarks import UNSEEN_UNITS, LandmarkEncoder
-from emorig_diffusers.render import project, sh_shading
+from emorig_diffusers.render import project
 from emorig_diffusers.rig import EncodedFace
 
 TINY = Path(train_encoder.__file__).parent / "presets" / "encoder-tiny.yaml"

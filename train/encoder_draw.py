@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from emorig_diffusers import FaceCodes
 from emorig_diffusers.emotions import EMOTIONS, emotion_offset
 from emorig_diffusers.faces import align
+from emorig_diffusers.light import SH_CONSTANTS
 from emorig_diffusers.models.head import PARTS, HeadModel
 from emorig_diffusers.models.landmarks import UNSEEN_UNITS
-from emorig_diffusers.render import SH_CONSTANTS, draw_buffers, project, vertex_normals
+from emorig_diffusers.render import draw_buffers, project, vertex_normals
 
 PLAIN_SHARE = 0.3  # heads in their own colours under a known light; the others wear a photo's colours
 OWN_SHARE, EMOTION_SHARE = 0.3, 0.45  # expressions of another photo, emotions; the rest are random units

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
@@ -65,13 +66,13 @@ def _scale_shift(hidden: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return hidden + shift[0] if shift else hidden
 
 
-def _conditioned(block: ResnetBlock2D, cond_dim: int, cond_mode: str) -> ConditionedResnetBlock2D:
+def _conditioned(block: ResnetBlock2D, cond_dim: int, cond_mode: str, time_width: int) -> ConditionedResnetBlock2D:
     return ConditionedResnetBlock2D(
         cond_dim=cond_dim,
         cond_mode=cond_mode,
         in_channels=block.in_channels,
         out_channels=block.out_channels,
-        temb_channels=block.time_emb_proj.in_features,
+        temb_channels=time_width,
         dropout=block.dropout.p,
         groups=block.norm1.num_groups,
         eps=block.norm1.eps,
@@ -82,13 +83,13 @@ def _conditioned(block: ResnetBlock2D, cond_dim: int, cond_mode: str) -> Conditi
     )
 
 
-def _condition_blocks(module: nn.Module, cond_dim: int, cond_mode: str) -> None:
+def _condition_blocks(module: nn.Module, cond_dim: int, cond_mode: str, time_width: int) -> None:
     """Replace every ResnetBlock2D below `module`, keeping its place and therefore its tensor names."""
     for name, child in list(module.named_children()):
         if isinstance(child, ResnetBlock2D):
-            module.add_module(name, _conditioned(child, cond_dim, cond_mode))
+            module.add_module(name, _conditioned(child, cond_dim, cond_mode, time_width))
         else:
-            _condition_blocks(child, cond_dim, cond_mode)
+            _condition_blocks(child, cond_dim, cond_mode, time_width)
 
 
 def _attention_flags(levels: Sequence[bool | int], count: int) -> list[bool]:
@@ -148,6 +149,8 @@ class RigUNet(ModelMixin, ConfigMixin):
         unshuffle: factor of a pixel-unshuffle stem (and pixel-shuffle end); 1 is off, 2 quarters the work.
         sample_channels: how many of `in_channels` are the noisy sample. Read by pipelines only.
         condition_channels: names of the condition pictures, in channel order. Read by pipelines only.
+        time_channels: width of the sinusoids of time, whose embedding is four times as wide; None is the width of
+            the first level (guided-diffusion's layout for 512 pixels has twice that).
 
     Raises:
         ValueError: settings that contradict each other.
@@ -179,12 +182,16 @@ class RigUNet(ModelMixin, ConfigMixin):
         unshuffle: int = 1,
         sample_channels: int = 3,
         condition_channels: tuple[str, ...] = ("rendered", "normal", "albedo"),
+        time_channels: int | None = None,
     ) -> None:
         super().__init__()
         _choose(COND_MODES, "cond_mode", cond_mode)
-        core = self._plain_unet()
+        core, time = self._plain_unet(), time_channels or block_out_channels[0]
         if cond_dim is not None:
-            _condition_blocks(core, cond_dim, cond_mode)
+            core.time_proj, core.time_embedding = Timesteps(time, True, 0), TimestepEmbedding(time, 4 * time)
+            _condition_blocks(core, cond_dim, cond_mode, 4 * time)
+        elif time != block_out_channels[0]:
+            raise ValueError("time_channels needs a network that takes a code: give cond_dim, or leave it out.")
         # The children are adopted one by one, not kept under one name, so that tensor names stay diffusers'.
         for name, child in core.named_children():
             self.add_module(name, child)

@@ -1,0 +1,126 @@
+"""`emorig convert` and `emorig doctor`: from the originals' files, which users bring, to this package's folders."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_FLAME = {
+    "texture": "FLAME_texture.npz or FLAME_albedo_from_BFM.npz",
+    "landmarks": "landmark_embedding.npy",
+    "template": "head_template.obj",
+    "mediapipe": "mediapipe_landmark_embedding.npz",
+}
+"""Options of `convert flame`, arguments of `convert_flame` -> the original they are for."""
+
+
+def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
+    """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
+    add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
+    about = "Convert FLAME, DECA, EMOCA or DiffusionRig, whose files you bring"
+    parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
+    kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
+
+    flame = add(kinds, "flame", run_flame, "Convert FLAME 2020 (generic_model.pkl)", "MODEL", "OUT")
+    for name, file in _FLAME.items():
+        flame.add_argument(f"--{name}", metavar="FILE", type=path, help=file)
+    for name, file in (("deca", "deca_model.tar"), ("emoca", "the folder of a model, with cfg.yaml")):
+        new = add(kinds, name, run_deca if name == "deca" else run_emoca, f"Convert {name.upper()} ({file})",
+                  "TAR" if name == "deca" else "FOLDER", "OUT")  # fmt: skip
+        new.add_argument("--mask", metavar="PNG", type=path, help="uv_face_eye_mask.png, for the wrinkles")
+        new.add_argument("--displacement", metavar="NPY", type=path, help="fixed_displacement_256.npy, likewise")
+    new.add_argument("--expression-pose", choices=("none", "jaw", "global", "both"),
+                     help="what of the pose EMOCA's second network gives (default: as its cfg.yaml says)")  # fmt: skip
+    rig = add(kinds, "diffusion-rig", run_rig, "Convert DiffusionRig (modelNNNNNN.pt)", "PT", "OUT")
+    rig.add_argument("--head", metavar="DIR", type=path, help="what `convert flame` wrote, for a complete pipeline")
+    rig.add_argument("--encoder", metavar="DIR", type=path, help="what `convert deca` or `emoca` wrote, likewise")
+    rig.add_argument("--mean-shape", metavar="PKL", type=path, help="mean_shape.pkl of a stage 2")
+    rig.add_argument("--code-parts", metavar="PARTS", help="what the network's code is made of, if its width does not "
+                     'tell: e.g. "appearance shape expression"')  # fmt: skip
+    add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
+
+    doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
+    doctor.add_argument("folder", metavar="FOLDER", type=path, nargs="?", default=Path("."),
+                        help="where the files are, at any depth (default: the current folder)")  # fmt: skip
+
+
+def _command(
+    to: Any, name: str, run: Callable, summary: str, words: tuple[str, ...], path: Callable[[str], Path]
+) -> argparse.ArgumentParser:
+    parser = to.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+    parser.set_defaults(run=run)
+    for word in words:
+        parser.add_argument(word.lower(), metavar=word, type=path)
+    return parser
+
+
+def run_flame(args: argparse.Namespace) -> int:
+    """`emorig convert flame`: a folder for `HeadModel.from_pretrained`."""
+    _quiet()
+    from .convert.flame import convert_flame
+
+    print(convert_flame(args.model, args.out, **{name: getattr(args, name) for name in _FLAME}))
+    return 0
+
+
+def run_deca(args: argparse.Namespace) -> int:
+    """`emorig convert deca`: a folder for `EmocaEncoder.from_pretrained`, with its wrinkles in `detail`."""
+    _quiet()
+    from .convert.deca import convert_deca
+
+    print(convert_deca(args.tar, args.out, mask=args.mask, displacement=args.displacement))
+    return 0
+
+
+def run_emoca(args: argparse.Namespace) -> int:
+    """`emorig convert emoca`: as `emorig convert deca`."""
+    _quiet()
+    from .convert.deca import convert_emoca
+    from .convert.doctor import EMOCA_MODES, emoca_mode
+
+    mode = emoca_mode(args.folder) or EMOCA_MODES[0]
+    options = {name: getattr(args, name) for name in ("mask", "displacement", "expression_pose")}
+    print(convert_emoca(args.folder, args.out, mode=mode, **options))
+    return 0
+
+
+def run_rig(args: argparse.Namespace) -> int:
+    """`emorig convert diffusion-rig`: a folder for `EmoRigPipeline.from_pretrained`."""
+    _quiet()
+    from .convert.rig import convert_rig
+
+    options = {name: getattr(args, name) for name in ("head", "encoder", "mean_shape", "code_parts")}
+    print(convert_rig(args.pt, args.out, **options))
+    return 0
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """`emorig convert all`: one pipeline; what it is at goes to stderr."""
+    from .convert.doctor import convert_all
+
+    _quiet()
+    print(convert_all(args.folder, args.out, say=lambda line: print(line, file=sys.stderr)))
+    return 0
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """`emorig doctor`: every original with what became of it, then the next command."""
+    from .convert.doctor import examine, report
+
+    print("\n".join(report(args.folder, examine(args.folder))))
+    return 0
+
+
+def _quiet() -> None:
+    """Keep the libraries' chatter away."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,373 @@
+"""`emorig compare`: one photo's expression on another's face, read by every encoder that a pipeline has, on a sheet.
+
+DECA's codes against EMOCA's is what DiffusionRig-EMO set out to show: with both in a pipeline there are four results
+(S: DECA T: DECA to S: EMOCA T: EMOCA) from the same noise. Torch and diffusers are imported where they are needed, as
+in `cli`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from .codes import FaceCodes
+    from .faces import Face
+    from .pipeline_emorig import EmoRigPipeline
+    from .rig import EncodedFace
+    from .sampling import Sampling
+
+BUFFERS = ("rendered", "normal", "albedo")  # shown below each result
+_TABLE = "{:24}{:>8}{:>8}{:>8}  {:>8}{:>8}{:>8}"
+
+
+@dataclass
+class ComparedFace:
+    """The source's face under one pair of encoders.
+
+    Attributes:
+        encoders: Who read the source and who the target, as in captions ("DECA").
+        before: Codes of the source [1, ...].
+        after: Codes that were drawn.
+        wanted: Codes of the target.
+        seen: What the target's encoder reads from the result; `None` where no face is found in it.
+        result: The whole photo, uint8 [H, W, 3].
+        crop: The result around the face.
+        buffers: What was drawn of the head under `after`: BUFFERS.
+    """
+
+    encoders: tuple[str, str]
+    before: FaceCodes
+    after: FaceCodes
+    wanted: FaceCodes
+    seen: FaceCodes | None
+    result: np.ndarray
+    crop: Image.Image
+    buffers: dict[str, Image.Image]
+
+
+@dataclass
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        source, target: The photos around the faces, squares of one size.
+        pairs: A face for every pair of encoders, the source's in the outer loop.
+        redrawn: The source under its own codes, for each encoder, where the network draws the whole crop: what
+            differs from the photo there is the network's doing, not the expression's.
+        milliseconds: Time of each stage. An encoder's first pass is not timed; finding faces includes opening the
+            detector. Of networks that draw the whole crop the last stages are for all faces at once, and drawing
+            buffers includes the code of the photo; of others each pair is a call of the pipeline.
+    """
+
+    source: Image.Image
+    target: Image.Image
+    pairs: list[ComparedFace]
+    redrawn: list[ComparedFace]
+    milliseconds: dict[str, float]
+
+
+@dataclass
+class _Read:
+    """A photo, and its face as each encoder reads it."""
+
+    rgb: np.ndarray
+    faces: dict[str | None, EncodedFace]
+
+
+@dataclass
+class _Plan:
+    """One face to draw: its encoders, codes to draw, the face they come from, wrinkles or not, and whose look."""
+
+    source: str | None
+    target: str | None
+    after: FaceCodes
+    wanted: EncodedFace
+    detail: bool
+    look: tuple[np.ndarray, EncodedFace] | None = None
+
+
+def compare(
+    pipe: EmoRigPipeline,
+    source: Any,
+    target: Any,
+    modes: Sequence[str] = ("exp",),
+    num_inference_steps: int | None = None,
+    generator: torch.Generator | None = None,
+    latents: torch.Tensor | Literal["photo"] | None = None,
+    crop: str | None = None,
+    detail: bool = False,
+) -> Comparison:
+    """Put the target's expression on the source's (largest) face, once for every pair of encoders.
+
+    Args:
+        pipe: Any pipeline; `pipe.encoder.branches` are its encoders, none means that there is only one.
+        source, target: Photos, as `photos.read_photo` takes them.
+        modes, num_inference_steps, crop, detail: As for `EmoRigPipeline.__call__`.
+        generator: Draws the noise that all results start from.
+        latents: That noise [1, 3, S, S] instead; "photo" takes what DDIM inversion finds for the source, under the
+            codes of each of its encoders.
+
+    Raises:
+        PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
+    """
+    import torch
+
+    from .inputs import Request, check_request
+    from .sampling import Sampling
+
+    asked = {"num_inference_steps": num_inference_steps, "latents": latents, "crop": crop, "detail": detail}
+    check_request(pipe, Request(reference=target, modes=modes, **asked))
+    times: dict[str, float] = {}
+    with torch.no_grad():
+        found = {role: _find(photo, role, times) for role, photo in (("source", source), ("target", target))}
+        pipe.encode_face(*found["source"], crop)  # untimed: the first pass sets up what all use
+        here, there = (_read(pipe, *face, role, crop, times) for role, face in found.items())
+        plans = _plan(pipe, here, there, modes, detail)
+        if latents is None and pipe.unet is not None:
+            latents = pipe.prepare_latents(1, generator)
+        steps = num_inference_steps or pipe.config.default_num_inference_steps
+        sampling = Sampling(steps, generator, latents, batch=len(plans))
+        draw = _redraw if pipe.published else _move
+        faces = [
+            _finish(pipe, plan, here, drawn, times)
+            for plan, drawn in zip(plans, draw(pipe, here, plans, sampling, times))
+        ]
+    pipe.maybe_free_model_hooks()
+    count = len(here.faces) * len(there.faces)
+    source_crop, target_crop = (_crop(pipe, read.rgb, next(iter(read.faces.values()))) for read in (here, there))
+    return Comparison(source_crop, target_crop, faces[:count], faces[count:], times)
+
+
+@contextmanager
+def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
+    """Add what the block takes to a stage, milliseconds."""
+    start = time.perf_counter()
+    yield
+    times[stage] = times.get(stage, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+def _find(photo: Any, role: str, times: dict[str, float]) -> tuple[np.ndarray, Face]:
+    """A photo and its largest face."""
+    from .faces import NoFaceError, choose_faces, find_faces
+    from .photos import read_photo
+
+    rgb = read_photo(photo).rgb
+    try:
+        with _timed(times, "find faces"):
+            return rgb, choose_faces(find_faces(rgb))[0]
+    except NoFaceError as error:
+        name = f"'{photo}'" if isinstance(photo, (str, Path)) else f"The {role}"
+        raise NoFaceError(f"{name}: {error}") from error
+
+
+def _read(
+    pipe: EmoRigPipeline, rgb: np.ndarray, face: Face, role: str, crop: str | None, times: dict[str, float]
+) -> _Read:
+    """A face as every encoder reads it."""
+    faces: dict[str | None, EncodedFace] = {}
+    for branch in pipe.encoder.branches or (None,):
+        with _timed(times, f"encode {role}, {_kind(pipe, branch)}"):
+            faces[branch] = pipe.encode_face(rgb, face, crop, branch)
+    return _Read(rgb, faces)
+
+
+def _kind(pipe: EmoRigPipeline, branch: str | None) -> str:
+    """An encoder's name in captions."""
+    return branch.upper() if branch else type(pipe.encoder).__name__.removesuffix("Encoder").lower()
+
+
+def _plan(pipe: EmoRigPipeline, here: _Read, there: _Read, modes: Sequence[str], detail: bool) -> list[_Plan]:
+    """Every pair, then the source under its own codes where the network draws all of it."""
+    plans = []
+    for source, face in here.faces.items():
+        for target, lender in there.faces.items():
+            after = pipe.edit_codes(face, reference=lender, modes=modes)
+            look = (there.rgb, lender) if "latent" in modes else None
+            plans.append(_Plan(source, target, after, lender, detail, look))
+    own = [_Plan(branch, branch, face.codes, face, detail) for branch, face in here.faces.items()]
+    return plans + own if pipe.published else plans
+
+
+Drawn = tuple["np.ndarray", dict[str, "Image.Image"]]  # the whole photo, and buffers
+
+
+class _Watch:
+    """A hook before a network's calls: when the first one began, and what the latest one was given."""
+
+    began: float | None = None
+    given: torch.Tensor
+
+    def __call__(self, network: torch.nn.Module, inputs: tuple) -> None:
+        self.began, self.given = self.began or time.perf_counter(), inputs[0]
+
+
+def _redraw(
+    pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
+) -> list[Drawn]:
+    """All faces in one batch of a network that draws the whole crop."""
+    from .published import Redrawing, paste_redrawn
+
+    tasks = [Redrawing(here.rgb, here.faces[p.source], p.after, p.look, p.detail) for p in plans]
+    watch, start = _Watch(), time.perf_counter()
+    handle = pipe.unet.register_forward_pre_hook(watch)
+    try:
+        drawn = pipe.redraw_faces(tasks, sampling)
+    finally:
+        handle.remove()
+    times["draw buffers"] = 1000 * (watch.began - start)
+    times["network"] = 1000 * (time.perf_counter() - watch.began)
+    with _timed(times, "paste"):
+        results = [paste_redrawn(here.rgb, task.face, one) for task, one in zip(tasks, drawn)]
+    conditions = watch.given[:, pipe.unet.config.sample_channels :].float().cpu()
+    return [(result, _buffer_pictures(pipe, one)) for result, one in zip(results, conditions)]
+
+
+def _buffer_pictures(pipe: EmoRigPipeline, conditions: torch.Tensor) -> dict[str, Image.Image]:
+    """Pictures of what a network saw of a head [9, S, S], for the eye: sRGB, normals from [-1, 1]."""
+    from PIL import Image
+
+    from .published import CONDITIONS
+
+    parts = dict(zip(CONDITIONS, conditions.split(3)))
+    gamma = 1.0 if pipe.head.config.num_texture else 1 / 2.2  # textures are sRGB already
+    shown = {name: part / 2 + 0.5 if name == "normal" else part.clamp(0) ** gamma for name, part in parts.items()}
+    pixels = {name: (part.clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for name, part in shown.items()}
+    return {name: Image.fromarray(pixels[name].numpy()) for name in BUFFERS}
+
+
+def _move(
+    pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
+) -> list[Drawn]:
+    """Every face by the pipeline itself, where it moves the photo's pixels."""
+    drawn = []
+    for plan in plans:
+        face = here.faces[plan.source]
+        with _timed(times, "move and paint pixels"):
+            output = pipe(
+                here.rgb, codes=plan.after, face=face.face.index + 1, num_inference_steps=sampling.steps,
+                generator=sampling.generator, latents=sampling.latents, source_encoder=plan.source, crop=face.frame,
+                output_type="np",
+            )  # fmt: skip
+        buffers = output.faces[0][0].buffers
+        drawn.append((output.images[0], {name: buffers[name] for name in BUFFERS}))
+    return drawn
+
+
+def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times: dict[str, float]) -> ComparedFace:
+    """A drawn face with what the target's encoder reads from it."""
+    from .faces import choose_faces, find_faces
+
+    face, (result, buffers), seen = here.faces[plan.source], drawn, None
+    with _timed(times, "read results"):
+        found = find_faces(result)
+        if found:
+            seen = pipe.encode_face(result, choose_faces(found)[0], face.frame, plan.target).codes
+    return ComparedFace(
+        (_kind(pipe, plan.source), _kind(pipe, plan.target)), face.codes, plan.after, plan.wanted.codes, seen, result,
+        _crop(pipe, result, face), buffers,
+    )  # fmt: skip
+
+
+def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Image:
+    """The picture around a face, as large as on the sheet."""
+    from PIL import Image
+
+    from .cli import TILES
+    from .faces import warp_crop
+
+    side = min(max(pipe.config.crop_size, TILES[0]), TILES[1])
+    return Image.fromarray(warp_crop(rgb, face.grid_matrix(side), side))
+
+
+def draw_comparison(comparison: Comparison) -> Image.Image:
+    """The sheet: the photos and the redrawn source, below them a column for every pair, result above buffers."""
+    photos = [("source", comparison.source), ("target", comparison.target)]
+    redrawn = [(f"source redrawn, {face.encoders[0]}", face.crop) for face in comparison.redrawn]
+    results = [("S: {}  T: {}".format(*face.encoders), face.crop) for face in comparison.pairs]
+    buffers = [[(name, face.buffers[name]) for face in comparison.pairs] for name in BUFFERS]
+    return _draw_rows([photos + redrawn, results, *buffers])
+
+
+def _draw_rows(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Pictures under their captions, all as large as the first."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from .cli import CAPTION, GAP
+
+    size = rows[0][0][1].size
+    step, down = size[0] + GAP, size[1] + CAPTION
+    sheet = Image.new("RGB", (max(map(len, rows)) * step + GAP, len(rows) * down + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION * 0.6)
+    for row, pictures in enumerate(rows):
+        for column, (caption, picture) in enumerate(pictures):
+            x, y = GAP + column * step, row * down
+            draw.text((x + size[0] / 2, y + CAPTION / 2), caption, "black", font, anchor="mm")
+            sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (x, y + CAPTION))
+    return sheet
+
+
+def code_distance(codes: FaceCodes, wanted: FaceCodes) -> tuple[float, float]:
+    """How far expression (Euclidean, in the code's unit) and jaw (of the axis-angles, degrees) are from others'."""
+    expression = (codes.expression - wanted.expression).norm().item()
+    return expression, math.degrees((codes.pose[:, 3:] - wanted.pose[:, 3:]).norm().item())
+
+
+def describe_comparison(comparison: Comparison) -> str:
+    """A table of distances from the target's codes, and the time of each stage."""
+    lines = [
+        "Distance from the target's codes: of the source, of what was drawn, of the result as the target's encoder",
+        "reads it; of the redrawn source from its own.",
+        _TABLE.format("", "express.", "drawn", "result", "jaw, deg", "drawn", "result"),
+    ]
+    rows = [("S: {}  T: {}".format(*face.encoders), face) for face in comparison.pairs]
+    for name, face in rows + [(f"{face.encoders[0]} redrawn", face) for face in comparison.redrawn]:
+        stages = [codes and code_distance(codes, face.wanted) for codes in (face.before, face.after, face.seen)]
+        numbers = [f"{stage[part]:.2f}" if stage else "no face" for part in (0, 1) for stage in stages]
+        lines.append(_TABLE.format(name, *numbers))
+    return "\n".join([*lines, "", *(f"{stage:24}{time:8.0f} ms" for stage, time in comparison.milliseconds.items())])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `emorig compare` takes besides the options it shares with other commands."""
+    add = parser.add_argument
+    add("--modes", metavar="MODES", type=lambda text: text.split(","), default=["exp"],
+        help="what the target lends: exp, pose, light, latent, with commas between them (default: exp)")  # fmt: skip
+    add("--noise", choices=("fresh", "photo"), default="fresh",
+        help="start from fresh noise, or from the source's own (default: %(default)s)")  # fmt: skip
+    add("--crop", metavar="FRAME", help="which square of a photo is the picture: aligned, ffhq or whole "
+        "(default: the checkpoint's)")  # fmt: skip
+    add("--detail", action="store_true", help="draw DECA's wrinkles too")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """`emorig compare`: the sheet, then a table."""
+    from . import cli
+
+    [(source, out)] = cli.file_job(args.source, args.out)
+    cli.check_photo(args.target)
+    cli.refuse_same(args.target, out)
+    if source.samefile(args.target):
+        raise ValueError(f"Source and target are both '{source}': give two photos.")
+    pipe = cli.load_pipeline(args.model)
+    import torch
+
+    from .photos import save_photo
+
+    generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
+    latents = "photo" if args.noise == "photo" else None
+    how = {"modes": args.modes, "num_inference_steps": args.steps, "crop": args.crop, "detail": args.detail}
+    comparison = compare(pipe, source, args.target, generator=generator, latents=latents, **how)
+    save_photo(draw_comparison(comparison), out)
+    print(out, describe_comparison(comparison), sep="\n")
+    return 0

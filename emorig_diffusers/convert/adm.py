@@ -1,0 +1,130 @@
+"""The UNet of guided-diffusion (Dhariwal and Nichol 2021), as its tensors are named and shaped, to diffusers' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .files import ConvertError
+
+LAYERS = {
+    "": "",
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "cond_emb_layers.1": "cond_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+    "norm": "group_norm",
+    "proj_out": "to_out.0",
+}
+"""Layer of an original block -> layer of diffusers' block; `qkv` becomes three."""
+
+_KEY = re.compile(r"((?:(?:in|out)put_blocks\.\d+|middle_block|time_embed|out)\.\d+)(?:\.(.+))?\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The levels of an original UNet.
+
+    Attributes:
+        widths: Channels of each level.
+        blocks: Residual blocks a level on the way down, without the one that halves the resolution.
+        attention: Levels with self-attention.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+
+    def names(self) -> dict[str, str]:
+        """Original block -> diffusers' block."""
+        ends = {
+            "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+            "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
+            "middle_block.0": "mid_block.resnets.0", "middle_block.1": "mid_block.attentions.0",
+            "middle_block.2": "mid_block.resnets.1",
+        }  # fmt: skip
+        return ends | dict(self._down()) | dict(self._up())
+
+    def _down(self) -> Iterator[tuple[str, str]]:
+        """Every level: its residual blocks, and unless it is the last a residual block that halves the resolution."""
+        number = 1
+        for level in range(len(self.widths)):
+            for i in range(self.blocks):
+                yield f"input_blocks.{number}.0", f"down_blocks.{level}.resnets.{i}"
+                yield f"input_blocks.{number}.1", f"down_blocks.{level}.attentions.{i}"
+                number += 1
+            yield f"input_blocks.{number}.0", f"down_blocks.{level}.downsamplers.0"
+            number += 1
+
+    def _up(self) -> Iterator[tuple[str, str]]:
+        """From the deepest level: one residual block more; the last one's entry ends by doubling the resolution."""
+        number = 0
+        for depth, level in enumerate(reversed(range(len(self.widths)))):
+            attended = level in self.attention
+            for i in range(self.blocks + 1):
+                yield f"output_blocks.{number}.0", f"up_blocks.{depth}.resnets.{i}"
+                if attended:
+                    yield f"output_blocks.{number}.1", f"up_blocks.{depth}.attentions.{i}"
+                number += 1
+            yield f"output_blocks.{number - 1}.{1 + attended}", f"up_blocks.{depth}.upsamplers.0"
+
+
+def read_layout(tensors: Mapping[str, Tensor], file: Path) -> Layout:
+    """The levels, from names and shapes of an original UNet's tensors.
+
+    Every level has as many entries on the way down as on the way up, so their number alone tells the product of
+    levels and blocks; the residual blocks that double the resolution, one for each level but one, tell the levels.
+
+    Raises:
+        ConvertError: A tensor that every such network has is missing.
+    """
+    entries = {int(m[1]) for m in (re.match(r"output_blocks\.(\d+)\.0\.", key) for key in tensors) if m}
+    ups = [key for key in tensors if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight", key)]
+    levels = 1 + len(ups)
+    blocks = len(entries) // levels - 1
+    if blocks < 1 or len(entries) % levels:
+        raise ConvertError(
+            f"'{file}' holds no complete UNet of DiffusionRig ({len(entries)} output_blocks for {levels} levels): "
+            "download it again, or give a model trained with resblock_updown."
+        )
+    first = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
+    widths = tuple(size_of(tensors, f"{block}.0.out_layers.3.weight", 4, file)[0] for block in first)
+    return Layout(widths, blocks, tuple(level for level in range(levels) if f"{first[level]}.1.qkv.weight" in tensors))
+
+
+def rename(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Tensors of an original UNet under diffusers' names; what has no place there keeps its name.
+
+    The 1-D convolutions of attention lose their last dimension of 1, and `qkv` is split: with one head its rows are
+    all of q, k and v in turn, in guided-diffusion's old and new order alike.
+    """
+    blocks, renamed = layout.names(), {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        block, layer, kind = match.groups("") if match else ("", "", "")
+        target = blocks.get(block)
+        if layer in ("qkv", "proj_out") and tensor.ndim == 3 and tensor.shape[2] == 1:
+            tensor = tensor[..., 0]
+        if target is not None and layer == "qkv" and tensor.ndim:
+            renamed |= {f"{target}.to_{x}.{kind}": part for x, part in zip("qkv", tensor.chunk(3), strict=False)}
+        elif target is not None and layer in LAYERS:
+            renamed[".".join(filter(None, (target, LAYERS[layer], kind)))] = tensor
+        else:
+            renamed[key] = tensor
+    return renamed
+
+
+def size_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Path) -> tuple[int, ...]:
+    """Size of a tensor with so many dimensions; ConvertError where there is none."""
+    if name not in tensors or tensors[name].ndim != dimensions:
+        raise ConvertError(
+            f"'{file}' has no usable tensor {name}: it is no complete model of DiffusionRig, so download it again."
+        )
+    return tuple(tensors[name].shape)

@@ -1,0 +1,280 @@
+"""DiffusionRig's checkpoints (modelNNNNNN.pt: Ding et al., CVPR 2023) become RigUNet and AppearanceEncoder.
+
+The file is a raw state dict: `denoisingUNet.*`, the UNet of guided-diffusion (Dhariwal and Nichol 2021) with one
+attention head and a second modulation in every residual block, and `encoder.*`, torchvision's ResNet. All settings
+are read from shapes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin
+from torch import Tensor
+
+from ..hub import INDEX, resolve, rewrite_json
+from ..models.appearance import AppearanceEncoder
+from ..models.emoca import EmocaEncoder
+from ..models.head import HeadModel
+from ..models.unet import RigUNet
+from ..pipeline_emorig import EmoRigPipeline
+from ..published import CONDITIONS, published_scheduler
+from ..rig import CODE_PARTS, code_width, part_names
+from ..unpickle import load_tensor
+from .adm import read_layout, rename, size_of
+from .files import ConvertError, load_exactly, read_checkpoint, write_folder
+
+UNET, ENCODER = "denoisingUNet.", "encoder."
+SETTINGS = ("crop", "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig
+CROP = "ffhq"  # the square that DiffusionRig was trained on
+STEPS = 20  # of DDIM, as the original's README samples
+LAB_CODE = ("appearance", "shape", "shape", "texture")  # 64 + 100 + 100 + 50 = 314; the shape does come twice
+RESOLUTIONS = {
+    (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512,
+}  # fmt: skip
+"""Widths of the levels, in units of the first time layer's -> side of the pictures, pixels (guided-diffusion's)."""
+
+def convert_rig(
+    checkpoint: Path,
+    out: Path,
+    head: Path | None = None,
+    encoder: Path | None = None,
+    detail: Path | None = None,
+    mean_shape: Path | None = None,
+    code_parts: str | tuple[str, ...] | None = None,
+) -> Path:
+    """Convert DiffusionRig's checkpoint, of stage 1 or 2; with head and encoder into a complete pipeline.
+
+    Args:
+        checkpoint: modelNNNNNN.pt.
+        out: New or empty folder. `RigUNet.from_pretrained(out, subfolder="unet")` opens the network, and
+            `EmoRigPipeline.from_pretrained(out)` the pipeline; without head and encoder these two go in as arguments.
+        head, encoder: Folders that `convert_flame` and `convert_deca` or `convert_emoca` wrote.
+        detail: Folder of a detail model; `None` for the encoder's own, if it has one.
+        mean_shape: mean_shape.pkl of a stage 2 trained with it.
+        code_parts: What the network is told of a face besides pictures, names of `rig.CODE_PARTS`; `None` for what
+            follows from the widths of the code: "appearance" alone, or the 314 of LAB_CODE.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConvertError: With one sentence; nothing is left behind.
+    """
+    if (head is None) != (encoder is None):
+        raise ConvertError("A pipeline needs a head and an encoder: give both folders, or neither.")
+    unet, appearance = read_networks(checkpoint)
+    settings = {
+        "crop": CROP, "crop_size": unet.config.sample_size, "default_num_inference_steps": STEPS,
+        "code_parts": _code_parts(unet, appearance, code_parts, checkpoint),
+        "shape": None if mean_shape is None else read_mean_shape(mean_shape),
+    }  # fmt: skip
+    networks = {"unet": unet, "scheduler": published_scheduler(), "appearance_encoder": appearance}
+    if head is None or encoder is None:
+        return write_folder(out, lambda folder: _save_networks(folder, networks, settings))
+    parts = open_parts(head, encoder, detail)
+    _check_code(parts, networks, settings)
+    return write_folder(out, lambda folder: _save(folder, parts | networks, settings))
+
+
+def assemble(
+    out: Path,
+    head: Path,
+    encoder: Path,
+    rig: Path | None = None,
+    detail: Path | None = None,
+    mean_shape: Path | None = None,
+) -> Path:
+    """Put converted parts together: one folder that `EmoRigPipeline.from_pretrained(out)` opens.
+
+    Args:
+        out: New or empty folder.
+        head, encoder, detail, mean_shape: As for `convert_rig`.
+        rig: Folder that `convert_rig` wrote; without it the pipeline is what `train/prepare.py` and
+            `train/train_rig.py` start from.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConvertError: With one sentence; nothing is left behind.
+    """
+    parts, settings = open_parts(head, encoder, detail), {"crop": CROP}
+    if rig is not None:
+        parts |= {
+            "unet": _open(RigUNet, rig, "unet"),
+            "scheduler": _open(DDIMScheduler, rig, "scheduler"),
+            "appearance_encoder": _open(AppearanceEncoder, rig, "appearance_encoder"),
+        }
+        index = DiffusionPipeline.load_config(rig)
+        settings |= {name: index[name] for name in SETTINGS if name in index}
+        _check_code(parts, parts, settings)
+    if mean_shape is not None:
+        settings["shape"] = read_mean_shape(mean_shape)
+    return write_folder(out, lambda folder: _save(folder, parts, settings))
+
+
+# the networks
+
+
+def read_networks(checkpoint: Path) -> tuple[RigUNet, AppearanceEncoder]:
+    """The two networks of a checkpoint, in float32 and ready for inference.
+
+    Raises:
+        ConvertError: The file is damaged or holds another network, or a tensor is missing, left over or mis-shaped.
+    """
+    tensors = read_checkpoint(checkpoint)
+    strange = [k for k, v in tensors.items() if not isinstance(v, Tensor) or not str(k).startswith((UNET, ENCODER))]
+    if strange or not tensors:
+        found = f"'{strange[0]}'" if strange else "nothing"
+        raise ConvertError(
+            f"'{checkpoint}' is no model of DiffusionRig, whose tensors are {UNET}* and {ENCODER}* (found {found}): "
+            "give its modelNNNNNN.pt."
+        )
+    unet, encoder = (
+        {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        for prefix in (UNET, ENCODER)
+    )
+    return _unet(unet, checkpoint), _appearance(encoder, checkpoint)
+
+
+def _unet(tensors: Mapping[str, Tensor], file: Path) -> RigUNet:
+    layout = read_layout(tensors, file)
+    inputs = size_of(tensors, "input_blocks.0.0.weight", 4, file)[1]
+    outputs = size_of(tensors, "out.2.weight", 4, file)[0]
+    if (inputs, outputs) != (3 + 3 * len(CONDITIONS), 3):
+        raise ConvertError(
+            f"The network in '{file}' has {inputs} input and {outputs} output channels, DiffusionRig's 12 and 3: other "
+            "inputs or a learnt variance are not supported."
+        )
+    base = size_of(tensors, "time_embed.0.weight", 2, file)[1]
+    config = {
+        "sample_size": RESOLUTIONS.get(tuple(width / base for width in layout.widths), 256),
+        "block_out_channels": layout.widths,
+        "layers_per_block": layout.blocks,
+        "attention_levels": layout.attention,
+        "cond_dim": size_of(tensors, "input_blocks.1.0.cond_emb_layers.1.weight", 2, file)[1],
+        "dropout": 0.1,
+        "time_channels": None if base == layout.widths[0] else base,
+    }
+    return _filled(RigUNet, config, rename(tensors, layout), file)
+
+
+def _appearance(tensors: Mapping[str, Tensor], file: Path) -> AppearanceEncoder:
+    architecture = "resnet50" if "layer1.0.conv3.weight" in tensors else "resnet18"
+    config = {"architecture": architecture, "cond_dim": size_of(tensors, "fc.weight", 2, file)[0]}
+    return _filled(AppearanceEncoder, config, tensors, file)
+
+
+def _filled(kind: type[ModelMixin], config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> ModelMixin:
+    try:
+        module = kind(**config)
+    except ValueError as error:
+        raise ConvertError(f"The network in '{file}' has no layout of DiffusionRig: {error}") from error
+    load_exactly(module, tensors, file)
+    return module.requires_grad_(False).eval()
+
+
+def read_mean_shape(file: Path) -> list[float]:
+    """The shape code [S] in a mean_shape.pkl, a pickled tensor [1, S] of DiffusionRig's stage 2.
+
+    Raises:
+        ConvertError: The file is damaged or something else.
+    """
+    try:
+        tensor = load_tensor(file.read_bytes())
+    except pickle.UnpicklingError as error:
+        raise ConvertError(f"'{file}' is no mean shape ({error}): give DiffusionRig's mean_shape.pkl.") from error
+    if tensor.ndim != 2 or len(tensor) != 1 or not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise ConvertError(f"'{file}' holds no single row of numbers: give DiffusionRig's mean_shape.pkl.")
+    return tensor[0].float().tolist()
+
+
+# the pipeline
+
+
+def _code_parts(unet: RigUNet, appearance: AppearanceEncoder, chosen: Any, file: Path) -> tuple[str, ...]:
+    """What the network is told, as far as the widths tell or the caller says."""
+    width, own = unet.config.cond_dim, appearance.config.cond_dim
+    if chosen is not None:
+        try:
+            return part_names(chosen)
+        except ValueError as error:
+            raise ConvertError(str(error)) from error
+    if width == own:
+        return ("appearance",)
+    if (width, own) == (314, 64):
+        return LAB_CODE
+    raise ConvertError(
+        f"The network in '{file}' takes a code of {width} numbers, of which its encoder gives {own}: say in "
+        f"code_parts which of {', '.join(CODE_PARTS)} make it up, in order."
+    )
+
+
+def open_parts(head: Path, encoder: Path, detail: Path | None) -> dict[str, Any]:
+    """Components of a pipeline without networks, from their folders; ConvertError where one cannot be opened."""
+    own = encoder / "detail"
+    folder = own if detail is None and own.is_dir() else detail
+    parts: dict[str, Any] = {"head": _open(HeadModel, head), "encoder": _open(EmocaEncoder, encoder)}
+    if folder is not None:
+        from ..models.detail import DetailModel
+
+        parts["detail"] = _open(DetailModel, folder)
+    return parts
+
+
+def _open(kind: Any, folder: Path, subfolder: str | None = None) -> Any:
+    place = folder / subfolder if subfolder else folder
+    if not place.is_dir():  # diffusers would look for it on the Hub
+        raise ConvertError(f"There is no folder '{place}' to read a {kind.__name__} from: convert that part first.")
+    try:
+        return kind.from_pretrained(place)
+    except Exception as error:  # diffusers and safetensors raise a dozen kinds
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise ConvertError(f"'{place}' is no folder of a {kind.__name__} ({reason}): convert it again.") from error
+
+
+def _check_code(parts: Mapping[str, Any], networks: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """ConvertError unless the named code parts of head, encoder and photo are as long as the network's code."""
+    names = part_names(settings["code_parts"])
+    texture = parts["encoder"].config.num_texture
+    width = code_width(parts["head"], names, networks["appearance_encoder"].config.cond_dim, texture)
+    wanted = networks["unet"].config.cond_dim
+    if width != wanted:
+        raise ConvertError(
+            f"The network takes a code of {wanted} numbers, but {' '.join(names)} of these parts have {width}: "
+            "give the code_parts it was trained with, and the head and encoder of that training."
+        )
+
+
+def _save(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write a complete pipeline; emotions are carried over from the open head where the head's units have no names."""
+    codes, shape, length = None, settings.get("shape"), parts["head"].config.num_shape
+    if shape is not None and len(shape) != length:
+        raise ConvertError(f"The mean shape has {len(shape)} numbers, the head's shapes {length}: they do not match.")
+    if not parts["head"].config.expression_names:
+        from ..retarget import retarget_emotions
+
+        codes = retarget_emotions(HeadModel.from_pretrained(resolve("emorig-open"), subfolder="head"), parts["head"])
+    _write(EmoRigPipeline(**parts, **settings, emotion_codes=codes), folder)
+
+
+def _save_networks(folder: Path, networks: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write a pipeline that asks for head and encoder when it is opened."""
+    others = EmoRigPipeline.from_pretrained("emorig-open", unet=None, scheduler=None)
+    _write(EmoRigPipeline(others.head, others.encoder, **networks, **settings), folder)
+    for name in ("head", "encoder"):
+        shutil.rmtree(folder / name)
+    rewrite_json(folder / INDEX, dict.fromkeys(("head", "encoder"), [None, None]))
+
+
+def _write(pipe: EmoRigPipeline, folder: Path) -> None:
+    """Save a pipeline without the paths that its parts came from."""
+    pipe.save_pretrained(folder)
+    for file in (folder / INDEX, *folder.glob("*/*config.json")):
+        rewrite_json(file, {})
