@@ -22,17 +22,12 @@ from .compare import add_options, run_compare
 from .version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
 
     from .pipeline_emorig import EmoRigPipeline, EncodedFace
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """File names that `photos.save_photo` writes; repeated here to refuse others before torch is imported."""
 
-TILES = (256, 512)  # smallest and largest side of a picture on the sheet, px
-CAPTION = 36  # height of a caption on the sheet, px
-GAP = 8  # between the pictures of the sheet, px
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,15 +186,17 @@ def run_grid(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .photos import read_photo, save_photo
+    from .sheets import cut_face, draw_rows
 
     rgb = read_photo(source).rgb
-    tiles = {}
+    tiles = []
     for emotion in tqdm(pipe.emotion_names, desc="emorig", unit="emotion", disable=None, leave=False):
         with naming(source):
             result = pipe(rgb, emotion, output_type="np", **sampling(args))
         box = result.faces[0][0].box
-        tiles[emotion] = cut_face(result.images[0], box)
-    save_photo(draw_sheet({"original": cut_face(rgb, box), **tiles}), target)
+        tiles.append((emotion, cut_face(result.images[0], box)))
+    tiles = [("original", cut_face(rgb, box)), *tiles]
+    save_photo(draw_rows([tiles[i : i + 3] for i in range(0, len(tiles), 3)]), target)
     print(target)
     return 0
 
@@ -379,31 +376,3 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
         "num_inference_steps": args.steps,
         "generator": generator,
     }
-
-
-def cut_face(rgb: np.ndarray, box: tuple[float, float, float, float]) -> Image.Image:
-    """The square 1.6 times a face's box (pixels), moved and shrunk to lie within a photo uint8 [H, W, 3]."""
-    from PIL import Image
-
-    height, width = rgb.shape[:2]
-    side = min(round(1.6 * max(box[2] - box[0], box[3] - box[1])), width, height)
-    left = min(max(round((box[0] + box[2] - side) / 2), 0), width - side)
-    top = min(max(round((box[1] + box[3] - side) / 2), 0), height - side)
-    size = min(max(side, TILES[0]), TILES[1])
-    face = Image.fromarray(rgb[top : top + side, left : left + side])
-    return face.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def draw_sheet(tiles: dict[str, Image.Image]) -> Image.Image:
-    """Square pictures of one size, three a row, under their captions."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    size = next(iter(tiles.values())).width
-    rows = -(-len(tiles) // 3)
-    sheet = Image.new("RGB", (3 * size + 4 * GAP, rows * (size + CAPTION) + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION * 0.6)
-    for i, (caption, tile) in enumerate(tiles.items()):
-        x, y = GAP + i % 3 * (size + GAP), i // 3 * (size + CAPTION)
-        draw.text((x + size / 2, y + CAPTION / 2), caption, "black", font, anchor="mm")
-        sheet.paste(tile, (x, y + CAPTION))
-    return sheet

@@ -202,48 +202,25 @@ def _plan(pipe: EmoRigPipeline, here: _Read, there: _Read, modes: Sequence[str],
 Drawn = tuple["np.ndarray", dict[str, "Image.Image"]]  # the whole photo, and buffers
 
 
-class _Watch:
-    """A hook before a network's calls: when the first one began, and what the latest one was given."""
-
-    began: float | None = None
-    given: torch.Tensor
-
-    def __call__(self, network: torch.nn.Module, inputs: tuple) -> None:
-        self.began, self.given = self.began or time.perf_counter(), inputs[0]
-
-
 def _redraw(
     pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
 ) -> list[Drawn]:
     """All faces in one batch of a network that draws the whole crop."""
+    from .outputs import buffer_pictures
     from .published import Redrawing, paste_redrawn
 
     tasks = [Redrawing(here.rgb, here.faces[p.source], p.after, p.look, p.detail) for p in plans]
-    watch, start = _Watch(), time.perf_counter()
-    handle = pipe.unet.register_forward_pre_hook(watch)
+    starts, calls = time.perf_counter(), []
+    handle = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(time.perf_counter()))
     try:
         drawn = pipe.redraw_faces(tasks, sampling)
     finally:
         handle.remove()
-    times["draw buffers"] = 1000 * (watch.began - start)
-    times["network"] = 1000 * (time.perf_counter() - watch.began)
+    times["draw buffers"], times["network"] = 1000 * (calls[0] - starts), 1000 * (time.perf_counter() - calls[0])
     with _timed(times, "paste"):
         results = [paste_redrawn(here.rgb, task.face, one) for task, one in zip(tasks, drawn)]
-    conditions = watch.given[:, pipe.unet.config.sample_channels :].float().cpu()
-    return [(result, _buffer_pictures(pipe, one)) for result, one in zip(results, conditions)]
-
-
-def _buffer_pictures(pipe: EmoRigPipeline, conditions: torch.Tensor) -> dict[str, Image.Image]:
-    """Pictures of what a network saw of a head [9, S, S], for the eye: sRGB, normals from [-1, 1]."""
-    from PIL import Image
-
-    from .published import CONDITIONS
-
-    parts = dict(zip(CONDITIONS, conditions.split(3)))
-    gamma = 1.0 if pipe.head.config.num_texture else 1 / 2.2  # textures are sRGB already
-    shown = {name: part / 2 + 0.5 if name == "normal" else part.clamp(0) ** gamma for name, part in parts.items()}
-    pixels = {name: (part.clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for name, part in shown.items()}
-    return {name: Image.fromarray(pixels[name].numpy()) for name in BUFFERS}
+    textured = bool(pipe.head.config.num_texture)
+    return [(result, buffer_pictures(one.buffers, textured)) for result, one in zip(results, drawn)]
 
 
 def _move(
@@ -283,8 +260,8 @@ def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Ima
     """The picture around a face, as large as on the sheet."""
     from PIL import Image
 
-    from .cli import TILES
     from .faces import warp_crop
+    from .sheets import TILES
 
     side = min(max(pipe.config.crop_size, TILES[0]), TILES[1])
     return Image.fromarray(warp_crop(rgb, face.grid_matrix(side), side))
@@ -292,29 +269,13 @@ def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Ima
 
 def draw_comparison(comparison: Comparison) -> Image.Image:
     """The sheet: the photos and the redrawn source, below them a column for every pair, result above buffers."""
+    from .sheets import draw_rows
+
     photos = [("source", comparison.source), ("target", comparison.target)]
     redrawn = [(f"source redrawn, {face.encoders[0]}", face.crop) for face in comparison.redrawn]
     results = [("S: {}  T: {}".format(*face.encoders), face.crop) for face in comparison.pairs]
     buffers = [[(name, face.buffers[name]) for face in comparison.pairs] for name in BUFFERS]
-    return _draw_rows([photos + redrawn, results, *buffers])
-
-
-def _draw_rows(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
-    """Pictures under their captions, all as large as the first."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    from .cli import CAPTION, GAP
-
-    size = rows[0][0][1].size
-    step, down = size[0] + GAP, size[1] + CAPTION
-    sheet = Image.new("RGB", (max(map(len, rows)) * step + GAP, len(rows) * down + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION * 0.6)
-    for row, pictures in enumerate(rows):
-        for column, (caption, picture) in enumerate(pictures):
-            x, y = GAP + column * step, row * down
-            draw.text((x + size[0] / 2, y + CAPTION / 2), caption, "black", font, anchor="mm")
-            sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (x, y + CAPTION))
-    return sheet
+    return draw_rows([photos + redrawn, results, *buffers])
 
 
 def code_distance(codes: FaceCodes, wanted: FaceCodes) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .codes import FaceCodes
+from .render import Buffers
 
 
 @dataclass
@@ -49,3 +50,23 @@ class EmoRigOutput(BaseOutput):
 
     images: list[Any]
     faces: list[list[EditedFace]]
+
+
+def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
+    """Normal, albedo and rendered of one head [1, 3, S, S] for the eye: sRGB, normals from [-1, 1].
+
+    Args:
+        buffers: Of one head.
+        textured: Whether the albedo is a texture, which is sRGB already, or linear.
+    """
+    gamma = 1.0 if textured else 1 / 2.2
+    return {
+        "normal": to_picture(buffers.normal[0] * 0.5 + 0.5),
+        "albedo": to_picture(buffers.albedo[0].clamp(0) ** gamma),
+        "rendered": to_picture(buffers.rendered[0].clamp(0) ** gamma),
+    }
+
+
+def to_picture(tensor: Tensor) -> Image.Image:
+    """A tensor [3, H, W] in [0, 1] as a picture."""
+    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())

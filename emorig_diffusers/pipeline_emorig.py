@@ -26,7 +26,7 @@ from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
-from .outputs import EditedFace, EmoRigOutput
+from .outputs import EditedFace, EmoRigOutput, buffer_pictures, to_picture
 from .photos import Photo, read_photo
 from .phototexture import PhotoTexture, move_pixels
 from .published import PublishedMixin, Redrawing, Redrawn, paste_redrawn
@@ -350,24 +350,15 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         """What happened to a face: `made` is what was drawn of it, or the mask of what was repainted."""
         size = self.config.crop_size
         vertices = self.target_head(face.codes, target)
-        heads = self.draw_head(target, size, face.transform, vertices)
-        show = (lambda x: x) if self.head.config.num_texture else (lambda x: x.clamp(0) ** (1 / 2.2))
-        mask = Image.fromarray((made.mask * 255).round().astype(np.uint8)) if isinstance(made, Redrawn) else made
-        buffers = {
-            "normal": _picture(heads.normal[0] * 0.5 + 0.5),
-            "albedo": _picture(show(heads.albedo[0])),
-            "rendered": _picture(show(heads.rendered[0])),
-            "repainted": mask or Image.new("L", (size, size)),
-        }
+        drawn = made if isinstance(made, Redrawn) else None
+        heads = drawn.buffers if drawn else self.draw_head(target, size, face.transform, vertices)
+        mask = Image.fromarray((drawn.mask * 255).round().astype(np.uint8)) if drawn else made
+        buffers = buffer_pictures(heads, bool(self.head.config.num_texture))
+        buffers["repainted"] = mask or Image.new("L", (size, size))
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
-        drawn = _picture(made.picture) if isinstance(made, Redrawn) else None
-        return EditedFace(
-            face.face.index + 1, face.face.box, face.codes, target, crop, buffers, vertices[0], drawn
-        )  # fmt: skip
-
-
-def _picture(tensor: Tensor) -> Image.Image:
-    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+        picture = to_picture(drawn.picture) if drawn else None
+        number, box = face.face.index + 1, face.face.box
+        return EditedFace(number, box, face.codes, target, crop, buffers, vertices[0], picture)
 
 
 def _as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:

@@ -75,10 +75,17 @@ class Redrawing:
 
 @dataclass
 class Redrawn:
-    """What became of it: the network's picture [3, S, S] in [0, 1], and how much of it is taken [S, S] in [0, 1]."""
+    """What became of it.
+
+    Attributes:
+        picture: The network's picture [3, S, S] in [0, 1].
+        mask: How much of it is taken [S, S] in [0, 1].
+        buffers: What the network saw of the head [1, ...].
+    """
 
     picture: Tensor
     mask: np.ndarray
+    buffers: Buffers
 
 
 class PublishedMixin(RigMixin, SamplingMixin):
@@ -143,7 +150,8 @@ class PublishedMixin(RigMixin, SamplingMixin):
         if "appearance" not in self.code_parts:
             return [None] * len(tasks)
         looks = [task.look or (task.rgb, task.face) for task in tasks]
-        known = {id(face): self.appearance_code(self._picture(rgb, face)) for rgb, face in looks}
+        different = {id(face): (rgb, face) for rgb, face in looks}
+        known = {key: self.appearance_code(self._picture(*look)) for key, look in different.items()}
         return [known[id(face)] for _, face in looks]
 
     def _picture(self, rgb: np.ndarray, face: EncodedFace) -> Tensor:
@@ -170,7 +178,7 @@ class PublishedMixin(RigMixin, SamplingMixin):
         sample, _ = self.sample(latents, conditions, code, sampling)
         pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
         masks = torch.stack([here.mask, there.mask], 1)
-        return [Redrawn(picture, paste_mask(mask)) for picture, mask in zip(pictures, masks)]
+        return [Redrawn(pictures[i], paste_mask(masks[i]), there[i]) for i in range(len(tasks))]
 
     def _one_shape(self, codes: FaceCodes) -> FaceCodes:
         """Codes with the album's mean shape, for a network that was tuned on an album."""

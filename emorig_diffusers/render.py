@@ -54,6 +54,11 @@ class Buffers:
     albedo: Tensor
     mask: Tensor
 
+    def __getitem__(self, index: int) -> Buffers:
+        """Those of one head [1, ...]."""
+        pictures = (self.rendered, self.normal, self.albedo, self.mask)
+        return Buffers(*(picture[index : index + 1] for picture in pictures))
+
 
 def project(vertices: Tensor, camera: Tensor) -> Tensor:
     """DECA's weak-perspective camera (Feng et al. 2021, section 3).

@@ -1,6 +1,6 @@
 """The demo: a photo and an emotion in, the same person with that emotion out.
 
-python space/app.py [--host 127.0.0.1] [--port 7860] [--share]
+python space/app.py [--model emorig-open] [--host 127.0.0.1] [--port 7860] [--share]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import html
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from gradio.utils import get_upload_folder
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.assets import AssetError
+from emorig_diffusers.cli import load_pipeline
 from emorig_diffusers.emotions import MAX_INTENSITY
 from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.photos import read_photo, save_photo
@@ -272,7 +274,8 @@ def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
     editor = Editor(pipe)
     steps, examples = pipe.config.default_num_inference_steps, Path(get_upload_folder()) / "examples"
     with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
-        wire(page.lay_out(list(pipe.emotion_names), steps, examples), editor)
+        named = bool(pipe.head.config.expression_names)
+        wire(page.lay_out(list(pipe.emotion_names), steps, examples, named), editor)
         add_api(editor)
     return demo
 
@@ -280,11 +283,18 @@ def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
 def main() -> None:
     """Parse the command line and serve the demo."""
     parser = argparse.ArgumentParser(description="Change the emotion of a face in a photo, in a browser.")
+    parser.add_argument("--model", default="emorig-open", help="bundled name, folder or Hub id (default: %(default)s)")
     parser.add_argument("--host", help="address to listen on, 0.0.0.0 for every network (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="open a public link; off by default")
     args = parser.parse_args()
-    build_demo().launch(
+    try:
+        pipe = load_pipeline(args.model)
+    except ValueError as error:
+        sys.exit(str(error))
+    if not pipe.emotion_names:
+        sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/fit_emotions.py).")
+    build_demo(pipe).launch(
         server_name=args.host,
         server_port=args.port,
         share=args.share,

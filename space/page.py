@@ -146,8 +146,15 @@ def theme() -> gr.themes.Base:
     )
 
 
-def lay_out(emotions: Sequence[str], steps: int, folder: Path) -> Page:
-    """Create the page inside an open `gr.Blocks`; example photos are written to `folder`."""
+def lay_out(emotions: Sequence[str], steps: int, folder: Path, movements: bool = True) -> Page:
+    """Create the page inside an open `gr.Blocks`.
+
+    Args:
+        emotions: Emotions to choose from.
+        steps: Steps of the network to begin with.
+        folder: Where example photos are written.
+        movements: Whether the head has single movements.
+    """
     gr.Markdown(TITLE, elem_id="title")
     with gr.Row(elem_id="bench"):
         with gr.Column(elem_id="photo-part"):
@@ -157,7 +164,7 @@ def lay_out(emotions: Sequence[str], steps: int, folder: Path) -> Page:
         with gr.Column(elem_id="stage-part"):
             stage = stage_part()
         with gr.Column(elem_id="details-part"):
-            details = details_part(steps)
+            details = details_part(steps, movements)
     gr.Markdown(NOTE, elem_id="note")
     return Page(*chosen, *mood, *details, stage)
 
@@ -190,11 +197,12 @@ def mood_part(emotions: Sequence[str]) -> tuple[gr.Radio, gr.Slider, gr.Button]:
     return emotion, strength, run
 
 
-def details_part(steps: int) -> tuple[gr.Image, list, list, list, list]:
+def details_part(steps: int, movements: bool) -> tuple[gr.Image, list, list, list, list]:
     """Reference photo, action units, head pose, seed and steps; all folded away."""
     with gr.Accordion("Take the expression of another photo instead", open=False):
         reference = upload("Reference", ["upload", "clipboard"], height=220, elem_id="reference")
-    with gr.Accordion("Single movements (action units)", open=False, elem_id="units", elem_classes="tight"):
+    title = "Single movements (action units)"
+    with gr.Accordion(title, open=False, visible=movements, elem_id="units", elem_classes="tight"):
         units = [gr.Slider(-1, 1, 0, step=0.05, label=f"{name} ({unit})") for unit, name in UNITS.items()]
         reset_units = gr.Button("Reset", size="sm")
     with gr.Accordion("Head pose", open=False, elem_id="pose", elem_classes="tight"):

@@ -18,7 +18,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes, __version__, assets, cli, photos
+from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes, __version__, assets, cli, photos, sheets
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = skimage.data.astronaut()
@@ -147,12 +147,12 @@ def test_folder_run_goes_on_after_bad_photos(
 def test_grid(photo: Path, tmp_path: Path) -> None:
     assert emorig("grid", photo, "-o", tmp_path / "sheet.png") == 0
     sheet = read(tmp_path / "sheet.png")
-    side, step = 256, 256 + cli.GAP
-    assert sheet.shape == (3 * (side + cli.CAPTION) + cli.GAP, 3 * step + cli.GAP, 3)
-    places = [(row * (side + cli.CAPTION), cli.GAP + column * step) for row in range(3) for column in range(3)]
-    cells = [sheet[y : y + cli.CAPTION + side, x : x + side] for y, x in places]
-    assert all((cell[: cli.CAPTION] < 100).any() for cell in cells), "every picture has a caption"
-    pictures = [cell[cli.CAPTION :] for cell in cells]
+    side, step = 256, 256 + sheets.GAP
+    assert sheet.shape == (3 * (side + sheets.CAPTION) + sheets.GAP, 3 * step + sheets.GAP, 3)
+    places = [(row * (side + sheets.CAPTION), sheets.GAP + column * step) for row in range(3) for column in range(3)]
+    cells = [sheet[y : y + sheets.CAPTION + side, x : x + side] for y, x in places]
+    assert all((cell[: sheets.CAPTION] < 100).any() for cell in cells), "every picture has a caption"
+    pictures = [cell[sheets.CAPTION :] for cell in cells]
     assert len({p.tobytes() for p in pictures}) == 9
     assert all(abs(p.astype(int) - pictures[0]).mean() < 10 for p in pictures), "one person, one place"
 
@@ -161,7 +161,7 @@ def test_grid(photo: Path, tmp_path: Path) -> None:
 def test_cut_face_stays_within_the_photo(box: tuple[float, ...], side: int) -> None:
     """The photo's colour tells the place: no tile may show anything but the photo."""
     ramp = np.full((600, 900, 3), 200, np.uint8)
-    tile = np.asarray(cli.cut_face(ramp, box))
+    tile = np.asarray(sheets.cut_face(ramp, box))
     assert tile.shape == (side, side, 3)
     assert (tile == 200).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from emorig_diffusers import EmoRigPipeline, NoFaceError, cli, faces
+from emorig_diffusers import EmoRigPipeline, NoFaceError, cli, faces, sheets
 from emorig_diffusers import rig as rig_methods
-from emorig_diffusers.compare import (
-    BUFFERS,
-    Comparison,
-    code_distance,
-    compare,
-    describe_comparison,
-    draw_comparison,
-)
+from emorig_diffusers.compare import BUFFERS, Comparison, code_distance, compare, describe_comparison, draw_comparison
 from emorig_diffusers.faces import Face, find_faces, warp_crop
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.appearance import AppearanceEncoder
@@ -162,16 +156,13 @@ def test_redrawn_is_the_source_under_its_own_codes(
 
 
 def test_photos_are_searched_and_read_once(
-    both: EmoRigPipeline,
-    hopper: np.ndarray,
-    astronaut: np.ndarray,
-    searched: list[bytes],
+    both: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray, searched: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     read, branches = both.encode_face, []
     monkeypatch.setattr(both, "encode_face", lambda *a: branches.append(a[3:]) or read(*a))
     searched.clear()
-    times = compare(both, hopper, astronaut, num_inference_steps=1).milliseconds
+    times = compare(both, hopper, astronaut, latents=NOISE).milliseconds
     assert [searched.count(photo.tobytes()) for photo in (hopper, astronaut)] == [1, 1]
     assert branches[:5] == [(), ("deca",), ("emoca",), ("deca",), ("emoca",)]  # the first is not timed
     encoding = [f"encode {role}, {kind}" for role in ("source", "target") for kind in ("DECA", "EMOCA")]
@@ -210,7 +201,7 @@ def test_noise_of_the_photo_and_of_the_generator(
 def test_deca_alone(alone: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray) -> None:
     comparison = compare(alone, hopper, astronaut, num_inference_steps=1)
     assert [face.encoders for face in comparison.pairs + comparison.redrawn] == [("DECA", "DECA")] * 2
-    assert draw_comparison(comparison).width == 3 * (256 + cli.GAP) + cli.GAP
+    assert draw_comparison(comparison).width == 3 * (256 + sheets.GAP) + sheets.GAP
 
 
 def test_wrinkles_are_on_the_sheet(pipe: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray) -> None:
@@ -260,13 +251,13 @@ def test_both_encoders_without_a_network(
 
 
 def tile(sheet: Image.Image, row: int, column: int, side: int = 256) -> np.ndarray:
-    x, y = cli.GAP + column * (side + cli.GAP), row * (side + cli.CAPTION) + cli.CAPTION
+    x, y = sheets.GAP + column * (side + sheets.GAP), row * (side + sheets.CAPTION) + sheets.CAPTION
     return np.asarray(sheet.crop((x, y, x + side, y + side)))
 
 
 def test_sheet(four: Comparison, hopper: np.ndarray, sides: dict[str, list[EncodedFace]]) -> None:
     sheet = draw_comparison(four)
-    assert sheet.size == (4 * (256 + cli.GAP) + cli.GAP, 5 * (256 + cli.CAPTION) + cli.GAP)
+    assert sheet.size == (4 * (256 + sheets.GAP) + sheets.GAP, 5 * (256 + sheets.CAPTION) + sheets.GAP)
     crops = [four.source, four.target, *(face.crop for face in four.redrawn + four.pairs)]
     assert all(np.array_equal(tile(sheet, *divmod(i, 4)), crop) for i, crop in enumerate(crops))
     around = sides["DECA"][0].grid_matrix(256)
@@ -276,20 +267,19 @@ def test_sheet(four: Comparison, hopper: np.ndarray, sides: dict[str, list[Encod
         for column, face in enumerate(four.pairs):
             large = face.buffers[name].resize((256, 256), Image.Resampling.LANCZOS)
             assert np.array_equal(tile(sheet, row, column), large)
-    captions = [np.asarray(sheet)[row * (256 + cli.CAPTION) :][: cli.CAPTION] for row in range(5)]
-    starts = [cli.GAP + column * (256 + cli.GAP) for column in range(4)]
+    captions = [np.asarray(sheet)[row * (256 + sheets.CAPTION) :][: sheets.CAPTION] for row in range(5)]
+    starts = [sheets.GAP + column * (256 + sheets.GAP) for column in range(4)]
     assert all((caption[:, x : x + 256] < 100).any() for caption in captions for x in starts)
 
 
 def test_table(four: Comparison) -> None:
-    lines = describe_comparison(four).splitlines()
-    first, last = next(line for line in lines if line.startswith("S: DECA  T: EMOCA")), lines[-1]
-    face = four.pairs[1]
-    before, after = (code_distance(codes, face.wanted) for codes in (face.before, face.after))
-    read = ["no", "face"] if face.seen is None else [f"{code_distance(face.seen, face.wanted)[0]:.2f}"]
-    assert first.split()[4:][: 2 + len(read)] == [f"{before[0]:.2f}", f"{after[0]:.2f}", *read]
+    lines, face = describe_comparison(four).splitlines(), four.pairs[1]
+    numbers = [f"{code_distance(codes, face.wanted)[0]:.2f}" for codes in (face.before, face.after)]
+    assert next(line for line in lines if line.startswith("S: DECA  T: EMOCA")).split()[4:6] == numbers
     assert sum(line.startswith(("S: ", "DECA redrawn", "EMOCA redrawn")) for line in lines) == 6
-    assert last.startswith("read results") and last.endswith(" ms")
+    assert lines[-1].startswith("read results") and lines[-1].endswith(" ms")
+    blind = replace(four, pairs=[replace(face, seen=None)], redrawn=[])
+    assert describe_comparison(blind).count("no face") == 2
 
 
 def test_distance(sides: dict[str, list[EncodedFace]]) -> None:
@@ -354,13 +344,9 @@ def test_command(
     ],
 )
 def test_what_cannot_be_done(
-    options: tuple[str, ...],
-    says: str,
-    two: tuple[Path, Path],
-    emorig: Callable[..., int],
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
+    options: tuple[str, ...], says: str, two: tuple[Path, Path], emorig: Callable[..., int],
+    capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
     assert emorig(*two, *options, "-o", tmp_path / "sheet.png") == 2
     printed, err = capsys.readouterr()
     assert printed == "" and err.count("\n") == 1 and says in err

@@ -241,7 +241,7 @@ def test_the_photos_own_noise(rig: EmoRigPipeline, hopper: np.ndarray) -> None:
     code = rig.condition_code(face.codes, rig.appearance_code(photo))
     back, _ = rig.sample(rig.invert(photo, conditions, code, 50), conditions, code, Sampling(50))
     other, _ = rig.sample(torch.randn(1, 3, SIDE, SIDE, generator=seed(0)), conditions, code, Sampling(50))
-    assert (back - photo).abs().mean() < 0.5 * (other - photo).abs().mean()
+    assert (back - photo).abs().mean() < 0.8 * (other - photo).abs().mean()
 
 
 # several edits
