@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 
+from .folders import write_folder
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -177,20 +179,14 @@ def push(
 def _export(
     pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None, repo_id: str | None
 ) -> Path:
-    folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and not empty: give a new or an empty folder.")
-    shims = _shims(pipe)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        part = Path(scratch, folder.name)
+    shims, name = _shims(pipe), repo_id or f"<owner>/{Path(folder).absolute().name}"
+
+    def write(part: Path) -> None:
         pipe.save_pretrained(part, safe_serialization=True)
         _add_shims(part, shims)
-        (part / "README.md").write_text(card or _card(pipe, repo_id or f"<owner>/{folder.name}"), "utf-8")
-        if folder.exists():
-            folder.rmdir()  # Windows does not rename onto an empty folder
-        os.replace(part, folder)
-    return folder
+        (part / "README.md").write_text(card or _card(pipe, name), "utf-8")
+
+    return write_folder(Path(folder), write)
 
 
 def _shims(pipe: DiffusionPipeline) -> dict[str, type]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from drawing_unet import drawing_unet
 from PIL import Image
 from torch import nn
 
@@ -22,7 +23,6 @@ from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel
 from emorig_diffusers.models.emoca import EmocaEncoder
-from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.published import Redrawing, paste_redrawn, published_scheduler
 from emorig_diffusers.rig import EncodedFace
 from emorig_diffusers.sampling import Sampling
@@ -50,19 +50,10 @@ def searched() -> Iterator[list[bytes]]:
 
 def rig(pipe: EmoRigPipeline, encoder: nn.Module, **options: object) -> EmoRigPipeline:
     """DiffusionRig's kind of pipeline, tiny and random, layers that start at zero too."""
-    torch.manual_seed(0)
-    unet = RigUNet(
-        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, attention_levels=(), mid_attention=False,
-        norm_num_groups=4, cond_dim=8,
-    )  # fmt: skip
-    nn.init.normal_(unet.conv_out.weight, std=0.1)
-    for name, parameter in unet.named_parameters():
-        if "cond_emb_proj" in name:
-            nn.init.normal_(parameter, std=0.3)
     parts = (
         pipe.head,
         encoder,
-        unet.requires_grad_(False).eval(),
+        drawing_unet(8),
         published_scheduler(),
         AppearanceEncoder(cond_dim=8).eval(),
     )

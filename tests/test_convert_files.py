@@ -19,6 +19,7 @@ import pytest
 import torch
 from original_flame import named, python2_pickle, with_state
 from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
+from test_unpickle import Call
 from torch import nn
 
 from emorig_diffusers.convert.files import (
@@ -27,20 +28,9 @@ from emorig_diffusers.convert.files import (
     read_arrays,
     read_checkpoint,
     read_pickle,
-    write_folder,
 )
+from emorig_diffusers.folders import FolderError, write_folder
 from emorig_diffusers.unpickle import Chumpy, Inert
-
-
-class Call:
-    """Pickled as a call of any function."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return self.call
-
 
 EVILS = [
     (Call(os.system, "touch here"), r"(posix|nt)\.system"),
@@ -345,9 +335,9 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert not os.listdir(tmp_path)
     assert write_folder(out, write) == tmp_path / "deep/er/out"
     assert os.listdir("deep/er") == ["out"] and os.listdir(out) == ["a"]
-    with pytest.raises(ConvertError, match="not empty: give a new"):
+    with pytest.raises(FolderError, match="not empty: give a new"):
         write_folder(out, write)
-    with pytest.raises(ConvertError, match="not empty: give a new"):
+    with pytest.raises(FolderError, match="not empty: give a new"):
         write_folder(out / "a", write)
     (out / "a").unlink()
     with pytest.raises(KeyboardInterrupt):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.convert.files import ConvertError
 from emorig_diffusers.convert.rig import assemble, convert_rig, read_mean_shape, read_networks
+from emorig_diffusers.folders import FolderError
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
@@ -368,9 +369,9 @@ def test_folders_that_are_taken_or_lacking(
     checkpoint: Path, folder: Path, parts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(ConvertError, match="is there already and not empty"):
+    with pytest.raises(FolderError, match="is there already and not empty"):
         convert_rig(checkpoint, tmp_path)
-    with pytest.raises(ConvertError, match="is there already and not empty"):
+    with pytest.raises(FolderError, match="is there already and not empty"):
         assemble(tmp_path, *parts)
     with pytest.raises(ConvertError, match="give both folders, or neither"):
         convert_rig(checkpoint, tmp_path / "rig", head=parts[0])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from emorig_diffusers.convert.doctor import ORIGINALS, Finding, check, convert_all, examine, next_step, report
 from emorig_diffusers.convert.files import ConvertError
+from emorig_diffusers.folders import FolderError
 
 NAMES = {
     "model": "generic_model.pkl", "landmarks": "landmark_embedding.npy", "template": "head_template.obj",
@@ -185,7 +186,7 @@ def test_taken_folders_are_refused_before_any_work(tmp_path: Path) -> None:
         put(tmp_path / "in", NAMES[key])
     put(tmp_path / "out", "mine.txt", b"mine")
     said: list[str] = []
-    with pytest.raises(ConvertError, match="is there already and not empty"):
+    with pytest.raises(FolderError, match="is there already and not empty"):
         convert_all(tmp_path / "in", tmp_path / "out", said.append)
     assert not said and [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
     with pytest.raises(ConvertError, match=r"generic_model.pkl"):  # whole as a file, but no model

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from drawing_unet import drawing_unet
 from torch import nn
 
 from emorig_diffusers import EmoRigPipeline
@@ -31,17 +32,8 @@ def seed(number: int) -> torch.Generator:
 @pytest.fixture(scope="module")
 def drawing(pipe: EmoRigPipeline) -> Callable[..., EmoRigPipeline]:
     """Makes pipelines with a small random network of DiffusionRig's kind."""
-    torch.manual_seed(1)
-    unet = RigUNet(
-        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, attention_levels=(), mid_attention=False,
-        norm_num_groups=4, cond_dim=16,
-    )  # fmt: skip
-    nn.init.normal_(unet.conv_out.weight, std=0.05)
-    for name, parameter in unet.named_parameters():
-        if "cond_emb_proj" in name:
-            nn.init.normal_(parameter, std=0.3)
+    unet = drawing_unet(16)
     appearance = AppearanceEncoder(cond_dim=16).requires_grad_(False).eval()
-    unet.requires_grad_(False).eval()
 
     def make(head: HeadModel = pipe.head, encoder: nn.Module = pipe.encoder, **settings: object) -> EmoRigPipeline:
         settings = {"crop_size": SIDE, "code_parts": "appearance", "default_num_inference_steps": 2} | settings

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from drawing_unet import drawing_unet
 from PIL import Image
 from torch import nn
 
@@ -20,7 +21,6 @@ from emorig_diffusers.hub import export_hub, needs_no_trust
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import FitResult, LandmarkEncoder
-from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.published import paste_mask, published_scheduler
 from emorig_diffusers.render import draw_buffers, project
 from emorig_diffusers.rig import EncodedFace, code_width
@@ -34,24 +34,10 @@ def seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def network(cond_dim: int) -> RigUNet:
-    """A small RigUNet all of whose inputs matter: layers that start at zero are random."""
-    torch.manual_seed(0)
-    unet = RigUNet(
-        sample_size=SIDE, block_out_channels=(8, 16), layers_per_block=1, attention_levels=(), mid_attention=False,
-        norm_num_groups=4, cond_dim=cond_dim,
-    )  # fmt: skip
-    nn.init.normal_(unet.conv_out.weight, std=0.1)
-    for name, parameter in unet.named_parameters():
-        if "cond_emb_proj" in name:
-            nn.init.normal_(parameter, std=0.3)
-    return unet.requires_grad_(False).eval()
-
-
 @pytest.fixture(scope="module")
 def published(pipe: EmoRigPipeline) -> EmoRigPipeline:
     """The bundled head and encoder with DiffusionRig's kind of network, tiny and random, at 64 pixels in 3 steps."""
-    unet = network(64)
+    unet = drawing_unet(64)
     appearance = AppearanceEncoder(cond_dim=64).requires_grad_(False).eval()
     pipeline = EmoRigPipeline(
         pipe.head, pipe.encoder, unet, published_scheduler(), appearance,
@@ -210,7 +196,7 @@ def test_photo_code_changes_the_picture(published: EmoRigPipeline, astronaut: np
 
 
 def test_the_labs_code(published: EmoRigPipeline, astronaut: np.ndarray) -> None:
-    parts = published.components | {"unet": network(code_width(published.head, LAB_PARTS, 64))}
+    parts = published.components | {"unet": drawing_unet(code_width(published.head, LAB_PARTS, 64))}
     lab = EmoRigPipeline(**parts, crop_size=SIDE, code_parts=LAB_PARTS)
     lab.set_progress_bar_config(disable=True)
     with watched(lab.unet) as calls:

@@ -22,10 +22,10 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.convert.files import write_folder
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.folders import write_folder
 from emorig_diffusers.hub import INDEX, fetch, rewrite_json
 
 STEPS = 100  # of Weiszfeld's iteration
@@ -225,7 +225,7 @@ def main() -> None:
         if args.output_dir.exists() and (not args.output_dir.is_dir() or any(args.output_dir.iterdir())):
             raise DataError(f"{args.output_dir} is there already and not empty: give a new or an empty folder.")
         fit(args)
-    except (OSError, ValueError) as error:  # DataError and ConvertError are ValueErrors
+    except (OSError, ValueError) as error:  # DataError and FolderError are ValueErrors
         sys.exit(str(error))
 
 

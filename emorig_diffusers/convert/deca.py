@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..folders import write_folder
 from ..models.detail import UV_SIDE, DetailModel
 from ..models.emoca import EXPRESSION_POSES, EmocaEncoder
-from .files import ConvertError, load_exactly, read_arrays, read_checkpoint, write_folder
+from .files import ConvertError, load_exactly, read_arrays, read_checkpoint
 
 ENCODERS, DETAIL = ("E_flame", "E_expression"), ("E_detail", "D_detail")
 BUFFERS = {"uv_face_eye_mask": "mask", "fixed_uv_dis": "fixed"}

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import ConvertError, read_checkpoint, write_folder
+from ..folders import write_folder
+from .files import ConvertError, read_checkpoint
 
 FLAME_SITE, DECA_SITE, EMOCA_SITE = (f"https://{name}.is.tue.mpg.de" for name in ("flame", "deca", "emoca"))
 DECA_DATA = "https://github.com/yfeng95/DECA (folder data)"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import pickletools
 import re
-import shutil
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -284,38 +281,3 @@ def _refused(path: Path, symbol: str) -> ConvertError:
 def _damaged(path: Path, error: Exception) -> ConvertError:
     reason = (str(error).splitlines() or [""])[0].rstrip(".")[:200]
     return ConvertError(f"{path} is damaged or cut short ({reason or type(error).__name__}): {_GET_AGAIN}")
-
-
-def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
-    """Fill a folder and only then give it its name; after an error nothing stays behind.
-
-    Args:
-        out: A folder that is new or empty; the ones above it are made.
-        write: Fills the folder that it is given, which lies beside `out`.
-
-    Returns:
-        `out` as an absolute path.
-
-    Raises:
-        ConvertError: `out` is a file or a folder with files; whatever `write` raises.
-    """
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConvertError(f"{out} is there already and not empty: give a new or an empty folder.")
-    missing = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        part = scratch / out.name  # made here, as mkdtemp's own folder is closed to others
-        part.mkdir()
-        write(part)
-        if out.exists():
-            out.rmdir()  # Windows does not rename onto an empty folder
-        os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(scratch)
-        for folder in missing:
-            folder.rmdir()
-        raise
-    scratch.rmdir()
-    return out

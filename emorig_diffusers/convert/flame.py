@@ -16,9 +16,10 @@ import torch
 from scipy.sparse import coo_matrix, issparse
 from scipy.sparse.csgraph import connected_components
 
+from ..folders import write_folder
 from ..frames import IBUG68
 from ..models.head import PARTS, HeadModel
-from .files import ConvertError, read_arrays, write_folder
+from .files import ConvertError, read_arrays
 
 Arrays = Mapping[str, Any]
 

@@ -17,6 +17,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin
 from torch import Tensor
 
+from ..folders import write_folder
 from ..hub import INDEX, resolve, rewrite_json
 from ..models.appearance import AppearanceEncoder
 from ..models.emoca import EmocaEncoder
@@ -27,7 +28,7 @@ from ..published import CONDITIONS, published_scheduler
 from ..rig import CODE_PARTS, code_width, part_names
 from ..unpickle import load_tensor
 from .adm import read_layout, rename, size_of
-from .files import ConvertError, load_exactly, read_checkpoint, write_folder
+from .files import ConvertError, load_exactly, read_checkpoint
 
 UNET, ENCODER = "denoisingUNet.", "encoder."
 SETTINGS = ("crop", "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig

@@ -1,0 +1,48 @@
+"""Folders that appear when they are complete, never in part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+class FolderError(ValueError):
+    """A folder cannot be written; one sentence."""
+
+
+def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
+    """Fill a folder and only then give it its name; after an error nothing stays behind.
+
+    Args:
+        out: A folder that is new or empty; the ones above it are made.
+        write: Fills the folder that it is given, which lies beside `out`.
+
+    Returns:
+        `out` as an absolute path.
+
+    Raises:
+        FolderError: `out` is a file or a folder with files; whatever `write` raises.
+    """
+    out = Path(out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderError(f"{out} is there already and not empty: give a new or an empty folder.")
+    missing = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        part = scratch / out.name  # made here, as mkdtemp's own folder is closed to others
+        part.mkdir()
+        write(part)
+        if out.exists():
+            out.rmdir()  # Windows does not rename onto an empty folder
+        os.replace(part, out)
+    except BaseException:
+        shutil.rmtree(scratch)
+        for folder in missing:
+            folder.rmdir()
+        raise
+    scratch.rmdir()
+    return out
