@@ -130,7 +130,9 @@ class PublishedMixin(RigMixin, SamplingMixin):
 
     def target_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""
-        return self.recentred_head(source, target) if self.published else self.placed_head(source, target)
+        if not self.published:
+            return self.placed_head(source, target)
+        return self.recentred_head(source, self._one_shape(target))
 
     def appearance_code(self, crop: Tensor) -> Tensor:
         """Code z [B, Z] of pictures [B, 3, S, S] in [-1, 1]."""
@@ -138,18 +140,17 @@ class PublishedMixin(RigMixin, SamplingMixin):
 
     def redraw_faces(self, tasks: Sequence[Redrawing], sampling: Sampling) -> list[Redrawn]:
         """Draw faces, `sampling.batch` at a time."""
-        codes = self._looks(tasks)
+        codes = self._looks([task.look or (task.rgb, task.face) for task in tasks])
         drawn: list[Redrawn] = []
         for start in range(0, len(tasks), sampling.batch):
             part = slice(start, start + sampling.batch)
             drawn += self._redraw_batch(tasks[part], codes[part], sampling)
         return drawn
 
-    def _looks(self, tasks: Sequence[Redrawing]) -> list[Tensor | None]:
-        """Code z [1, Z] for each face, computed once for each picture."""
+    def _looks(self, looks: Sequence[tuple[np.ndarray, EncodedFace]]) -> list[Tensor | None]:
+        """Code z [1, Z] of photos around faces, computed once for each picture."""
         if "appearance" not in self.code_parts:
-            return [None] * len(tasks)
-        looks = [task.look or (task.rgb, task.face) for task in tasks]
+            return [None] * len(looks)
         different = {id(face): (rgb, face) for rgb, face in looks}
         known = {key: self.appearance_code(self._picture(*look)) for key, look in different.items()}
         return [known[id(face)] for _, face in looks]
@@ -166,13 +167,14 @@ class PublishedMixin(RigMixin, SamplingMixin):
         source, target = (
             self._one_shape(FaceCodes.cat(codes)) for codes in zip(*((t.face.codes, t.target) for t in tasks))
         )
-        look = None if looks[0] is None else torch.cat(list(looks))
+        look = _together(looks)
         here, there = self._draw_tasks(tasks, source), self._draw_tasks(tasks, target)
         conditions, code = _stack(there).to(device, dtype), self.condition_code(target, look).to(device, dtype)
         if isinstance(sampling.latents, str):
             photos = torch.cat([self._picture(task.rgb, task.face) for task in tasks]).to(device, dtype)
-            own = _stack(here).to(device, dtype), self.condition_code(source, look).to(device, dtype)
-            latents = self.invert(photos, *own, sampling.steps)
+            own = _together(self._looks([(task.rgb, task.face) for task in tasks]))
+            told = self.condition_code(source, own).to(device, dtype)
+            latents = self.invert(photos, _stack(here).to(device, dtype), told, sampling.steps)
         else:
             latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
         sample, _ = self.sample(latents, conditions, code, sampling)
@@ -205,6 +207,10 @@ def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndar
     """A photo uint8 [H, W, 3] with what was drawn of one of its faces."""
     picture = drawn.picture.permute(1, 2, 0).numpy()
     return paste(rgb, picture, drawn.mask, face.grid_matrix(len(drawn.mask)))
+
+
+def _together(looks: Sequence[Tensor | None]) -> Tensor | None:
+    return None if looks[0] is None else torch.cat(list(looks))
 
 
 def _stack(drawn: Buffers) -> Tensor:
