@@ -168,9 +168,11 @@ class PublishedMixin(RigMixin, SamplingMixin):
             self._one_shape(FaceCodes.cat(codes)) for codes in zip(*((t.face.codes, t.target) for t in tasks))
         )
         look = _together(looks)
-        here, there = self._draw_tasks(tasks, source), self._draw_tasks(tasks, target)
+        inverted = isinstance(sampling.latents, str)
+        here = self._draw_tasks(tasks, source, tasks[0].detail and inverted)  # else only its outline counts
+        there = self._draw_tasks(tasks, target, tasks[0].detail)
         conditions, code = _stack(there).to(device, dtype), self.condition_code(target, look).to(device, dtype)
-        if isinstance(sampling.latents, str):
+        if inverted:
             photos = torch.cat([self._picture(task.rgb, task.face) for task in tasks]).to(device, dtype)
             own = _together(self._looks([(task.rgb, task.face) for task in tasks]))
             told = self.condition_code(source, own).to(device, dtype)
@@ -187,19 +189,19 @@ class PublishedMixin(RigMixin, SamplingMixin):
         shape = self.config.shape
         return codes if shape is None else codes.with_(shape=torch.tensor([shape]).expand(len(codes), -1))
 
-    def _draw_tasks(self, tasks: Sequence[Redrawing], codes: FaceCodes) -> Buffers:
+    def _draw_tasks(self, tasks: Sequence[Redrawing], codes: FaceCodes, wrinkles: bool) -> Buffers:
         """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces."""
         vertices = self.recentred_head(FaceCodes.cat([task.face.codes for task in tasks]), codes)
         transform = torch.cat([task.face.transform for task in tasks])
-        detail = self._detail_map(tasks, codes, vertices) if tasks[0].detail else None
+        detail = self._detail_map(tasks, codes, vertices) if wrinkles else None
         return self.draw_head(codes, self.config.crop_size, transform, vertices, detail)
 
     def _detail_map(self, tasks: Sequence[Redrawing], codes: FaceCodes, vertices: Tensor) -> Tensor:
         """Normals [B, 3, h, w] with the wrinkles that DECA reads from the photo and expects of an expression."""
-        detail = self.detail
-        seen = torch.cat([task.face.seen for task in tasks]).to(detail.device, detail.dtype)
-        jaw, expression = (x.to(seen) for x in (codes.pose[:, 3:], codes.expression))
-        displacement = detail(seen, jaw, expression).float().cpu()
+        detail, faces = self.detail, {id(task.face): task.face for task in tasks}
+        own = {key: detail.code(face.seen.to(detail.device, detail.dtype)) for key, face in faces.items()}
+        code = torch.cat([own[id(task.face)] for task in tasks])
+        displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code)).float().cpu()
         return detail_normals(self.head, vertices, displacement, detail.mask.float().cpu(), detail.fixed.float().cpu())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -180,7 +181,7 @@ class RigMixin:
             box = deca_box(fan_points(picture) if fan else points[list(IBUG68)])
             transform = deca_transform(box, size)
             ndc = np.column_stack([points * 2 / size - 1, np.ones(len(points))]) @ np.linalg.inv(transform).T
-            return _Look(ndc[:, :2], lambda side: deca_crop(picture, box, side), transform)
+            return _Look(ndc[:, :2], functools.cache(lambda side: deca_crop(picture, box, side)), transform)
         aligned = lambda side: align(face.landmarks, side)
         ndc = transform_points(aligned(2), landmarks) - 1
         crop = lambda side: crop_tensor(photo, aligned(side), side)

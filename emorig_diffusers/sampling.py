@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,11 +66,13 @@ class SamplingMixin:
         """
         self.scheduler.set_timesteps(sampling.steps, device=latents.device)
         first, options = None, {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            options["generator"] = sampling.generator
         if isinstance(self.scheduler, DDIMScheduler):  # a clipped x0 changes the noise too, as in guided-diffusion
             options["use_clipped_model_output"] = bool(self.scheduler.config.clip_sample)
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
-            output = self.scheduler.step(prediction, t, latents, generator=sampling.generator, **options)
+            output = self.scheduler.step(prediction, t, latents, **options)
             latents, first = output.prev_sample, output.get("pred_original_sample") if first is None else first
             if sampling.callback is not None:
                 latents = sampling.callback(self, step, t, {"latents": latents}).get("latents", latents)

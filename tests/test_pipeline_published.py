@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from drawing_unet import drawing_unet
 from PIL import Image
 from torch import nn
@@ -244,7 +244,7 @@ def test_sampler_is_that_of_guided_diffusion(published: EmoRigPipeline, codes: F
     torch.testing.assert_close(sample.double(), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("kind", [DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
 def test_other_schedulers_of_the_same_noise(published: EmoRigPipeline, astronaut: np.ndarray, kind: type) -> None:
     parts = published.components | {"scheduler": kind.from_config(published.scheduler.config)}
     other = EmoRigPipeline(**parts, crop_size=SIDE, code_parts=["appearance"])
