@@ -31,7 +31,7 @@ _LIBRARIES = ("diffusers", "transformers")  # diffusers loads these without code
 _DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "token", "revision", "local_files_only")
 
 CARD = """---
-license: apache-2.0
+license: {license}
 library_name: diffusers
 pipeline_tag: image-to-image
 tags:
@@ -62,12 +62,20 @@ pipe("photo.jpg", emotion="happy", intensity=1.0).images[0].save("happy.png")
 ```
 
 `{pipeline}.from_pretrained("{repo_id}")` of the package needs no `trust_remote_code`.
-
+{terms}
 ## Uses and misuses
 
 For photos of people who agree to it: retouching, animation, research on faces. Not for deep-fakes that
 deceive anyone about what a person felt or did, nor for impersonation or harassment. Say that a picture was
 edited.
+"""
+
+
+TERMS = """
+## Licence
+
+The head, and networks trained on its codes, come from models that are licensed to each user (FLAME, DECA, EMOCA,
+DiffusionRig): research only, not to be passed on. Keep this repository private unless their terms allow otherwise.
 """
 
 
@@ -224,7 +232,10 @@ def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
 
 
 def _card(pipe: DiffusionPipeline, repo_id: str) -> str:
+    brought = not pipe.head.config.expression_names  # the open head's units have names, FLAME's components have not
     return CARD.format(
+        license="other" if brought else "apache-2.0",
+        terms=TERMS if brought else "",
         title=repo_id.split("/")[-1],
         pipeline=type(pipe).__name__,
         repo_id=repo_id,

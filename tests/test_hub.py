@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.hub import bundled, export_hub, needs_no_trust, resolve
+from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +167,14 @@ def test_card(exported: Path, children: list[Child]) -> None:
     assert card.data.pipeline_tag == "image-to-image"
     assert "trust_remote_code=True" in card.text
     assert "revision=" in card.text
+
+
+def test_card_of_originals(tiny_pipe: EmoRigPipeline, tmp_path: Path) -> None:
+    """FLAME's components have no names: what was brought under others' terms is not called Apache-2.0."""
+    head = HeadModel.from_config(dict(tiny_pipe.head.config) | {"expression_names": ()})
+    head.load_state_dict(tiny_pipe.head.state_dict())
+    card = (export_hub(EmoRigPipeline(head, tiny_pipe.encoder), tmp_path / "brought") / "README.md").read_text()
+    assert "license: other\n" in card and "Keep this repository private" in card
 
 
 def test_own_card(tiny_pipe: EmoRigPipeline, tmp_path: Path) -> None:
