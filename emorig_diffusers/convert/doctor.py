@@ -43,7 +43,7 @@ class Original:
     purpose: str
     source: str
     required: str = "no"
-    licence: str = "research only"
+    licence: str = "under its makers' terms"
 
 
 ORIGINALS = (
@@ -224,7 +224,7 @@ def next_step(folder: Path, findings: list[Finding]) -> str:
     lacking = _lacking(findings)
     if lacking:
         wanted = "; ".join(f"{' or '.join(o.names)} from {o.source}" for o in lacking)
-        return f"Next: get {wanted}; put it anywhere in '{folder}', {again}"
+        return f"Next: get {wanted}; put all of it anywhere in '{folder}', {again}"
     return f"Next: `emorig convert all {shlex.quote(str(folder))} OUT`, where OUT is a new folder."
 
 

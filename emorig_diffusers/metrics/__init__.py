@@ -1,7 +1,23 @@
 """Metrics, one a file: how a result is judged."""
 
-from emorig_diffusers.metrics.emotion import EmotionJudge
-from emorig_diffusers.metrics.identity import IdentityJudge
+from emorig_diffusers.metrics.checks import MetricError
+from emorig_diffusers.metrics.emotion import Judge, emotion_judge
+from emorig_diffusers.metrics.fer import EmotionJudge
+from emorig_diffusers.metrics.hsemotion import HSEmotionJudge
+from emorig_diffusers.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
 from emorig_diffusers.metrics.perceptual import LPIPS
+from emorig_diffusers.metrics.pixels import psnr, ssim
 
-__all__ = ["LPIPS", "EmotionJudge", "IdentityJudge"]
+__all__ = [
+    "LPIPS",
+    "CosFaceJudge",
+    "EmotionJudge",
+    "HSEmotionJudge",
+    "IdentityJudge",
+    "Judge",
+    "MetricError",
+    "emotion_judge",
+    "identity_judge",
+    "psnr",
+    "ssim",
+]
