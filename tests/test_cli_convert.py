@@ -77,7 +77,7 @@ def test_doctor(originals: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "model050000.pt" in out and "EMOCA_v2_lr_mse_20" in out
     monkeypatch.chdir(originals / "log")
     assert emorig("doctor") == 0
-    assert "Next: get generic_model.pkl from https://flame" in capsys.readouterr().out
+    assert "Next: get generic_model.pkl or flame2023.pkl from https://flame" in capsys.readouterr().out
     assert "There is no folder" in refused(capsys, "doctor", originals / "nowhere")
 
 
