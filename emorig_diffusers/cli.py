@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cli_convert import add_commands
+from .cli_evaluate import add_command as add_evaluate
 from .compare import add_options, run_compare
+from .study.cli import add_study
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -152,6 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
     command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
     add_commands(commands, _path)
+    add_study(commands, _path)
+    add_evaluate(commands, _path, _seed)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Evaluation: edited pictures against their sources, any method's, in one table."""

@@ -1,0 +1,190 @@
+"""What is compared with what: edited pictures and their sources, matched by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..data.dataset import SUFFIXES
+from ..emotions import EMOTIONS
+
+UNEDITED = "unedited"
+"""Row of the sources themselves: what a method has to beat."""
+REAL = "ground truth"
+"""Row of real photos of the same people with the emotion."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture to score.
+
+    Attributes:
+        method: Row of the table; UNEDITED and REAL are no methods, their `edited` is the source or the reference.
+        emotion: What the picture is to show, one of EMOTIONS.
+        name: File name without suffix, which source, edited picture and reference share.
+        source, edited: The photo, and what was made of it (a pipeline may still have to).
+        reference: A real photo of the same person with the emotion.
+    """
+
+    method: str
+    emotion: str
+    name: str
+    source: Path
+    edited: Path
+    reference: Path | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from all others of a run."""
+        return self.method, self.emotion, self.name
+
+
+@dataclass
+class Plan:
+    """All pairs of a run, source by source, and what could not be matched.
+
+    Attributes:
+        methods: Rows of the table, in order.
+        emotions: Columns, in AffectNet's order.
+        pairs: What to score.
+        problems: Records (`method`, `emotion`, `name`, `failure`) of pictures without a partner.
+    """
+
+    methods: list[str]
+    emotions: list[str]
+    pairs: list[Pair]
+    problems: list[dict[str, str]] = field(default_factory=list)
+
+    def by_source(self) -> list[list[Pair]]:
+        """The pairs of each source, in the order of names, so that a source is read once."""
+        groups: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            groups.setdefault(pair.name, []).append(pair)
+        return [groups[name] for name in sorted(groups)]
+
+
+def match(
+    source: Path,
+    edited: Mapping[str, Path],
+    made: Mapping[str, Path] | None = None,
+    emotions: Sequence[str] | None = None,
+    reference: Path | None = None,
+) -> Plan:
+    """Find the pairs of a run.
+
+    Args:
+        source: Folder of photos.
+        edited: Label -> folder with pictures of the same names (suffixes may differ): one subfolder per emotion, or
+            flat where `emotions` is a single one.
+        made: Label -> folder that a pipeline is to fill, one subfolder per emotion: all sources, PNG.
+        emotions: The only ones that count; `None` for all that there are.
+        reference: Folder of real photos, laid out as the edited ones.
+
+    Raises:
+        ValueError: A folder is missing or empty, no name matches, or it is unclear which emotion pictures show.
+    """
+    photos, made = list_pictures(source), made or {}
+    if not photos:
+        raise ValueError(f"The folder '{source}' holds no photos ({', '.join(SUFFIXES)}).")
+    _check_labels([*edited, *made])
+    found = {label: _by_emotion(folder, emotions) for label, folder in edited.items()}
+    asked = {e for folders in found.values() for e in folders} | set(emotions or (EMOTIONS if made else ()))
+    columns = [e for e in EMOTIONS if e in asked]
+    real = _real_photos(reference, columns) if reference else {}
+    plan = Plan([UNEDITED, *([REAL] if real else []), *edited, *made], columns, [])
+    plan.pairs += _base_pairs(photos, columns, real)
+    for label, folders in found.items():
+        _match_method(plan, label, edited[label], folders, photos, real)
+    for label, folder in made.items():
+        plan.pairs += [
+            Pair(label, e, name, path, folder / e / f"{name}.png", real.get(e, {}).get(name))
+            for e in columns for name, path in photos.items()
+        ]  # fmt: skip
+    return plan
+
+
+def list_pictures(folder: Path) -> dict[str, Path]:
+    """File name without suffix -> picture, in the order of names.
+
+    Raises:
+        ValueError: There is no such folder, or two of its pictures differ in the suffix alone.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder '{folder}'.")
+    pictures: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or path.is_dir():
+            continue
+        if path.stem in pictures:
+            first = pictures[path.stem].name
+            raise ValueError(f"'{folder}' holds both {first} and {path.name}: keep one of each name.")
+        pictures[path.stem] = path
+    return pictures
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    if not labels:
+        raise ValueError("There is nothing to score: give --edited or --pipeline.")
+    for label in labels:
+        if label in (UNEDITED, REAL) or "/" in label or label.startswith(".") or not label.strip():
+            raise ValueError(f"A method cannot be called {label!r}: give another LABEL=DIR.")
+
+
+def _by_emotion(folder: Path, emotions: Sequence[str] | None) -> dict[str, Path]:
+    """Emotion -> folder of its pictures."""
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder '{folder}'.")
+    below = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    named = {e: below[e] for e in EMOTIONS if e in below and (emotions is None or e in emotions)}
+    if named:
+        return named
+    if emotions is not None and len(emotions) == 1:
+        return {emotions[0]: folder}
+    raise ValueError(
+        f"'{folder}' has no folder of an emotion ({', '.join(emotions or EMOTIONS)}): make them, "
+        "or say with --emotion what all its pictures show."
+    )
+
+
+def _real_photos(folder: Path, emotions: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Emotion -> name -> real photo."""
+    alone = emotions if len(emotions) == 1 else None
+    real = {e: list_pictures(path) for e, path in _by_emotion(folder, alone).items() if e in emotions}
+    if not any(real.values()):
+        raise ValueError(f"The folder '{folder}' holds no real photos of {', '.join(emotions)}.")
+    return real
+
+
+def _base_pairs(
+    photos: Mapping[str, Path], emotions: Sequence[str], real: Mapping[str, Mapping[str, Path]]
+) -> Iterator[Pair]:
+    """The rows of the sources themselves and of the real photos."""
+    for emotion in emotions:
+        for name, path in photos.items():
+            reference = real.get(emotion, {}).get(name)
+            yield Pair(UNEDITED, emotion, name, path, path, reference)
+            if reference:
+                yield Pair(REAL, emotion, name, path, reference)
+
+
+def _match_method(
+    plan: Plan, label: str, top: Path, folders: Mapping[str, Path], photos: Mapping[str, Path],
+    real: Mapping[str, Mapping[str, Path]],
+) -> None:  # fmt: skip
+    """Add a method's pairs, and a problem for every name on one side only."""
+    before = len(plan.pairs)
+    for emotion, folder in folders.items():
+        pictures = list_pictures(folder)
+        for name in sorted(photos.keys() | pictures.keys()):
+            if name in photos and name in pictures:
+                reference = real.get(emotion, {}).get(name)
+                plan.pairs.append(Pair(label, emotion, name, photos[name], pictures[name], reference))
+                continue
+            missing = f"There is no {'edited picture' if name in photos else 'source'} of this name."
+            plan.problems.append({"method": label, "emotion": emotion, "name": name, "failure": missing})
+    if len(plan.pairs) == before:
+        raise ValueError(
+            f"No picture of '{top}' is called as one of the sources, such as '{next(iter(photos))}': "
+            "edited pictures need the names of their sources."
+        )

@@ -1,0 +1,224 @@
+"""The report of a run: the seeds' table and all that stands behind it, as Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..assets import write_atomically
+from ..photos import save_photo
+from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
+from .pairs import REAL, UNEDITED
+from .pictures import range_sheet, scatter
+from .run import Evaluation, write_scores
+from .scores import CODES, CROP, LONGEST
+from .sets import SetDistances, set_distances
+from .table import (
+    ALL,
+    EXTRA,
+    MAIN,
+    NO_FACE,
+    RESAMPLES,
+    Column,
+    Estimate,
+    Published,
+    Record,
+    Table,
+    add_shape_drift,
+    confusion,
+    is_method,
+    published,
+    summarise,
+)
+
+REPORT = "report"
+_NOTHING = "–"
+_LISTED = 12  # names that a report lists of one kind of failure
+
+
+def write_report(
+    evaluation: Evaluation, out: Path, with_published: bool = False, with_sets: bool = False
+) -> list[Path]:
+    """Write `scores.json`, `report.md`, `report.html` and the pictures of both; returns the three files.
+
+    Args:
+        evaluation: What was found.
+        out: An existing folder.
+        with_published: Show published figures too, in a table of their own.
+        with_sets: Take FID and KID too.
+    """
+    records, methods = evaluation.records, evaluation.methods
+    floor, sets = add_shape_drift(records), set_distances(records, methods) if with_sets else {}
+    table = summarise(records, methods, evaluation.emotions)
+    blocks = list(_blocks(evaluation, table, floor, out, published() if with_published else None, sets))
+    paths = [write_scores(evaluation, table, out, one_persons_shape_drift=floor, sets=sets)]
+    for suffix, text in ((".md", to_markdown(blocks)), (".html", to_html(blocks))):
+        paths.append(out / f"{REPORT}{suffix}")
+        with write_atomically(paths[-1]) as file:
+            file.write(text.encode())
+    return paths
+
+
+def _blocks(
+    evaluation: Evaluation, table: Table, floor: float | None, out: Path, others: Published | None, sets: SetDistances
+) -> Iterator[Block]:
+    columns = [*evaluation.emotions, *([ALL] if len(evaluation.emotions) > 1 else [])]
+    yield Heading("Edited emotions: evaluation", 1)
+    yield Paragraph(_who_judged(evaluation))
+    yield Paragraph(_how_many(evaluation))
+    yield Heading("Table")
+    yield _seeds_table(table, columns, _head(evaluation))
+    if others:
+        yield Heading(f"Other work: {others.mark}")
+        yield Paragraph(f"Not measured here, and on other photos. Source: {others.source}. {others.setting}.")
+        yield _seeds_table(others.table, [e for e in columns if e != ALL], f"method\n({others.mark})")
+    yield Heading("All figures with intervals")
+    for text in _what_figures_are(floor):
+        yield Paragraph(text)
+    for emotion in columns:
+        yield Heading("All emotions" if emotion == ALL else emotion.capitalize(), 3)
+        yield from _detailed(table, emotion)
+    if sets:
+        yield Heading("Sets of pictures")
+        names = ("fid", "kid")
+        rows = [[m, *(x if isinstance(x := row[n], str) else f"{x:.4f}" for n in names)] for m, row in sets.items()]
+        yield Grid(["method against all sources", "FID ↓", "KID ↓"], rows)
+    yield Heading("What the judge saw")
+    yield Paragraph(f"Rows: the emotion asked for; columns: what {evaluation.judges['emotion']} saw, in pictures.")
+    for method in evaluation.methods:
+        yield Heading(method, 3)
+        yield _confusion(evaluation.records, method, evaluation.judged)
+    yield Heading("Identity and expression")
+    yield from _plots(evaluation, [m for m in evaluation.methods if is_method(m)], out)
+    yield Heading("Time")
+    yield _times(evaluation.records, evaluation.methods)
+    yield Heading("What could not be scored, and what to know of the rest")
+    yield from _failures(evaluation.records)
+
+
+def _head(evaluation: Evaluation) -> str:
+    return f"method\n(emotions: {evaluation.judges['emotion']};\nCSIM: {evaluation.judges['identity']})"
+
+
+def _who_judged(evaluation: Evaluation) -> str:
+    judges = evaluation.judges
+    return (
+        f"Emotions judged by {judges['emotion']}, identity (CSIM) by {judges['identity']}, codes read by the encoder "
+        f"of {judges['codes']}, distance by {judges['lpips']}. Judges are not people: hold every accuracy against the "
+        f"rows of real photos ('{REAL}', where there are any) and of the sources ('{UNEDITED}')."
+    )
+
+
+def _how_many(evaluation: Evaluation) -> str:
+    scored = lambda method: sum(r["method"] == method and not r["failure"] for r in evaluation.records)
+    asked = lambda method: sum(r["method"] == method for r in evaluation.records)
+    parts = [f"{m}: {scored(m)} of {asked(m)}" for m in evaluation.methods]
+    return f"Pictures scored: {'; '.join(parts)}."
+
+
+def _what_figures_are(floor: float | None) -> Iterator[str]:
+    yield (
+        f"Means with 95 % percentile intervals of {RESAMPLES} bootstrap resamples of the photos. PSNR, SSIM and LPIPS "
+        f"compare source and edited picture at the smaller of their sizes, at most {LONGEST} px on the longer side; "
+        f"'face' figures compare the aligned crop of the face at {CROP} px. An edited picture without a face is a "
+        "miss: accuracy, target probability and CSIM count 0."
+    )
+    same = f": real photos of one person differ by {floor:.3f} (median)" if floor is not None else ""
+    yield (
+        f"Codes are read by {CODES}, whose own edits are made of such codes: compare methods by the judges first. "
+        "Expression change is the distance of the two expression codes, expression gain its share of what that "
+        "pipeline would have asked for. Shape drift is the change of the shape code, in units of its spread between "
+        f"the sources{same}. Landmark error is how badly the head fits the edited face. Background is what is farther "
+        "from the face than half its size."
+    )
+
+
+def _seeds_table(table: Table, columns: Sequence[str], head: str) -> Grid:
+    """Method x emotion, five figures a cell."""
+    titles = "\n".join(column.title for column in MAIN.values())
+    rows = []
+    for method, row in table.items():
+        cells = [[_mean(row.get(e, {}).get(f), c) for f, c in MAIN.items()] for e in columns]
+        rows.append([method, titles, *("\n".join(cell) for cell in cells)])
+    return Grid([head, "", *columns], rows)
+
+
+def _mean(estimate: Estimate | None, column: Column) -> str:
+    return _NOTHING if estimate is None else f"{estimate.mean:.{column.decimals}f}"
+
+
+def _detailed(table: Table, emotion: str) -> Iterator[Grid]:
+    """Methods x figures that any of them has, with intervals: the seeds' figures, then all others."""
+    cells = {method: row[emotion] for method, row in table.items() if row.get(emotion)}
+    for columns in (MAIN, EXTRA):
+        shown = [f for f in columns if any(f in cell for cell in cells.values())]
+        rows = []
+        for method, cell in cells.items():
+            count = max(estimate.count for estimate in cell.values())
+            rows.append([method, str(count), *(_interval(cell.get(f), columns[f]) for f in shown)])
+        if shown:
+            yield Grid(["method", "pictures", *(columns[f].title for f in shown)], rows)
+
+
+def _interval(estimate: Estimate | None, column: Column) -> str:
+    if estimate is None or estimate.low is None:
+        return _mean(estimate, column)
+    low, high = (f"{x:.{column.decimals}f}" for x in (estimate.low, estimate.high))
+    return f"{_mean(estimate, column)}\n[{low}, {high}]"
+
+
+def _confusion(records: Sequence[Record], method: str, judged: Sequence[str]) -> Grid:
+    matrix = confusion(records, method, judged)
+    rows = [[emotion, *(str(row[name] or _NOTHING) for name in (*judged, NO_FACE))] for emotion, row in matrix.items()]
+    return Grid(["asked for", *judged, NO_FACE], rows)
+
+
+def _plots(evaluation: Evaluation, methods: Sequence[str], out: Path) -> Iterator[Block]:
+    """Files first, then where the document shows them."""
+    judge = evaluation.judges["emotion"]
+    panels = [m for m in evaluation.methods if m != UNEDITED]
+    plot = scatter(evaluation.records, panels, evaluation.emotions, judge)
+    caption = f"Identity against expression, a panel for each method. Judges: {judge}; {evaluation.judges['identity']}."
+    yield Picture(save_photo(plot, out / "identity-expression.png"), caption)
+    for method in methods:
+        sheet = range_sheet([r for r in evaluation.records if r["method"] == method], evaluation.emotions)
+        if sheet is not None:
+            file = save_photo(sheet, out / f"sheet-{method}.png")
+            how = f"target probability x CSIM ({judge}; by CSIM alone where it does not know the emotion)"
+            yield Picture(file, f"{method}: best, median and worst by {how}, each beside its source.")
+
+
+def _times(records: Sequence[Record], methods: Sequence[str]) -> Grid:
+    """Mean seconds of each stage, of the pictures that needed it; a source is read once, for the first that does."""
+    times = {m: [r["seconds"] for r in records if r["method"] == m and not r["failure"]] for m in methods}
+    stages = list(dict.fromkeys(stage for many in times.values() for one in many for stage in one))
+    known = {m: [[one[stage] for one in many if stage in one] for stage in stages] for m, many in times.items()}
+    rows = [[m, *(f"{np.mean(one):.3f}" if one else _NOTHING for one in stage)] for m, stage in known.items()]
+    return Grid(["seconds a picture", *stages], rows)
+
+
+def _failures(records: Sequence[Record]) -> Iterator[Block]:
+    """Failures and notes, those of one kind on one line."""
+    for title, role in (("Not scored, and in no figure", "failure"), ("Scored, with a note", "note")):
+        lines = _by_kind(records, role)
+        if lines:
+            yield Heading(title, 3)
+            yield Grid(["method", "pictures", "which", "what"], lines)
+    if not any(r.get("failure") or r.get("note") for r in records):
+        yield Paragraph("Everything was scored, and at its own size.")
+
+
+def _by_kind(records: Sequence[Record], role: str) -> list[list[str]]:
+    kinds: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for record in records:
+        if record.get(role):
+            names = kinds.setdefault((record["method"], record[role]), {})
+            names.setdefault(record["name"], []).append(record["emotion"])
+    lines = []
+    for (method, what), names in kinds.items():
+        listed = [f"{name} ({', '.join(emotions)})" for name, emotions in list(names.items())[:_LISTED]]
+        more = [f"and {len(names) - _LISTED} more in scores.json"] if len(names) > _LISTED else []
+        lines.append([method, str(sum(map(len, names.values()))), ", ".join(listed + more), what])
+    return lines

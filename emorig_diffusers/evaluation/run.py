@@ -1,0 +1,214 @@
+"""A whole evaluation: pictures are made where a pipeline is to make them, scored by all processes, and reported."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from tqdm.auto import tqdm
+
+from ..assets import AssetError, write_atomically
+from ..photos import save_photo
+from ..pipeline_emorig import EmoRigPipeline
+from ..version import __version__
+from .pairs import Pair, Plan
+from .scores import CROP, LONGEST, Judges, Scorer
+from .store import Key, Record, Store, file_state, fingerprint
+
+SCORES = "scores.json"
+SHARDS = "scores"
+EDITED = "edited"
+SETTINGS = "settings.json"
+_PATIENCE = timedelta(days=1)  # for the process with more to do, before the others give up waiting
+
+
+@dataclass
+class Editor:
+    """A pipeline as a method.
+
+    Attributes:
+        model: What it was loaded from.
+        intensity, steps, seed: As for `EmoRigPipeline.__call__`; every picture starts from the same seed, so that
+            none depends on those before it. Steps of 0 are those of a pipeline without its network.
+    """
+
+    model: str
+    intensity: float = 1.0
+    steps: int | None = None
+    seed: int = 0
+    pipe: EmoRigPipeline | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What pictures depend on, besides their sources."""
+        return {"model": self.model, "intensity": self.intensity, "steps": self.steps, "seed": self.seed}
+
+    def edit(self, pair: Pair) -> None:
+        """Make the edited picture of a pair (PNG)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        result = self.pipe(
+            pair.source, pair.emotion, self.intensity, num_inference_steps=self.steps or None, generator=generator
+        )
+        pair.edited.parent.mkdir(parents=True, exist_ok=True)
+        save_photo(result.images[0], pair.edited)
+
+
+@dataclass
+class Evaluation:
+    """What a run found.
+
+    Attributes:
+        judges: Role -> name, which every report tells.
+        methods, emotions: Rows and columns.
+        judged: The emotions that the judge knows.
+        edited: Method -> folder or pipeline that its pictures come from.
+        records: Figures of every pair, in the order of rows, columns and names; those of a failed pair are missing,
+            and `failure` says why.
+    """
+
+    judges: dict[str, str]
+    methods: list[str]
+    emotions: list[str]
+    judged: list[str]
+    edited: dict[str, Any]
+    records: list[Record]
+
+    @property
+    def failures(self) -> list[Record]:
+        """Records without figures."""
+        return [record for record in self.records if record["failure"]]
+
+
+def start_processes() -> PartialState:
+    """This process and the others that `accelerate launch` may have started."""
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, timeout=_PATIENCE)
+
+
+def score_all(
+    plan: Plan,
+    judges: Judges,
+    out: Path,
+    editors: Mapping[str, Editor] | None = None,
+    state: PartialState | None = None,
+) -> list[Record]:
+    """Score this process's share of the sources, then gather all records (see `Evaluation.records`).
+
+    What an earlier run, finished or killed, has scored on the same files is taken from its lines in `out`.
+
+    Args:
+        plan: The pairs.
+        judges: Who scores.
+        out: Folder of the run.
+        editors: Method -> pipeline that makes its missing pictures.
+        state: This process among the others.
+    """
+    state, editors = state or start_processes(), editors or {}
+    check_settings(out, editors)
+    if state.is_main_process:
+        forget_old_edits(plan, out, editors)
+    store = Store(out / SHARDS, state.process_index)
+    done = store.read()
+    state.wait_for_everyone()  # nobody writes while another still reads
+    groups = plan.by_source()[state.process_index :: state.num_processes]
+    scorer, names = Scorer(judges), judges.names
+    total, quiet = sum(map(len, groups)), None if state.is_main_process else True
+    with tqdm(total=total, desc="emorig", unit="picture", disable=quiet) as bar:
+        for pair in (pair for group in groups for pair in group):
+            _score_pair(pair, scorer, store, done, editors, names)
+            bar.update()
+    state.wait_for_everyone()
+    return _gather(plan, store, names)
+
+
+def _score_pair(
+    pair: Pair, scorer: Scorer, store: Store, done: Mapping[tuple[Key, str], Record], editors: Mapping[str, Editor],
+    names: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Make and score one picture, unless that is done; what goes wrong with it becomes its `failure`."""
+    record: Record = {"method": pair.method, "emotion": pair.emotion, "name": pair.name, "failure": None}
+    took: dict[str, float] = {}
+    try:
+        if pair.method in editors and not pair.edited.is_file():
+            start = time.perf_counter()
+            editors[pair.method].edit(pair)
+            took["edit"] = round(time.perf_counter() - start, 4)
+        known = done.get((pair.key, fingerprint(pair, names)))
+        if known and not known["failure"]:
+            return
+        record |= scorer.score(pair)
+        record["seconds"] = took | record["seconds"]
+    except AssetError:
+        raise
+    except Exception as error:  # one odd picture must not cost the run of hours it is part of
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        record["failure"] = kind + " ".join(str(error).split())
+        tqdm.write(f"emorig: {pair.method}, {pair.emotion}, '{pair.name}': {record['failure']}", file=sys.stderr)
+    store.append(record | {"fingerprint": fingerprint(pair, names)})
+
+
+def _gather(plan: Plan, store: Store, names: Mapping[str, str]) -> list[Record]:
+    """The plan's records out of all shards, and its problems, in the order of the table."""
+    done = store.read()
+    records = [_located(pair, done.get((pair.key, fingerprint(pair, names)))) for pair in plan.pairs] + plan.problems
+    place = lambda r: (plan.methods.index(r["method"]), plan.emotions.index(r["emotion"]), r["name"])
+    return sorted(records, key=place)
+
+
+def _located(pair: Pair, known: Record | None) -> Record:
+    """A record with the pair's files, which an earlier run may have found under other paths."""
+    lost = {"method": pair.method, "emotion": pair.emotion, "name": pair.name}
+    record = known or lost | {"failure": "It changed while it was scored: run again."}
+    reference = str(pair.reference) if pair.reference else None
+    return record | {"source": str(pair.source), "edited": str(pair.edited), "reference": reference}
+
+
+def check_settings(out: Path, editors: Mapping[str, Editor]) -> None:
+    """Raise ValueError if an earlier run made pictures with other settings."""
+    for label, editor in editors.items():
+        if _made_with(out, label).get("settings", editor.settings) != editor.settings:
+            folder = out / EDITED / label
+            raise ValueError(f"'{folder}' holds pictures made with other settings: choose another folder with -o.")
+
+
+def forget_old_edits(plan: Plan, out: Path, editors: Mapping[str, Editor]) -> None:
+    """Delete pictures of an earlier run whose sources have changed since, and note what the sources are now."""
+    for label, editor in editors.items():
+        mine = [pair for pair in plan.pairs if pair.method == label]
+        now = {pair.name: file_state(pair.source) for pair in mine}
+        before = _made_with(out, label).get("sources", {})
+        for pair in mine:
+            if before.get(pair.name) != now[pair.name]:
+                pair.edited.unlink(missing_ok=True)
+        (out / EDITED / label).mkdir(parents=True, exist_ok=True)
+        write_json(out / EDITED / label / SETTINGS, {"settings": editor.settings, "sources": before | now})
+
+
+def _made_with(out: Path, label: str) -> dict[str, Any]:
+    file = out / EDITED / label / SETTINGS
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file at once."""
+    with write_atomically(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def write_scores(evaluation: Evaluation, table: Mapping[str, Any], out: Path, **others: Any) -> Path:
+    """Write `scores.json`: who judged, the table's estimates, other figures, and every picture's."""
+    path = out / SCORES
+    estimates = {m: {e: {f: asdict(x) for f, x in cell.items()} for e, cell in row.items()} for m, row in table.items()}
+    head = {"version": __version__, "judges": evaluation.judges, "edited": evaluation.edited}
+    how = {"longest_side": LONGEST, "face_crop": CROP}
+    write_json(path, head | how | others | {"table": estimates, "pictures": evaluation.records})
+    return path
