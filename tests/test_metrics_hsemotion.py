@@ -226,7 +226,8 @@ def test_a_missing_file_is_fetched(
 ) -> None:
     network, home = publish("enet_b0_8", 8), tmp_path / "upstream"
     (tmp_path / "hsemotion").rename(home)
-    monkeypatch.delenv("EMORIG_OFFLINE")
+    for switch in ("EMORIG_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(switch, raising=False)
     monkeypatch.setattr("emorig_diffusers.metrics.hsemotion._UPSTREAM", f"{home.as_uri()}/")
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(HSEmotionJudge("enet_b0_8").network(image), network(image))
