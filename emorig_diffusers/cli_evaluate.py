@@ -52,13 +52,12 @@ def _emotions(text: str) -> list[str] | None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """`emorig evaluate`: the main process prints where the report is."""
+    check_packages()
     from . import cli
     from .evaluation.pairs import match
-    from .evaluation.pictures import check_matplotlib
     from .evaluation.run import EDITED, Evaluation, score_all, start_processes
     from .evaluation.scores import CODES, load_judges
 
-    check_matplotlib()
     check_emotions(args.emotions)
     check_folder(args)
     edited = {label: Path(folder) for label, folder in labelled(args.edited).items()}
@@ -80,6 +79,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print(*write_report(evaluation, args.out, args.published, args.sets), sep="\n")
         print(f"{len(records) - len(evaluation.failures)} of {len(records)} pictures scored")
     return int(bool(evaluation.failures))
+
+
+def check_packages() -> None:
+    """Raise ValueError where what draws the plot or reads the judge's weights is not installed."""
+    try:
+        import h5py  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"Scoring needs {error.name}: run `pip install 'emorig-diffusers[eval]'`.") from error
 
 
 def labelled(words: Sequence[str]) -> dict[str, str]:

@@ -269,6 +269,17 @@ def test_mistakes_take_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("package", ["h5py", "matplotlib"])
+def test_a_missing_package_is_named_before_anything_is_done(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert emorig("--source", folders / "source", "--edited", folders / "rival", "-o", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("emorig: Scoring needs") and "pip install 'emorig-diffusers[eval]'" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_with_other_files_is_left_alone(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(folders, folders) == 2
     assert "holds other files: give a new folder" in capsys.readouterr().err

@@ -16,14 +16,6 @@ from .scores import resize
 from .table import Record, best_median_worst, rank_score
 
 
-def check_matplotlib() -> None:
-    """Raise ValueError where there is no matplotlib, before hours of scoring rather than after."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError("The report's plot needs matplotlib: run `pip install 'emorig-diffusers[eval]'`.") from error
-
-
 def range_sheet(records: Sequence[Record], emotions: Sequence[str]) -> Image.Image | None:
     """A row for every emotion: the best, the median and the worst picture of one method, each beside its source.
 
