@@ -11,13 +11,12 @@ import json
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .cli_convert import add_commands
+from .cli_convert import add_commands, quiet
 from .cli_evaluate import add_command as add_evaluate
 from .compare import add_options, run_compare
 from .study.cli import add_study
@@ -295,15 +294,10 @@ def refuse_same(photo: Path, out: Path) -> None:
 
 def load_pipeline(model: str) -> EmoRigPipeline:
     """Open a pipeline without the libraries' chatter; ValueError where that fails."""
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from diffusers.utils import logging
-
+    quiet()
     from .hub import bundled
     from .pipeline_emorig import EmoRigPipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         pipe = EmoRigPipeline.from_pretrained(model)
     except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways

@@ -61,7 +61,7 @@ def _command(
 
 def run_flame(args: argparse.Namespace) -> int:
     """`emorig convert flame`: a folder for `HeadModel.from_pretrained`."""
-    _quiet()
+    quiet()
     from .convert.flame import convert_flame
 
     print(convert_flame(args.model, args.out, **{name: getattr(args, name) for name in _FLAME}))
@@ -70,7 +70,7 @@ def run_flame(args: argparse.Namespace) -> int:
 
 def run_deca(args: argparse.Namespace) -> int:
     """`emorig convert deca`: a folder for `EmocaEncoder.from_pretrained`, with its wrinkles in `detail`."""
-    _quiet()
+    quiet()
     from .convert.deca import convert_deca
 
     print(convert_deca(args.tar, args.out, mask=args.mask, displacement=args.displacement))
@@ -79,7 +79,7 @@ def run_deca(args: argparse.Namespace) -> int:
 
 def run_emoca(args: argparse.Namespace) -> int:
     """`emorig convert emoca`: as `emorig convert deca`."""
-    _quiet()
+    quiet()
     from .convert.deca import convert_emoca
     from .convert.doctor import EMOCA_MODES, emoca_mode
 
@@ -91,7 +91,7 @@ def run_emoca(args: argparse.Namespace) -> int:
 
 def run_rig(args: argparse.Namespace) -> int:
     """`emorig convert diffusion-rig`: a folder for `EmoRigPipeline.from_pretrained`."""
-    _quiet()
+    quiet()
     from .convert.rig import convert_rig
 
     options = {name: getattr(args, name) for name in ("head", "encoder", "mean_shape", "code_parts")}
@@ -103,7 +103,7 @@ def run_all(args: argparse.Namespace) -> int:
     """`emorig convert all`: one pipeline; what it is at goes to stderr."""
     from .convert.doctor import convert_all
 
-    _quiet()
+    quiet()
     print(convert_all(args.folder, args.out, say=lambda line: print(line, file=sys.stderr)))
     return 0
 
@@ -116,7 +116,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' chatter away."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

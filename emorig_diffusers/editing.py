@@ -47,12 +47,13 @@ class EditMixin(RigMixin):
         Raises:
             ValueError: For an unknown emotion, or a share outside [0, 1.5].
         """
-        if self.emotion_codes is None:
+        codes = self.emotion_codes
+        if codes is None:
             offset = emotion_offset(emotion, self.head.config.expression_names, self.recipes)
             return torch.cat([offset, torch.zeros(3)])
         neutral = self._neutral_code()
-        shares = blend_shares(emotion, self.emotion_codes)
-        return sum((share * (self.emotion_codes[name] - neutral) for name, share in shares.items()), 0 * neutral)
+        shares = blend_shares(emotion, codes)
+        return sum((share * (codes[name] - neutral) for name, share in shares.items()), 0 * neutral)
 
     def _neutral_code(self) -> Tensor:
         """Expression and jaw [E + 3] of the checkpoint's relaxed face."""

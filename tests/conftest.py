@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.cbook
 import numpy as np
@@ -33,6 +36,18 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the training scripts are no package
 os.environ["ACCELERATE_USE_CPU"] = "true"  # the same numbers on all machines
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 PUBLISHED = """
 resolution: 64
@@ -260,3 +275,33 @@ def refusal(run_script: Callable[..., None]) -> Callable[..., str]:
         return stop.value.code
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium of this machine."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome on the path")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def start_two() -> Callable[..., list[subprocess.Popen]]:
+    """Starts Python twice with the same arguments, as `accelerate launch` does with two processes."""
+
+    def start(*arguments: object) -> list[subprocess.Popen]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2"}
+        shared |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, *map(str, arguments)]
+        ranks = [os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        return [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in ranks]
+
+    return start

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -202,22 +200,12 @@ def test_a_killed_run_goes_on(folders: Path, plain: Path, tmp_path: Path) -> Non
     assert [json.loads(line)["failure"] is None for line in again] == [False]  # only a failure is tried again
 
 
-def test_two_processes_find_the_same(folders: Path, plain: Path, tmp_path: Path) -> None:
+def test_two_processes_find_the_same(
+    start_two: Callable[..., list[subprocess.Popen]], folders: Path, plain: Path, tmp_path: Path
+) -> None:
     """Started as `accelerate launch` starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2"}
-    shared |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     folder = ("--source", folders / "source", "--edited", f"rival={folders / 'rival'}", "-o", tmp_path / "two")
-    command = [sys.executable, "-m", "emorig_diffusers", "evaluate", *JUDGES, *map(str, folder)]
-    processes = [
-        subprocess.Popen(
-            command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in "01"
-    ]
+    processes = start_two("-m", "emorig_diffusers", "evaluate", *JUDGES, *folder)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
     assert "7 of 9 pictures scored" in outputs[0] and not outputs[1]

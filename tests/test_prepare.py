@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,21 +174,11 @@ def test_finished_shards_are_kept(run_script: Run, photos: Path, aligned: Path, 
     assert times["00002.tar"] == (tmp_path / "00002.tar").stat().st_mtime_ns
 
 
-def test_two_processes_write_the_same(photos: Path, aligned: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same(
+    start_two: Callable[..., list[subprocess.Popen]], photos: Path, aligned: Path, tmp_path: Path
+) -> None:
     """Started as `accelerate launch` starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2"}
-    shared |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, REPOSITORY / "train" / "prepare.py", photos, tmp_path, "--shard_size=1"]
-    processes = [
-        subprocess.Popen(
-            command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in "01"
-    ]
+    processes = start_two(REPOSITORY / "train" / "prepare.py", photos, tmp_path, "--shard_size=1")
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert "2 of 3 photos prepared (shards: 3, " in outputs[0] and not outputs[1]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from test_space import ASTRONAUT, CHROMIUM, FLAGS, REPOSITORY, host, wait_for
+from test_space import ASTRONAUT, REPOSITORY, host, wait_for
 
 from emorig_diffusers import cli
 from emorig_diffusers.study.plan import Question
@@ -67,18 +67,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert server.stop(signal.SIGINT) == 0
     finally:
         server.process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium of this machine."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium or Chrome on the path")
-    with api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Visitor:

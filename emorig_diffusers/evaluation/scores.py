@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..faces import Face, align, find_faces, transform_points, warp_crop
+from ..faces import Face, align, choose_faces, find_faces, transform_points, warp_crop
 from ..metrics.background import background_change
 from ..metrics.codes import LANDMARK_SIDE, CodeJudge
 from ..metrics.emotion import Judge, emotion_judge
@@ -151,7 +151,9 @@ class Scorer:
         """Ask every judge about the largest face, or about the one that was the source's."""
         with self._timed("find faces"):
             faces = find_faces(rgb)
-        face = _largest(faces) if source is None else _same_face(faces, source)
+        if not faces:
+            return Reading(rgb, faces)
+        face = choose_faces(faces)[0] if source is None else _same_face(faces, source)
         if face is None:
             return Reading(rgb, faces)
         judges, reading = self.judges, Reading(rgb, faces, face)
@@ -280,16 +282,12 @@ def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _largest(faces: list[Face]) -> Face | None:
-    return max(faces, key=lambda f: (f.box[2] - f.box[0]) * (f.box[3] - f.box[1]), default=None)
-
-
 def _same_face(faces: list[Face], source: Reading) -> Face | None:
     """The face where the source's was: not the neighbour's, when the edit has lost the face."""
     centre = lambda face: face.landmarks[:, :2].mean(0)
     distance = lambda face, other: float(np.linalg.norm(centre(face) - centre(other)))
-    nearest = min(faces, key=lambda face: distance(face, source.face), default=None)
-    if nearest is None or min(source.others, key=lambda other: distance(nearest, other)) is not source.face:
+    nearest = min(faces, key=lambda face: distance(face, source.face))
+    if min(source.others, key=lambda other: distance(nearest, other)) is not source.face:
         return None
     return nearest
 
