@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from .emotions import ACTION_UNITS, EMOTIONS
     from .faces import NoFaceError
     from .photos import PhotoError
+    from .pipeline_diffae import DiffAEEmotionPipeline
     from .pipeline_emorig import EmoRigOutput, EmoRigPipeline
 
 _HOMES = {
     "ACTION_UNITS": "emotions",
+    "DiffAEEmotionPipeline": "pipeline_diffae",
     "EMOTIONS": "emotions",
     "EmoRigOutput": "pipeline_emorig",
     "EmoRigPipeline": "pipeline_emorig",
@@ -25,8 +27,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "__version__", "ACTION_UNITS", "EMOTIONS", "EmoRigOutput", "EmoRigPipeline", "FaceCodes", "NoFaceError",
-    "PhotoError",
+    "__version__", "ACTION_UNITS", "DiffAEEmotionPipeline", "EMOTIONS", "EmoRigOutput", "EmoRigPipeline",
+    "FaceCodes", "NoFaceError", "PhotoError",
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ wrong path do not wait for them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import textwrap
@@ -16,19 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_codes import run_codes
+from .cli_compare import add_options, run_compare
 from .cli_convert import add_commands, quiet
 from .cli_evaluate import add_command as add_evaluate
-from .compare import add_options, run_compare
+from .cli_mesh import add_command as add_mesh
 from .study.cli import add_study
 from .version import __version__
 
 if TYPE_CHECKING:
-
+    from .coded import CodedFace
+    from .pipeline_diffae import DiffAEEmotionPipeline
     from .pipeline_emorig import EmoRigPipeline, EncodedFace
+
+    AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """File names that `photos.save_photo` writes; repeated here to refuse others before torch is imported."""
-
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,6 +113,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
              "help": "add an action unit, e.g. AU12=.5 (repeatable)"},
     "--rotate": {"metavar": ("YAW", "PITCH", "ROLL"), "type": float, "nargs": 3,
                  "help": "turn the head, in degrees, to the subject's left, up and to the right shoulder"},
+    "--attribute": {"metavar": "NAME=AMOUNT", "type": _amounts, "action": "extend", "default": [],
+                    "help": "add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)"},
+    "--keep-shape": {"metavar": "W", "type": float,
+                     "help": "hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder"},
     "--intensity": {"metavar": "I", "type": float, "default": 1.0, "help": "0 (none) to 1.5 (default: 1)"},
     "--face": {"metavar": "FACE", "type": _face, "default": "largest",
                "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
@@ -127,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
     about = "Change the emotion of a face in a photo and keep the person."
     parser = _Parser(prog="emorig", description=about, allow_abbrev=False)
+    parser.set_defaults(au=[], rotate=None, attribute=[], keep_shape=None)  # not all that edits has these options
     parser.add_argument("--version", action="version", version=f"emorig {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -140,12 +148,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     edit = command(run_edit, "Change the emotion in a photo or in a folder of photos", "PHOTO")
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    _add(edit, "--au", "--rotate", *_SAMPLING)
+    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", *_SAMPLING)
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")
     add_options(compare)
     _add(compare, "--steps", "--seed", "--model", "-o")
+    add_mesh(commands, _path, _add)
     codes = command(run_codes, "Print the codes of a photo's faces as JSON", "PHOTO")
     codes.add_argument("-o", dest="out", metavar="OUT", type=_path, help="write to this file instead")
     _add(codes, "--face", "--model")
@@ -186,52 +195,31 @@ def run_grid(args: argparse.Namespace) -> int:
         raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
     [(source, target)] = file_job(args.photo, args.out)
     pipe = load_pipeline(args.model)
+    if not pipe.emotion_names:
+        raise ValueError(f"The model '{args.model}' knows no emotions: fit them or train a classifier of them first.")
     from tqdm import tqdm
 
     from .photos import read_photo, save_photo
     from .sheets import cut_face, draw_rows
 
-    rgb = read_photo(source).rgb
-    tiles = []
-    for emotion in tqdm(pipe.emotion_names, desc="emorig", unit="emotion", disable=None, leave=False):
+    rgb, tiles = read_photo(source).rgb, []
+    for group in tqdm(emotion_groups(pipe), desc="emorig", unit="emotion", disable=None, leave=False):
         with naming(source):
-            result = pipe(rgb, emotion, output_type="np", **sampling(args))
+            result = pipe(rgb, group, output_type="np", **sampling(args))
         box = result.faces[0][0].box
-        tiles.append((emotion, cut_face(result.images[0], box)))
+        tiles += [(emotion, cut_face(image, box)) for emotion, image in zip(group, result.images)]
     tiles = [("original", cut_face(rgb, box)), *tiles]
     save_photo(draw_rows([tiles[i : i + 3] for i in range(0, len(tiles), 3)]), target)
     print(target)
     return 0
 
 
-def run_codes(args: argparse.Namespace) -> int:
-    """`emorig codes`: number, box [x0, y0, x1, y1] in px, named expression units and codes of each face."""
-    check_photo(args.photo)
-    if args.out is not None:
-        refuse_same(args.photo, args.out)
-    pipe = load_pipeline(args.model)
-    from .assets import write_atomically
+def emotion_groups(pipe: AnyPipeline) -> list[list[str]]:
+    """A pipeline's emotions, one for each of its calls; all for one where the photo's own noise is sought first."""
+    from .pipeline_diffae import DiffAEEmotionPipeline
 
-    names = pipe.head.config.expression_names  # none where the code's numbers have no meaning
-    faces = [
-        {
-            "number": f.face.index + 1,
-            "box": list(f.face.box),
-            "expression": {name: f.codes.expression[0, i].item() for i, name in enumerate(names)},
-            "codes": f.codes.to_dict(),
-        }
-        for f in encode_file(pipe, args.photo, args.face)
-    ]
-    text = json.dumps(faces, indent=1)
-    if args.out is None:
-        print(text)
-        return 0
-    try:
-        with write_atomically(args.out) as file:
-            file.write(text.encode() + b"\n")
-    except OSError as error:  # it names the temporary file
-        raise OSError(error.errno, error.strerror, str(args.out)) from error
-    return 0
+    names = list(pipe.emotion_names)
+    return [names] if isinstance(pipe, DiffAEEmotionPipeline) else [[name] for name in names]
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -292,14 +280,13 @@ def refuse_same(photo: Path, out: Path) -> None:
         raise ValueError(f"'{out}' is what is read: give the result another name.")
 
 
-def load_pipeline(model: str) -> EmoRigPipeline:
+def load_pipeline(model: str) -> AnyPipeline:
     """Open a pipeline without the libraries' chatter; ValueError where that fails."""
     quiet()
-    from .hub import bundled
-    from .pipeline_emorig import EmoRigPipeline
+    from .hub import bundled, open_pipeline
 
     try:
-        pipe = EmoRigPipeline.from_pretrained(model)
+        pipe = open_pipeline(model)
     except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways
         reason = textwrap.shorten(f"{type(error).__name__}: {sentence(error)}", 200, placeholder=" …")
         advice = f"give {', '.join(bundled())}, the folder of a pipeline or a Hub id"
@@ -308,36 +295,51 @@ def load_pipeline(model: str) -> EmoRigPipeline:
     return pipe
 
 
-def check_edit(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
+def check_edit(pipe: AnyPipeline, args: argparse.Namespace) -> None:
     """Refuse what no photo can mend, before the first one is read."""
-    units = dict(args.au) or None
-    pipe.check_inputs(
-        emotion=args.emotion, intensity=args.intensity, reference=args.reference, action_units=units,
-        rotate=args.rotate, num_inference_steps=args.steps,
-    )  # fmt: skip
+    from .pipeline_diffae import DiffAEEmotionPipeline
+
+    what = asked(args)
+    if what.keys() & {"attributes", "shape_guidance"} and not isinstance(pipe, DiffAEEmotionPipeline):
+        raise ValueError("--attribute and --keep-shape need a Diffusion Autoencoder: give one with --model.")
+    pipe.check_inputs(**what, intensity=args.intensity, num_inference_steps=args.steps)
     if args.reference is not None:
-        encode_file(pipe, args.reference, "largest")
+        find_faces_in(pipe, args.reference, "largest")
 
 
-def encode_file(pipe: EmoRigPipeline, photo: Path, face: int | str) -> list[EncodedFace]:
-    """The chosen faces of a photo with their codes."""
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What an edit is to do, by the pipelines' names, as far as it was given."""
+    what = {
+        "emotion": args.emotion,
+        "reference": args.reference,
+        "action_units": dict(args.au) or None,
+        "rotate": args.rotate,
+        "attributes": dict(args.attribute) or None,
+        "shape_guidance": args.keep_shape,
+    }
+    return {name: value for name, value in what.items() if value is not None}
+
+
+def find_faces_in(pipe: AnyPipeline, photo: Path, face: int | str) -> list[EncodedFace] | list[CodedFace]:
+    """The chosen faces of a photo as the pipeline sees them."""
     from .photos import read_photo
+    from .pipeline_diffae import DiffAEEmotionPipeline
 
+    rgb = read_photo(photo).rgb
     with naming(photo):
-        return pipe.encode_photo(read_photo(photo).rgb, face)
+        return pipe.find(rgb, face) if isinstance(pipe, DiffAEEmotionPipeline) else pipe.encode_photo(rgb, face)
 
 
-def edit_file(pipe: EmoRigPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
+def edit_file(pipe: AnyPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
     """Edit one photo."""
     from .photos import save_photo
 
-    what = {"emotion": args.emotion, "reference": args.reference, "action_units": dict(args.au) or None}
     with naming(source):
-        result = pipe(source, **what, rotate=args.rotate, **sampling(args))
+        result = pipe(source, **asked(args), **sampling(args))
     save_photo(result.images[0], target)
 
 
-def edit_folder(pipe: EmoRigPipeline, jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> int:
+def edit_folder(pipe: AnyPipeline, jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> int:
     """Edit every photo, report the bad ones and go on; returns 1 if there were any."""
     from tqdm import tqdm
 

@@ -18,11 +18,19 @@ _FLAME = {
 }
 """Options of `convert flame`, arguments of `convert_flame` -> the original they are for."""
 
+_DIFFAE = {
+    "latent": "latent.pkl, mean and standard deviation of the codes",
+    "emotions": "last.ckpt of a classifier of emotions, which edits need",
+    "attributes": "last.ckpt of a classifier of CelebA's attributes",
+    "latent_net": "last.ckpt of a latent run, for new faces",
+}
+"""Options of `convert diffae`, arguments of `convert_diffae` -> the original they are for."""
+
 
 def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
     add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
-    about = "Convert FLAME, DECA, EMOCA or DiffusionRig, whose files you bring"
+    about = "Convert FLAME, DECA, EMOCA, DiffusionRig or Diffusion Autoencoders, whose files you bring"
     parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
 
@@ -42,6 +50,11 @@ def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     rig.add_argument("--mean-shape", metavar="PKL", type=path, help="mean_shape.pkl of a stage 2")
     rig.add_argument("--code-parts", metavar="PARTS", help="what the network's code is made of, if its width does not "
                      'tell: e.g. "appearance shape expression"')  # fmt: skip
+    diffae = add(kinds, "diffae", run_diffae, "Convert Diffusion Autoencoders (last.ckpt)", "CKPT", "OUT")
+    for name, file in _DIFFAE.items():
+        diffae.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", type=path, help=file)
+    diffae.add_argument("--names", metavar="NAMES", help="of a classifier's classes, with commas between them, if they "
+                        "are neither AffectNet's 8 emotions nor CelebA's 40 attributes")  # fmt: skip
     add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
 
     doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
@@ -99,6 +112,16 @@ def run_rig(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_diffae(args: argparse.Namespace) -> int:
+    """`emorig convert diffae`: a folder for `DiffAEEmotionPipeline.from_pretrained`."""
+    quiet()
+    from .convert.diffae import convert_diffae
+
+    names = args.names and [name.strip() for name in args.names.split(",")]
+    print(convert_diffae(args.ckpt, args.out, names=names, **{name: getattr(args, name) for name in _DIFFAE}))
+    return 0
+
+
 def run_all(args: argparse.Namespace) -> int:
     """`emorig convert all`: one pipeline; what it is at goes to stderr."""
     from .convert.doctor import convert_all
@@ -109,10 +132,14 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """`emorig doctor`: every original with what became of it, then the next command."""
-    from .convert.doctor import examine, report
+    """`emorig doctor`: every original with what became of it, then the next command; one for each system."""
+    from .convert.doctor import examine, find_autoencoders, report, report_autoencoders
 
-    print("\n".join(report(args.folder, examine(args.folder))))
+    findings, autoencoders = examine(args.folder), find_autoencoders(args.folder)
+    if any(finding.path for finding in findings) or not autoencoders:
+        print("\n".join(report(args.folder, findings)))
+    if autoencoders:
+        print("\n".join(report_autoencoders(args.folder, autoencoders)))
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cli import AnyPipeline
     from .evaluation.run import Editor
 
 _ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
@@ -142,11 +143,18 @@ def open_editors(
         model, steps = split_steps(word, args.steps)
         pipe = cli.load_pipeline(model).to(device)
         if steps == 0:
-            pipe.unet = None
+            leave_network_out(pipe, model)
         for emotion in emotions:
             pipe.check_inputs(emotion=emotion, intensity=args.intensity, num_inference_steps=steps or None)
         editors[label] = Editor(model, args.intensity, steps, args.seed, pipe)
     return editors
+
+
+def leave_network_out(pipe: AnyPipeline, model: str) -> None:
+    """Take a pipeline's network away; ValueError where it is nothing without it."""
+    if "unet" not in pipe._optional_components:
+        raise ValueError(f"The model '{model}' can do nothing without its network: give it 1 step or more.")
+    pipe.unet = None
 
 
 def split_steps(word: str, steps: int | None) -> tuple[str, int | None]:

@@ -1,18 +1,17 @@
 """`emorig compare`: one photo's expression on another's face, read by every encoder that a pipeline has, on a sheet.
 
 DECA's codes against EMOCA's is what DiffusionRig-EMO set out to show: with both in a pipeline there are four results
-(S: DECA T: DECA to S: EMOCA T: EMOCA) from the same noise. Torch and diffusers are imported where they are needed, as
-in `cli`.
+(S: DECA T: DECA to S: EMOCA T: EMOCA) from the same noise. What further pipelines make of the same two photos, such as
+a Diffusion Autoencoder, stands beside them, read by the same encoders.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,11 +22,14 @@ if TYPE_CHECKING:
 
     from .codes import FaceCodes
     from .faces import Face
+    from .outputs import EditedCode, EditedFace
+    from .pipeline_diffae import DiffAEEmotionPipeline
     from .pipeline_emorig import EmoRigPipeline
     from .rig import EncodedFace
     from .sampling import Sampling
 
 BUFFERS = ("rendered", "normal", "albedo")  # shown below each result
+CODE_BUFFERS = ("reconstructed", "edited", "replaced")  # below a Diffusion Autoencoder's
 _TABLE = "{:24}{:>8}{:>8}{:>8}  {:>8}{:>8}{:>8}"
 
 
@@ -57,6 +59,38 @@ class ComparedFace:
 
 
 @dataclass
+class OtherPipeline:
+    """A further pipeline beside the one whose encoders are compared.
+
+    Attributes:
+        pipe: Knows emotions of a reference.
+        steps: Of its network; `None` for the checkpoint's.
+    """
+
+    pipe: EmoRigPipeline | DiffAEEmotionPipeline
+    steps: int | None = None
+
+
+@dataclass
+class OtherResult:
+    """What a further pipeline made of the source with the target as its reference.
+
+    Attributes:
+        label: Its name in captions.
+        result: The whole photo, uint8 [H, W, 3].
+        crop: The result around the face, as of a `ComparedFace`.
+        buffers: What belongs below it: BUFFERS or CODE_BUFFERS.
+        read: Encoder, as in captions -> codes of the source, of the target, and of the result, `None` without a face.
+    """
+
+    label: str
+    result: np.ndarray
+    crop: Image.Image
+    buffers: dict[str, Image.Image]
+    read: dict[str, tuple[FaceCodes, FaceCodes, FaceCodes | None]]
+
+
+@dataclass
 class Comparison:
     """What `compare` found.
 
@@ -68,6 +102,7 @@ class Comparison:
         milliseconds: Time of each stage. An encoder's first pass is not timed; finding faces includes opening the
             detector. Of networks that draw the whole crop the last stages are for all faces at once, and drawing
             buffers includes the code of the photo; of others each pair is a call of the pipeline.
+        others: What further pipelines made.
     """
 
     source: Image.Image
@@ -75,6 +110,7 @@ class Comparison:
     pairs: list[ComparedFace]
     redrawn: list[ComparedFace]
     milliseconds: dict[str, float]
+    others: list[OtherResult] = field(default_factory=list)
 
 
 @dataclass
@@ -107,6 +143,7 @@ def compare(
     latents: torch.Tensor | Literal["photo"] | None = None,
     crop: str | None = None,
     detail: bool = False,
+    others: Mapping[str, OtherPipeline] | None = None,
 ) -> Comparison:
     """Put the target's expression on the source's (largest) face, once for every pair of encoders.
 
@@ -117,6 +154,8 @@ def compare(
         generator: Draws the noise that all results start from.
         latents: That noise [1, 3, S, S] instead; "photo" takes what DDIM inversion finds for the source, under the
             codes of each of its encoders.
+        others: Further pipelines by their names in captions, each with its own noise as by itself, and with the
+            generator's seed. Their expression is the target's, whatever `modes` say.
 
     Raises:
         PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
@@ -128,6 +167,9 @@ def compare(
 
     asked = {"num_inference_steps": num_inference_steps, "latents": latents, "crop": crop, "detail": detail}
     check_request(pipe, Request(reference=target, modes=modes, **asked))
+    for other in (others or {}).values():
+        other.pipe.check_inputs(reference=target, num_inference_steps=other.steps)
+    seed = None if generator is None else generator.initial_seed()
     times: dict[str, float] = {}
     with torch.no_grad():
         found = {role: _find(photo, role, times) for role, photo in (("source", source), ("target", target))}
@@ -143,10 +185,11 @@ def compare(
             _finish(pipe, plan, here, drawn, times)
             for plan, drawn in zip(plans, draw(pipe, here, plans, sampling, times))
         ]
+        beside = [_beside(pipe, label, one, (here, there), seed, times) for label, one in (others or {}).items()]
     pipe.maybe_free_model_hooks()
     count = len(here.faces) * len(there.faces)
     source_crop, target_crop = (_crop(pipe, read.rgb, next(iter(read.faces.values()))) for read in (here, there))
-    return Comparison(source_crop, target_crop, faces[:count], faces[count:], times)
+    return Comparison(source_crop, target_crop, faces[:count], faces[count:], times, beside)
 
 
 @contextmanager
@@ -243,17 +286,52 @@ def _move(
 
 def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times: dict[str, float]) -> ComparedFace:
     """A drawn face with what the target's encoder reads from it."""
-    from .faces import choose_faces, find_faces
-
-    face, (result, buffers), seen = here.faces[plan.source], drawn, None
-    with _timed(times, "read results"):
-        found = find_faces(result)
-        if found:
-            seen = pipe.encode_face(result, choose_faces(found)[0], face.frame, plan.target).codes
+    face, (result, buffers) = here.faces[plan.source], drawn
+    [seen] = _read_result(pipe, result, face.frame, [plan.target], times)
     return ComparedFace(
         (_kind(pipe, plan.source), _kind(pipe, plan.target)), face.codes, plan.after, plan.wanted.codes, seen, result,
         _crop(pipe, result, face), buffers,
     )  # fmt: skip
+
+
+def _read_result(
+    pipe: EmoRigPipeline, result: np.ndarray, frame: str, branches: Sequence[str | None], times: dict[str, float]
+) -> list[FaceCodes | None]:
+    """What encoders read from a result uint8 [H, W, 3]; `None` where no face is found in it."""
+    from .faces import choose_faces, find_faces
+
+    with _timed(times, "read results"):
+        found = find_faces(result)
+        if not found:
+            return [None for _ in branches]
+        face = choose_faces(found)[0]
+        return [pipe.encode_face(result, face, frame, branch).codes for branch in branches]
+
+
+def _beside(
+    pipe: EmoRigPipeline, label: str, other: OtherPipeline, photos: tuple[_Read, _Read], seed: int | None,
+    times: dict[str, float],
+) -> OtherResult:  # fmt: skip
+    """What a further pipeline makes of source and target, as the first one's encoders read it."""
+    import torch
+
+    (here, there), generator = photos, None if seed is None else torch.Generator().manual_seed(seed)
+    asked = {"reference": there.rgb, "num_inference_steps": other.steps, "generator": generator}
+    with _timed(times, f"edit, {label}"):
+        output = other.pipe(here.rgb, **asked, output_type="np")
+    result, branches = output.images[0], list(here.faces)
+    face = here.faces[branches[0]]
+    seen = _read_result(pipe, result, face.frame, branches, times)
+    read = {_kind(pipe, b): (here.faces[b].codes, there.faces[b].codes, codes) for b, codes in zip(branches, seen)}
+    return OtherResult(label, result, _crop(pipe, result, face), _below(output.faces[0][0]), read)
+
+
+def _below(face: EditedFace | EditedCode) -> dict[str, Image.Image]:
+    """The buffers of an edited face that the sheet shows."""
+    from .outputs import EditedCode
+
+    names = CODE_BUFFERS if isinstance(face, EditedCode) else BUFFERS
+    return {name: face.buffers[name] for name in names}
 
 
 def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Image:
@@ -268,14 +346,17 @@ def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Ima
 
 
 def draw_comparison(comparison: Comparison) -> Image.Image:
-    """The sheet: the photos and the redrawn source, below them a column for every pair, result above buffers."""
+    """The sheet: the photos and the redrawn source, below them a column for every pair and further pipeline, result
+    above buffers."""
     from .sheets import draw_rows
 
     photos = [("source", comparison.source), ("target", comparison.target)]
     redrawn = [(f"source redrawn, {face.encoders[0]}", face.crop) for face in comparison.redrawn]
     results = [("S: {}  T: {}".format(*face.encoders), face.crop) for face in comparison.pairs]
-    buffers = [[(name, face.buffers[name]) for face in comparison.pairs] for name in BUFFERS]
-    return draw_rows([photos + redrawn, results, *buffers])
+    results += [(other.label, other.crop) for other in comparison.others]
+    below = [[(name, face.buffers[name]) for name in BUFFERS] for face in comparison.pairs]
+    below += [list(other.buffers.items()) for other in comparison.others]
+    return draw_rows([photos + redrawn, results, *map(list, zip(*below))])
 
 
 def code_distance(codes: FaceCodes, wanted: FaceCodes) -> tuple[float, float]:
@@ -288,47 +369,22 @@ def describe_comparison(comparison: Comparison) -> str:
     """A table of distances from the target's codes, and the time of each stage."""
     lines = [
         "Distance from the target's codes: of the source, of what was drawn, of the result as the target's encoder",
-        "reads it; of the redrawn source from its own.",
+        "reads it; of the redrawn source from its own; of further pipelines' results as each encoder reads them.",
         _TABLE.format("", "express.", "drawn", "result", "jaw, deg", "drawn", "result"),
     ]
-    rows = [("S: {}  T: {}".format(*face.encoders), face) for face in comparison.pairs]
-    for name, face in rows + [(f"{face.encoders[0]} redrawn", face) for face in comparison.redrawn]:
-        stages = [codes and code_distance(codes, face.wanted) for codes in (face.before, face.after, face.seen)]
-        numbers = [f"{stage[part]:.2f}" if stage else "no face" for part in (0, 1) for stage in stages]
+    for name, wanted, stages in _table_rows(comparison):
+        distances = [None if codes is None else code_distance(codes, wanted) for codes in stages]
+        words = list(zip(distances, ("", "-", "no face")))
+        numbers = [f"{distance[part]:.2f}" if distance else word for part in (0, 1) for distance, word in words]
         lines.append(_TABLE.format(name, *numbers))
     return "\n".join([*lines, "", *(f"{stage:24}{time:8.0f} ms" for stage, time in comparison.milliseconds.items())])
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `emorig compare` takes besides the options it shares with other commands."""
-    add = parser.add_argument
-    add("--modes", metavar="MODES", type=lambda text: text.split(","), default=["exp"],
-        help="what the target lends: exp, pose, light, latent, with commas between them (default: exp)")  # fmt: skip
-    add("--noise", choices=("fresh", "photo"), default="fresh",
-        help="start from fresh noise, or from the source's own (default: %(default)s)")  # fmt: skip
-    add("--crop", metavar="FRAME", help="which square of a photo is the picture: aligned, ffhq or whole "
-        "(default: the checkpoint's)")  # fmt: skip
-    add("--detail", action="store_true", help="draw DECA's wrinkles too")
-
-
-def run_compare(args: argparse.Namespace) -> int:
-    """`emorig compare`: the sheet, then a table."""
-    from . import cli
-
-    [(source, out)] = cli.file_job(args.source, args.out)
-    cli.check_photo(args.target)
-    cli.refuse_same(args.target, out)
-    if source.samefile(args.target):
-        raise ValueError(f"Source and target are both '{source}': give two photos.")
-    pipe = cli.load_pipeline(args.model)
-    import torch
-
-    from .photos import save_photo
-
-    generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
-    latents = "photo" if args.noise == "photo" else None
-    how = {"modes": args.modes, "num_inference_steps": args.steps, "crop": args.crop, "detail": args.detail}
-    comparison = compare(pipe, source, args.target, generator=generator, latents=latents, **how)
-    save_photo(draw_comparison(comparison), out)
-    print(out, describe_comparison(comparison), sep="\n")
-    return 0
+def _table_rows(comparison: Comparison) -> list[tuple[str, FaceCodes, tuple[FaceCodes | None, ...]]]:
+    """Name, wanted codes, and those of the source, of what was drawn, and of the result."""
+    faces = [("S: {}  T: {}".format(*face.encoders), face) for face in comparison.pairs]
+    faces += [(f"{face.encoders[0]} redrawn", face) for face in comparison.redrawn]
+    rows = [(name, face.wanted, (face.before, face.after, face.seen)) for name, face in faces]
+    read = [(f"{other.label}, {kind}", *codes) for other in comparison.others for kind, codes in other.read.items()]
+    rows += [(name, there, (here, None, seen)) for name, here, there, seen in read]
+    return rows

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .codes import FaceCodes
-from .emotions import EMOTIONS, RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset
+from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order
 from .models.head import rotation_matrix
 from .models.landmarks import axis_angle
 from .rig import EncodedFace, RigMixin
@@ -26,13 +25,13 @@ class EditMixin(RigMixin):
     def recipes(self) -> Mapping[str, Mapping[str, float]]:
         """Emotion recipes: the checkpoint's own or the package's."""
         own = self.config.emotions or RECIPES
-        return _in_order(own)
+        return in_order(own)
 
     @property
     def emotion_codes(self) -> Mapping[str, Tensor] | None:
         """Emotions as expression and jaw [E + 3], for checkpoints that have them; they replace the recipes."""
         own = self.config.emotion_codes
-        return _in_order({name: torch.tensor(code) for name, code in own.items()}) if own else None
+        return in_order({name: torch.tensor(code) for name, code in own.items()}) if own else None
 
     @property
     def emotion_names(self) -> tuple[str, ...]:
@@ -117,10 +116,6 @@ class EditMixin(RigMixin):
         if "light" in modes:
             target = target.with_(light=torch.lerp(target.light, lent.light, share))
         return target
-
-
-def _in_order(emotions: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: emotions[name] for name in (*EMOTIONS, *emotions) if name in emotions}  # saved: sorted by letters
 
 
 def _lerp_expression(source: Tensor, relaxed: Tensor, change: Tensor, intensity: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,11 @@ def check_emotion(name: str, known: Mapping[str, object] = RECIPES) -> None:
     """Raise ValueError naming the emotions if `name` is not one."""
     if name not in known:
         raise ValueError(f"Unknown emotion {name!r}: choose one of {', '.join(known)}.")
+
+
+def in_order(emotions: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries by emotion in AffectNet's order, others after them: saved JSON is sorted by letters."""
+    return {name: emotions[name] for name in (*EMOTIONS, *emotions) if name in emotions}
 
 
 def check_amount(what: str, value: float, limit: float = MAX_INTENSITY) -> float:

@@ -161,6 +161,20 @@ def warp_crop(rgb: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return _warp(rgb, np.asarray(matrix, np.float64), size, size, cv2.BORDER_REPLICATE)
 
 
+def resample(
+    picture: np.ndarray, mask: np.ndarray, matrix: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a crop's channels [h, w, C] and weights [h, w, D] through a similarity [2, 3] to [height, width, ...].
+
+    Channels are continued beyond the crop, weights are 0 there, and never overshoot.
+    """
+    def bring(image: np.ndarray, border: int, method: int) -> np.ndarray:
+        parts = (np.ascontiguousarray(image[..., i : i + 3], np.float32) for i in range(0, image.shape[2], 3))
+        return np.dstack([_warp(part, matrix, width, height, border, method) for part in parts])
+
+    return bring(picture, cv2.BORDER_REPLICATE, cv2.INTER_CUBIC), bring(mask, cv2.BORDER_CONSTANT, cv2.INTER_LINEAR)
+
+
 def paste(photo_rgb: np.ndarray, crop_rgb: np.ndarray, mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Blend a crop back into its photo; uint8 [H, W, 3]. Pixels the mask does not reach stay bit for bit.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .faces import align
+from .faces import align, transform_points
 
 PICTURE_FRAMES = ("aligned", "ffhq", "whole")
 
@@ -132,6 +132,28 @@ def deca_transform(box: tuple[float, float, float], side: int, size: int = DECA_
     middle = np.array([left - 0.5, top - 0.5]) + size / 2 * pixel
     x, y = middle * 2 / side - 1
     return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1.0]])
+
+
+def ndc_transform(crop: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """From normalised device coordinates of a crop to those of a picture [3, 3], both of `size` pixels, from their
+    similarities [2, 3] of the photo's pixels."""
+    device = np.array([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
+    to_crop, to_picture = (device @ np.vstack([m, (0, 0, 1)]) for m in (crop, picture))
+    return to_picture @ np.linalg.inv(to_crop)
+
+
+def encoder_transform(kind: str, landmarks: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """From normalised device coordinates of an encoder's crop to those of a picture, float64 [3, 3].
+
+    Args:
+        kind: The encoder's crop: "aligned" or "deca".
+        landmarks: MediaPipe's points in photo pixels.
+        picture: Similarity [2, 3] from photo pixels to the picture.
+        size: Side of the picture, pixels.
+    """
+    if kind == "deca":
+        return deca_transform(deca_box(transform_points(picture, landmarks[list(IBUG68), :2])), size)
+    return ndc_transform(align(landmarks, size), picture, size)
 
 
 def fan_points(picture: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 
@@ -20,6 +20,9 @@ from .folders import write_folder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from .pipeline_diffae import DiffAEEmotionPipeline
+    from .pipeline_emorig import EmoRigPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
 INDEX = "model_index.json"
@@ -74,9 +77,45 @@ edited.
 TERMS = """
 ## Licence
 
-The head, and networks trained on its codes, come from models that are licensed to each user (FLAME, DECA, EMOCA,
-DiffusionRig): research only, not to be passed on. Keep this repository private unless their terms allow otherwise.
+{brought}: licensed to each user. Keep this repository private unless their terms allow otherwise.
 """
+
+
+class HubMixin:
+    """Opens a pipeline from a bundled name, a folder or the Hub; goes before DiffusionPipeline in the bases."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
+        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
+        folder = fetch(pretrained_model_name_or_path, **kwargs)
+        if kwargs.get("custom_pipeline") is None:
+            kwargs.setdefault("trust_remote_code", needs_no_trust(folder))
+        pipe = super().from_pretrained(folder, **kwargs)
+        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        return pipe
+
+    @property
+    def brought(self) -> str:
+        """The models that its weights come from and that are licensed to each user; empty for open weights."""
+        raise NotImplementedError
+
+
+def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:
+    """Open whichever of the package's pipelines a bundled name, a folder or a Hub id holds.
+
+    Args:
+        name: As for `from_pretrained`.
+        kwargs: Likewise.
+    """
+    from .pipeline_diffae import DiffAEEmotionPipeline
+    from .pipeline_emorig import EmoRigPipeline
+
+    index = Path(fetch(name, **kwargs)) / INDEX
+    kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
+    kind = kind[-1] if isinstance(kind, list) else kind
+    opened = DiffAEEmotionPipeline if kind == DiffAEEmotionPipeline.__name__ else EmoRigPipeline
+    return opened.from_pretrained(name, **kwargs)
 
 
 def bundled() -> list[str]:
@@ -232,10 +271,10 @@ def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
 
 
 def _card(pipe: DiffusionPipeline, repo_id: str) -> str:
-    brought = not pipe.head.config.expression_names  # the open head's units have names, FLAME's components have not
+    brought = pipe.brought
     return CARD.format(
         license="other" if brought else "apache-2.0",
-        terms=TERMS if brought else "",
+        terms=TERMS.format(brought=brought) if brought else "",
         title=repo_id.split("/")[-1],
         pipeline=type(pipe).__name__,
         repo_id=repo_id,

@@ -42,17 +42,21 @@ class Request:
     batch_size: Any = 8
 
     def emotions(self, photos: int) -> list[Any]:
-        """The emotion of every result: one for all photos, one each, or several for one photo.
+        """The emotion of every result, as `moods`."""
+        return moods(self.emotion, photos)
 
-        Raises:
-            ValueError: If there are neither one photo nor as many as emotions.
-        """
-        if not isinstance(self.emotion, (list, tuple)):
-            return [self.emotion] * photos
-        moods = len(self.emotion)
-        if photos not in (1, moods):
-            raise ValueError(f"There are {photos} photos and {moods} emotions: give one each, or one photo.")
-        return list(self.emotion)
+
+def moods(emotion: Any, photos: int) -> list[Any]:
+    """The emotion of every result: one for all photos, one each, or several for one photo.
+
+    Raises:
+        ValueError: If there are neither one photo nor as many as emotions.
+    """
+    if not isinstance(emotion, (list, tuple)):
+        return [emotion] * photos
+    if photos not in (1, len(emotion)):
+        raise ValueError(f"There are {photos} photos and {len(emotion)} emotions: give one each, or one photo.")
+    return list(emotion)
 
 
 def check_request(pipe: EmoRigPipeline, request: Request) -> None:
@@ -120,9 +124,9 @@ def _check_lending(pipe: EmoRigPipeline, request: Request) -> None:
 
 def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
     steps, latents, count = request.num_inference_steps, request.latents, request.batch_size
-    if steps is not None and not _whole(steps, 1000):
+    if steps is not None and not whole(steps, 1000):
         raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
-    if not _whole(count, 1024):
+    if not whole(count, 1024):
         raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {count!r}.")
     if request.output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {request.output_type!r}.")
@@ -135,7 +139,8 @@ def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
         raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, or 'photo'.")
 
 
-def _whole(value: Any, limit: int) -> bool:
+def whole(value: Any, limit: int) -> bool:
+    """Whether a value is a whole number from 1 to a limit."""
     return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
 from .codes import FaceCodes
+from .photos import Photo
 from .render import Buffers
 
 
@@ -39,8 +42,35 @@ class EditedFace:
 
 
 @dataclass
+class EditedCode:
+    """What happened to one face in a Diffusion Autoencoder.
+
+    Attributes:
+        number: 1 for the leftmost face of the photo.
+        box: (x0, y0, x1, y1) in photo pixels.
+        source, target: Semantic codes z_sem [1, C] before and after.
+        latents: The stochastic code x_T [1, 3, S, S] that both were decoded with.
+        crop: Crop of the result.
+        buffers: `photo`, what the network saw; `edited`, what it drew; and, where the photo's own detail is kept,
+            `reconstructed`, drawn from the source's code, and `replaced`, the mask of where `edited` stands for itself.
+        drawn: The same as `edited`.
+        probabilities: Emotion -> its probability in source and target, in [0, 1].
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    source: Tensor
+    target: Tensor
+    latents: Tensor
+    crop: Image.Image
+    buffers: dict[str, Image.Image]
+    drawn: Image.Image
+    probabilities: dict[str, tuple[float, float]]
+
+
+@dataclass
 class EmoRigOutput(BaseOutput):
-    """Result of `EmoRigPipeline`.
+    """Result of a pipeline.
 
     Attributes:
         images: Edited photos, each of its input's size and mode: PIL images, or uint8 arrays [H, W, 3] for
@@ -49,7 +79,7 @@ class EmoRigOutput(BaseOutput):
     """
 
     images: list[Any]
-    faces: list[list[EditedFace]]
+    faces: list[list[EditedFace]] | list[list[EditedCode]]
 
 
 def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
@@ -70,3 +100,12 @@ def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
 def to_picture(tensor: Tensor) -> Image.Image:
     """A tensor [3, H, W] in [0, 1] as a picture."""
     return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:
+    """A result uint8 [H, W, 3] as "pil" (of the photo's own mode), "np", or "pt" [3, H, W] in [0, 1]."""
+    if output_type == "np":
+        return rgb
+    if output_type == "pt":
+        return torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
+    return photo.restore(rgb)

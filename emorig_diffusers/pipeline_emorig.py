@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from .codes import FaceCodes
 from .editing import EditMixin
 from .faces import warp_crop
 from .frames import PICTURE_FRAMES
-from .hub import fetch, needs_no_trust
+from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
 from .models.appearance import AppearanceEncoder
 from .models.detail import DetailModel
@@ -26,13 +25,14 @@ from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
-from .outputs import EditedFace, EmoRigOutput, buffer_pictures, to_picture
-from .photos import Photo, read_photo
+from .outputs import EditedFace, EmoRigOutput, as_type, buffer_pictures, to_picture
+from .photos import read_photo
 from .phototexture import PhotoTexture, move_pixels
 from .published import PublishedMixin, Redrawing, Redrawn, paste_redrawn
 from .repaint import stack_conditions
 from .rig import OPEN_CODE, EncodedFace, part_names, unchanged
 from .sampling import Sampling
+from .wrinkles import shade_wrinkles
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
 
@@ -43,7 +43,7 @@ Lender = tuple[np.ndarray, EncodedFace]  # the reference: photo and face
 Job = tuple[np.ndarray, list[tuple[EncodedFace, FaceCodes]]]  # a photo, its faces and their target codes
 
 
-class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
+class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
     """Change the emotion of faces in photos.
 
     A network that sees ("rendered", "normal", "albedo") draws the whole crop, as published (DiffusionRig); any other
@@ -70,9 +70,11 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         crop_landmarks: Whose landmarks DECA's crop is put around: "mediapipe", or "fan" as published.
         emotion_codes: Emotion -> expression and jaw [E + 3], absolute; they replace the recipes, and are what a head
             without named units needs.
+        wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
+            named units have none.
 
     Raises:
-        ValueError: If a code part or a crop is unknown.
+        ValueError: If a code part or a crop is unknown, or `wrinkles` is no number from 0 on.
     """
 
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
@@ -97,8 +99,11 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         crop: str = "aligned",
         crop_landmarks: str = "mediapipe",
         emotion_codes: dict[str, list[float]] | None = None,
+        wrinkles: float = 1.0,
     ) -> None:
         super().__init__()
+        if not wrinkles >= 0:
+            raise ValueError(f"wrinkles is {wrinkles!r}: give a number from 0 (none) on, 1 for the usual.")
         for name, value, known in (
             ("crop", crop, PICTURE_FRAMES), ("crop_landmarks", crop_landmarks, ("mediapipe", "fan"))
         ):  # fmt: skip
@@ -119,19 +124,19 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
             crop=crop,
             crop_landmarks=crop_landmarks,
             emotion_codes=emotion_codes,
+            wrinkles=wrinkles,
         )
         self.texture = PhotoTexture(head)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline:
-        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
-        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
-        folder = fetch(pretrained_model_name_or_path, **kwargs)
-        if kwargs.get("custom_pipeline") is None:
-            kwargs.setdefault("trust_remote_code", needs_no_trust(folder))
-        pipe = super().from_pretrained(folder, **kwargs)
-        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
-        return pipe
+    @property
+    def brought(self) -> str:
+        """As `HubMixin.brought`; the open head's units have names, FLAME's components have not."""
+        if self.head.config.expression_names:
+            return ""
+        return (
+            "The head, and networks trained on its codes, come from FLAME, DECA, EMOCA or DiffusionRig: research only, "
+            "not to be passed on"
+        )
 
     @contextmanager
     def _rig_aside(self) -> Iterator[None]:
@@ -271,7 +276,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         ]  # fmt: skip
 
         # 5. hand over
-        pictures = [_as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
+        pictures = [as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
         edited = [e for _, e in results]
         self.maybe_free_model_hooks()
         return EmoRigOutput(pictures, edited) if return_dict else (pictures, edited)
@@ -323,7 +328,11 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         painted = plan.base
         if self.unet is not None and plan.network_mask.any():
             painted = self._paint(plan, target, sampling)
-        return compose.finish(moved, plan, painted, matrix), plan.picture()
+        done, names = compose.finish(moved, plan, painted, matrix), self.head.config.expression_names
+        if names and self.config.wrinkles:
+            change = dict(zip(names, (target.expression - face.codes.expression)[0].tolist()))
+            done = shade_wrinkles(done, face.grid_matrix(GRID), warp, change, target.light[0], self.config.wrinkles)
+        return done, plan.picture()
 
     def _paint(self, plan: compose.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
         """Base plus the network's correction [1, 3, S, S] within the network's mask."""
@@ -359,11 +368,3 @@ class EmoRigPipeline(PublishedMixin, EditMixin, DiffusionPipeline):
         picture = to_picture(drawn.picture) if drawn else None
         number, box = face.face.index + 1, face.face.box
         return EditedFace(number, box, face.codes, target, crop, buffers, vertices[0], picture)
-
-
-def _as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:
-    if output_type == "np":
-        return rgb
-    if output_type == "pt":
-        return torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
-    return photo.restore(rgb)

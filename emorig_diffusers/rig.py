@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .codes import FaceCodes
 from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
-from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, picture_matrix
+from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc_transform, picture_matrix
 from .light import fit_light
 from .models.head import PARTS, HeadModel
 from .models.landmarks import FitResult
@@ -185,7 +185,7 @@ class RigMixin:
         aligned = lambda side: align(face.landmarks, side)
         ndc = transform_points(aligned(2), landmarks) - 1
         crop = lambda side: crop_tensor(photo, aligned(side), side)
-        return _Look(ndc, crop, np.eye(3) if frame == "aligned" else _ndc_transform(aligned(size), matrix, size))
+        return _Look(ndc, crop, np.eye(3) if frame == "aligned" else ndc_transform(aligned(size), matrix, size))
 
     def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
         """Light [1, 9, 3] that explains the skin's colours, seen on a small picture."""
@@ -298,14 +298,6 @@ def code_vector(codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor
 def crop_tensor(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
     """Square crop of a photo uint8 [H, W, 3] as [1, 3, size, size] in [0, 1]."""
     return torch.from_numpy(warp_crop(photo, matrix, size)).permute(2, 0, 1)[None].float() / 255
-
-
-def _ndc_transform(crop: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
-    """From normalised device coordinates of a crop to those of a picture [3, 3], both of `size` pixels, from their
-    similarities [2, 3] of the photo's pixels."""
-    device = np.array([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
-    to_crop, to_picture = (device @ np.vstack([m, (0, 0, 1)]) for m in (crop, picture))
-    return to_picture @ np.linalg.inv(to_crop)
 
 
 def unchanged(source: FaceCodes, target: FaceCodes) -> bool:

@@ -26,6 +26,7 @@ class Sampling:
         latents: x_T [1, 3, side, side] to take for every face instead; "photo" for the one each photo came from.
         callback: Called after every step as `f(pipe, step, timestep, {"latents": …})`; may return other latents.
         batch: Faces that the network draws at a time.
+        guide: Called before every step as `f(pipe, latents, timestep, code)`; returns the code to go on with.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class Sampling:
     latents: Tensor | Literal["photo"] | None = None
     callback: Callable | None = None
     batch: int = 8
+    guide: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 class SamplingMixin:
@@ -71,6 +73,8 @@ class SamplingMixin:
         if isinstance(self.scheduler, DDIMScheduler):  # a clipped x0 changes the noise too, as in guided-diffusion
             options["use_clipped_model_output"] = bool(self.scheduler.config.clip_sample)
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if sampling.guide is not None:
+                code = sampling.guide(self, latents, t, code)
             prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
             output = self.scheduler.step(prediction, t, latents, **options)
             latents, first = output.prev_sample, output.get("pred_original_sample") if first is None else first
@@ -96,7 +100,7 @@ class SamplingMixin:
         latents = sample
         for t, now, after in zip(self.progress_bar(times), alphas, alphas[1:]):
             prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
-            clean = _predicted_sample(prediction, latents, now, config.prediction_type)
+            clean = predicted_sample(prediction, latents, now, config.prediction_type)
             if config.get("clip_sample"):
                 clean = clean.clamp(-1, 1)
             noise = (latents - now**0.5 * clean) / (1 - now) ** 0.5
@@ -104,8 +108,12 @@ class SamplingMixin:
         return latents
 
 
-def _predicted_sample(prediction: Tensor, latents: Tensor, alpha: float, kind: str) -> Tensor:
-    """x0 [B, 3, S, S] of a prediction at cumulative α; ValueError for a kind that is not one of diffusers'."""
+def predicted_sample(prediction: Tensor, latents: Tensor, alpha: float | Tensor, kind: str) -> Tensor:
+    """x0 [B, 3, S, S] of a prediction at cumulative α, one or [B, 1, 1, 1].
+
+    Raises:
+        ValueError: A kind that is not one of diffusers'.
+    """
     match kind:
         case "epsilon":
             return (latents - (1 - alpha) ** 0.5 * prediction) / alpha**0.5
@@ -113,4 +121,4 @@ def _predicted_sample(prediction: Tensor, latents: Tensor, alpha: float, kind: s
             return alpha**0.5 * latents - (1 - alpha) ** 0.5 * prediction
         case "sample":
             return prediction
-    raise ValueError(f"Cannot invert a network of prediction type {kind!r}: use epsilon, v_prediction or sample.")
+    raise ValueError(f"No x0 follows from a network of prediction type {kind!r}: use epsilon, v_prediction or sample.")

@@ -6,11 +6,12 @@ python space/app.py [--model emorig-open] [--host 127.0.0.1] [--port 7860] [--sh
 from __future__ import annotations
 
 import argparse
+import functools
 import html
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from emorig_diffusers.cli import load_pipeline
 from emorig_diffusers.emotions import MAX_INTENSITY
 from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.photos import read_photo, save_photo
+from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
+
+AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 
 BROWSER_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
@@ -36,12 +40,12 @@ PRIVATE = {"api_visibility": "private"}
 class Editor:
     """The demo's functions around one pipeline; the files of every call lie in a folder of its own."""
 
-    def __init__(self, pipe: EmoRigPipeline) -> None:
+    def __init__(self, pipe: AnyPipeline) -> None:
         self.pipe = pipe
         self.run = on_zero_gpu(pipe)
         pipe.set_progress_bar_config(disable=True)
-        if pipe.unet is not None and torch.cuda.is_available():
-            pipe.unet.to("cuda")
+        if torch.cuda.is_available():
+            pipe.to("cuda")
 
     def edit(
         self,
@@ -77,10 +81,8 @@ class Editor:
         """
         with friendly():
             units = parse_amounts(action_units)
-        result = self._result(
-            photo, emotion, intensity, face, reference, (yaw, pitch, roll), seed, steps, units
-        )
-        return save(result, photo)
+        asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
+        return save(self._result(photo, face, seed, asked), photo)
 
     def show(
         self,
@@ -89,31 +91,31 @@ class Editor:
         intensity: float,
         face: str,
         reference: str | None,
-        yaw: float,
-        pitch: float,
-        roll: float,
         seed: float | None,
         steps: int,
-        *units: float,
+        shape: float,
+        attributes: list[str],
+        amount: float,
+        *moved: float,
     ) -> tuple[Any, ...]:
         """What the page shows of an edit: before and after, download, buffers, heads."""
-        moved = dict(zip(page.UNITS, units, strict=True))
-        angles = (yaw, pitch, roll)
+        angles, units = moved[: len(page.ANGLES)], dict(zip(page.UNITS, moved[len(page.ANGLES) :], strict=True))
+        asked = request(emotion, intensity, reference, steps, angles, units, dict.fromkeys(attributes, amount), shape)
         try:
-            result = self._result(photo, emotion, intensity, face, reference, angles, seed, steps, moved)
+            result = self._result(photo, face, seed, asked)
         except gr.Error as error:
             gr.Warning(error.message)
             return (gr.skip(),) * len(EMPTY_STAGE)
         after = save(result, photo)
-        heads = page.write_heads(self.pipe.head, result.faces[0], Path(after).with_suffix(".glb"))
+        heads = self._heads(photo, result, Path(after).with_suffix(".glb"))
         pair = (before_picture(photo, Path(after).parent), after)
         picture = gr.update(value=pair, width=page.stage_width(*result.images[0].size))
         return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads
 
     def show_again(self, frames: list, photo: str | None, emotion: str | None, *values: Any) -> Sequence[Any]:
         """As `show` where there are a photo with faces and something to do, else an empty stage."""
-        reference, moved = values[2], (*values[3:6], *values[8:])
-        if photo and frames and (emotion or reference or any(moved)):
+        reference, attributes, moved = values[2], values[6], values[8:]
+        if photo and frames and (emotion or reference or attributes or any(moved)):
             return self.show(photo, emotion, *values)
         return EMPTY_STAGE
 
@@ -125,35 +127,49 @@ class Editor:
         preview = gr.update(value=picture, visible=several)
         return preview, gr.update(choices=choices, value="largest", visible=several), frames, *EMPTY_STAGE
 
-    def _result(
-        self,
-        photo: str | None,
-        emotion: str | None,
-        intensity: float,
-        face: str,
-        reference: str | None,
-        angles: Sequence[float],
-        seed: float | None,
-        steps: int | None,
-        units: Mapping[str, float],
-    ) -> EmoRigOutput:
+    def _result(self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> EmoRigOutput:
         if not photo:
             raise gr.Error("Upload a photo first.", print_exception=False)
-        with friendly(photo, reference):
-            return self.run(
-                photo,
-                int(seed or 0),
-                emotion=None if reference else emotion,
-                intensity=intensity,
-                face=int(face) if face.isdecimal() else face,
-                reference=reference,
-                rotate=angles if any(angles) else None,
-                action_units={unit: amount for unit, amount in units.items() if amount} or None,
-                num_inference_steps=steps,
-            )
+        with friendly(photo, asked.get("reference")):
+            self.pipe.check_inputs(**asked)
+            return self.run(photo, int(seed or 0), face=int(face) if face.isdecimal() else face, **asked)
+
+    def _heads(self, photo: str, result: EmoRigOutput, path: Path) -> str | None:
+        if isinstance(self.pipe, EmoRigPipeline):
+            return page.write_heads(self.pipe, photo, result, path)
+        return page.write_fitted_heads(open_default(), result, path)
 
 
-def on_zero_gpu(pipe: EmoRigPipeline) -> Callable[..., EmoRigOutput]:
+def request(
+    emotion: str | None,
+    intensity: float,
+    reference: str | None,
+    steps: int | None,
+    angles: Sequence[float],
+    units: dict[str, float],
+    attributes: dict[str, float] | None = None,
+    shape: float = 0.0,
+) -> dict[str, Any]:
+    """What is asked of a pipeline, by its own names, as far as something is; a reference takes the emotion's place."""
+    what = {
+        "emotion": None if reference else emotion,
+        "reference": reference,
+        "rotate": angles if any(angles) else None,
+        "action_units": {unit: amount for unit, amount in units.items() if amount},
+        "attributes": attributes,
+        "shape_guidance": page.MOST_SHAPE * shape,
+    }
+    given = {name: value for name, value in what.items() if value}
+    return {"intensity": intensity, "num_inference_steps": steps} | given
+
+
+@functools.cache
+def open_default() -> EmoRigPipeline:
+    """The bundled pipeline, which also fits heads where the demo's own has none."""
+    return EmoRigPipeline.from_pretrained("emorig-open")
+
+
+def on_zero_gpu(pipe: AnyPipeline) -> Callable[..., EmoRigOutput]:
     """The pipeline as a function of photo, seed and options, on a borrowed GPU where the host lends one."""
 
     def run(photo: str, seed: int, **options: Any) -> EmoRigOutput:
@@ -237,8 +253,9 @@ def wire(shown: page.Page, editor: Editor) -> None:
     asked = [shown.run.click, shown.emotion.input]
     gr.on(asked, editor.show, shown.inputs, **edit)
     gr.on(asked, js=page.SCROLL, fn=None)
-    sliders = [shown.strength, *shown.angles, *shown.units, shown.sampling[1]]
-    others = [shown.face.input, shown.reference.change, shown.sampling[0].submit]
+    names, amount = shown.attributes
+    sliders = [shown.strength, shown.shape, amount, *shown.angles, *shown.units, shown.sampling[1]]
+    others = [shown.face.input, shown.reference.change, names.input, shown.sampling[0].submit]
     gr.on([*others, *(slider.release for slider in sliders)], **again)
     found = [shown.preview, shown.face, shown.frames, *shown.stage]
     shown.photo.change(editor.look, shown.photo, found, **quiet).then(**again)
@@ -249,10 +266,11 @@ def wire(shown: page.Page, editor: Editor) -> None:
 
 def add_api(editor: Editor) -> None:
     """The endpoint /edit for gradio_client, HTTP and MCP, with typed parameters of its own."""
+    names = list(editor.pipe.emotion_names)
     with gr.Column(visible=False):
         inputs = [
             page.upload("photo", ["upload"]),
-            gr.Radio(list(editor.pipe.emotion_names), value="happy", label="emotion"),
+            gr.Radio(names, value="happy" if "happy" in names else None, label="emotion"),
             gr.Slider(0, MAX_INTENSITY, 1.0, label="intensity"),
             gr.Textbox("largest", label="face"),
             page.upload("reference", ["upload"]),
@@ -267,15 +285,14 @@ def add_api(editor: Editor) -> None:
         )
 
 
-def build_demo(pipe: EmoRigPipeline | None = None) -> gr.Blocks:
+def build_demo(pipe: AnyPipeline | None = None) -> gr.Blocks:
     """The demo around a pipeline, by default the bundled one; its style is given when it is launched."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    pipe = EmoRigPipeline.from_pretrained("emorig-open") if pipe is None else pipe
+    pipe = open_default() if pipe is None else pipe
     editor = Editor(pipe)
-    steps, examples = pipe.config.default_num_inference_steps, Path(get_upload_folder()) / "examples"
+    examples = Path(get_upload_folder()) / "examples"
     with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
-        named = bool(pipe.head.config.expression_names)
-        wire(page.lay_out(list(pipe.emotion_names), steps, examples, named), editor)
+        wire(page.lay_out(page.Offer.of(pipe), examples), editor)
         add_api(editor)
     return demo
 
@@ -292,8 +309,10 @@ def main() -> None:
         pipe = load_pipeline(args.model)
     except ValueError as error:
         sys.exit(str(error))
-    if not pipe.emotion_names:
-        sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/fit_emotions.py).")
+    offer = page.Offer.of(pipe)
+    if not offer.emotions and not offer.attributes:
+        script = "fit_emotions.py" if offer.head else "train_emotion_classifier.py"
+        sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/{script}).")
     build_demo(pipe).launch(
         server_name=args.host,
         server_port=args.port,

@@ -10,15 +10,16 @@ import gradio as gr
 import matplotlib.cbook
 import numpy as np
 import skimage.data
-import trimesh
 from gradio.components import Component
 from PIL import Image, ImageDraw, ImageFont
 
 from emorig_diffusers.emotions import MAX_INTENSITY
-from emorig_diffusers.faces import Face
-from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.photos import save_photo
-from emorig_diffusers.pipeline_emorig import EditedFace
+from emorig_diffusers.faces import Face, find_faces
+from emorig_diffusers.mesh import mesh_of_edit, mesh_of_photo, write_mesh
+from emorig_diffusers.outputs import EditedCode
+from emorig_diffusers.photos import read_photo, save_photo
+from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipeline_emorig import EditedFace, EmoRigOutput, EmoRigPipeline
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
 NOTE = (
@@ -45,9 +46,13 @@ MAX_ANGLE = 20  # degrees
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 50
 FACE_CHOICES = [("Largest", "largest"), ("All", "all")]
+MAX_ATTRIBUTE = 2  # either way
+MOST_SHAPE = 0.1  # shape_guidance at the slider's end, where a step may go a third of an emotion's way
 BUFFERS = ("normal", "albedo", "rendered", "repainted")
+CODE_BUFFERS = ("photo", "reconstructed", "edited", "replaced")
 PREVIEW_SIDE = 900  # longest side of the preview with numbered faces, pixels
 HEAD_SPACING = 0.25  # between heads side by side, metres
+TEXTURE_SIDE = 768  # of each head's texture, pixels
 ACCENT = "#4f46e5"
 
 CSS = """
@@ -96,13 +101,42 @@ SCROLL = """() => {
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a pipeline can do, as far as the page has components for it.
+
+    Attributes:
+        emotions, attributes: Names to choose from.
+        steps: Steps of the network to begin with.
+        head, movements: Whether there is a head to turn, and whether it has single movements.
+        shape: Whether the face's shape can be held.
+    """
+
+    emotions: Sequence[str]
+    steps: int
+    head: bool = True
+    movements: bool = True
+    attributes: Sequence[str] = ()
+    shape: bool = False
+
+    @classmethod
+    def of(cls, pipe: EmoRigPipeline | DiffAEEmotionPipeline) -> Offer:
+        """What a pipeline offers."""
+        emotions, steps = pipe.emotion_names, pipe.config.default_num_inference_steps
+        if isinstance(pipe, EmoRigPipeline):
+            return cls(emotions, steps, movements=bool(pipe.head.config.expression_names))
+        known = pipe.attribute_classifier
+        return cls(emotions, steps, False, False, known.names if known else (), pipe.shape_encoder is not None)
+
+
+@dataclass(frozen=True)
 class Page:
     """The components that events read and write.
 
     Attributes:
         photo, reference: Uploads; their values are paths of untouched files.
         preview, face, frames: The photo with numbered faces, the choice among them, and their frames.
-        emotion, strength, run: What to do, how strongly, and the button that does it.
+        emotion, strength, shape, run: What to do, how strongly, how much shape is held, and the button that does it.
+        attributes: Names of attributes, and their amount.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
         resets: Buttons with the sliders they set to zero.
         stage: Before and after, download, buffers, heads.
@@ -114,8 +148,10 @@ class Page:
     frames: gr.State
     emotion: gr.Radio
     strength: gr.Slider
+    shape: gr.Slider
     run: gr.Button
     reference: gr.Image
+    attributes: tuple[gr.Dropdown, gr.Slider]
     angles: list[gr.Slider]
     units: list[gr.Slider]
     sampling: list[Component]
@@ -126,7 +162,7 @@ class Page:
     def inputs(self) -> list[Component]:
         """What an edit depends on, in the order of `Editor.show`."""
         first = [self.photo, self.emotion, self.strength, self.face, self.reference]
-        return [*first, *self.angles, *self.sampling, *self.units]
+        return [*first, *self.sampling, self.shape, *self.attributes, *self.angles, *self.units]
 
 
 def theme() -> gr.themes.Base:
@@ -146,25 +182,23 @@ def theme() -> gr.themes.Base:
     )
 
 
-def lay_out(emotions: Sequence[str], steps: int, folder: Path, movements: bool = True) -> Page:
+def lay_out(offer: Offer, folder: Path) -> Page:
     """Create the page inside an open `gr.Blocks`.
 
     Args:
-        emotions: Emotions to choose from.
-        steps: Steps of the network to begin with.
+        offer: What the pipeline can do; components for the rest are not visible.
         folder: Where example photos are written.
-        movements: Whether the head has single movements.
     """
     gr.Markdown(TITLE, elem_id="title")
     with gr.Row(elem_id="bench"):
         with gr.Column(elem_id="photo-part"):
             chosen = photo_part(folder)
         with gr.Column(elem_id="mood-part"):
-            mood = mood_part(emotions)
+            mood = mood_part(offer)
         with gr.Column(elem_id="stage-part"):
             stage = stage_part()
         with gr.Column(elem_id="details-part"):
-            details = details_part(steps, movements)
+            details = details_part(offer)
     gr.Markdown(NOTE, elem_id="note")
     return Page(*chosen, *mood, *details, stage)
 
@@ -189,29 +223,38 @@ def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
     return photo, preview, face, gr.State([])
 
 
-def mood_part(emotions: Sequence[str]) -> tuple[gr.Radio, gr.Slider, gr.Button]:
-    """Emotion buttons, strength, and the button that runs."""
-    emotion = gr.Radio([(name.capitalize(), name) for name in emotions], label="Emotion", elem_id="emotion")
+def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button]:
+    """Emotion buttons, strength, how much the shape is held, and the button that runs."""
+    names = [(name.capitalize(), name) for name in offer.emotions]
+    emotion = gr.Radio(names, label="Emotion", visible=bool(names), elem_id="emotion")
     strength = gr.Slider(0, MAX_INTENSITY, 1.0, step=0.05, label="Strength", elem_id="strength")
+    shape = gr.Slider(0, 1, 0, step=0.05, label="Keep the face's shape", visible=offer.shape, elem_id="shape")
     run = gr.Button("Change the expression", variant="primary", size="lg", elem_id="run")
-    return emotion, strength, run
+    return emotion, strength, shape, run
 
 
-def details_part(steps: int, movements: bool) -> tuple[gr.Image, list, list, list, list]:
-    """Reference photo, action units, head pose, seed and steps; all folded away."""
-    with gr.Accordion("Take the expression of another photo instead", open=False):
+def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, list, list, list]:
+    """Reference photo, attributes, action units, head pose, seed and steps; all folded away."""
+    lends = bool(offer.emotions)
+    with gr.Accordion("Take the expression of another photo instead", open=False, visible=lends):
         reference = upload("Reference", ["upload", "clipboard"], height=220, elem_id="reference")
-    title = "Single movements (action units)"
-    with gr.Accordion(title, open=False, visible=movements, elem_id="units", elem_classes="tight"):
+    shown = bool(offer.attributes)
+    with gr.Accordion("Attributes", open=False, visible=shown, elem_id="attributes", elem_classes="tight"):
+        choices = [(name.replace("_", " "), name) for name in offer.attributes]
+        chosen = gr.Dropdown(choices, value=[], multiselect=True, label="Which", elem_id="which")
+        amount = gr.Slider(-MAX_ATTRIBUTE, MAX_ATTRIBUTE, 1, step=0.05, label="Amount (below 0: less of it)")
+    title, shown = "Single movements (action units)", offer.movements
+    with gr.Accordion(title, open=False, visible=shown, elem_id="units", elem_classes="tight"):
         units = [gr.Slider(-1, 1, 0, step=0.05, label=f"{name} ({unit})") for unit, name in UNITS.items()]
         reset_units = gr.Button("Reset", size="sm")
-    with gr.Accordion("Head pose", open=False, elem_id="pose", elem_classes="tight"):
+    with gr.Accordion("Head pose", open=False, visible=offer.head, elem_id="pose", elem_classes="tight"):
         angles = [gr.Slider(-MAX_ANGLE, MAX_ANGLE, 0, step=1, label=name) for name in ANGLES]
         reset_angles = gr.Button("Reset", size="sm")
     with gr.Accordion("Sampling", open=False, elem_id="sampling", elem_classes="tight"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
-        count = gr.Slider(1, MAX_STEPS, steps, step=1, label="Steps")
-    return reference, angles, units, [seed, count], [(reset_units, units), (reset_angles, angles)]
+        count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label="Steps")
+    resets = [(reset_units, units), (reset_angles, angles)]
+    return reference, (chosen, amount), angles, units, [seed, count], resets
 
 
 def stage_part() -> list[Component]:
@@ -308,25 +351,49 @@ def face_at(frames: Sequence[Sequence[float]], x: float, y: float) -> int | None
     return next((n for n, (x0, y0, x1, y1) in enumerate(frames, 1) if x0 <= x <= x1 and y0 <= y <= y1), None)
 
 
-def gallery(faces: Sequence[EditedFace]) -> list[tuple[Image.Image, str]]:
+def gallery(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[tuple[Image.Image, str]]:
     """Crop and buffers of every edited face with captions."""
     shown = []
     for face in faces:
         prefix = f"Face {face.number}: " if len(faces) > 1 else ""
         shown.append((face.crop, f"{prefix}result"))
-        shown += [(face.buffers[name], f"{prefix}{name}") for name in BUFFERS]
+        names = CODE_BUFFERS if isinstance(face, EditedCode) else BUFFERS
+        shown += [(face.buffers[name], f"{prefix}{name}") for name in names]
     return shown
 
 
-def write_heads(head: HeadModel, faces: Sequence[EditedFace], path: Path) -> str:
-    """Write the heads side by side as GLB, in metres, y up, in the model's mean colours."""
-    seen = head.face_part != PARTS.index("lower_teeth")  # they stick out of the chin of an open mouth
-    triangles = head.faces[seen].cpu().numpy()
-    colours = (head.albedo.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
-    scene = trimesh.Scene()
-    for place, face in enumerate(faces):
-        vertices = face.vertices.cpu().numpy() + [HEAD_SPACING * place, 0, 0]
-        mesh = trimesh.Trimesh(vertices, triangles, vertex_colors=colours, process=False)
-        scene.add_geometry(mesh, node_name=f"face_{face.number}")
-    scene.export(path, include_normals=True)
-    return str(path)
+def write_heads(pipe: EmoRigPipeline, photo: str, result: EmoRigOutput, path: Path) -> str:
+    """Write the edited heads side by side as GLB, in metres, y up, with the edited photo on them.
+
+    Args:
+        pipe: Which made the result.
+        photo: Path of what it was made from.
+        result: Of one photo.
+        path: Ends with ".glb".
+    """
+    rgb, edited = read_photo(photo).rgb, read_photo(result.images[0]).rgb
+    found, meshes = find_faces(rgb), {}
+    for place, face in enumerate(result.faces[0]):
+        read = pipe.encode_face(rgb, found[face.number - 1])
+        mesh = mesh_of_edit(pipe, read, face, edited, TEXTURE_SIDE)
+        mesh.vertices[:, 0] += HEAD_SPACING * place
+        meshes[f"face_{face.number}"] = mesh
+    return str(write_mesh(meshes, path))
+
+
+def write_fitted_heads(pipe: EmoRigPipeline, result: EmoRigOutput, path: Path) -> str | None:
+    """As `write_heads` for a pipeline without a head: what `pipe` fits to the result; `None` where it sees no face.
+
+    Args:
+        pipe: Reads heads.
+        result: Of one photo.
+        path: Ends with ".glb".
+    """
+    edited, meshes = read_photo(result.images[0]).rgb, {}
+    middle, found = lambda box: np.array([box[0] + box[2], box[1] + box[3]]) / 2, find_faces(edited)
+    for place, face in enumerate(result.faces[0] if found else []):
+        nearest = min(found, key=lambda one: np.hypot(*(middle(one.box) - middle(face.box))))
+        mesh = mesh_of_photo(pipe, pipe.encode_face(edited, nearest), edited, TEXTURE_SIDE)
+        mesh.vertices[:, 0] += HEAD_SPACING * place
+        meshes[f"face_{face.number}"] = mesh
+    return str(write_mesh(meshes, path)) if meshes else None

@@ -29,6 +29,7 @@ from train_rig import training_timesteps
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.faces import warp_crop
 from emorig_diffusers.frames import square_matrix
+from emorig_diffusers.keeping import CodeReader
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
@@ -360,7 +361,7 @@ def test_shape_is_read_where_the_face_is(
     picture = np.asarray(cv2.resize(astronaut, (size, size), interpolation=cv2.INTER_AREA), np.float32) / 255
     cos, sin = scale * np.cos(0.3), scale * np.sin(0.3)
     transform = np.array([[cos, -sin, 0.1], [sin, cos, -0.2], [0, 0, 1]], np.float32)
-    ShapeLoss(reader, 1.0).read(
+    CodeReader(reader)(
         torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1, torch.from_numpy(transform)[None]
     )
     shrink = round(size * scale / SIDE) if size * scale / SIDE > 1.5 else 1
@@ -381,7 +382,7 @@ def test_shape_of_a_whole_photo_is_read_from_its_face(
     matrix = square_matrix(hopper.shape, 256)
     picture = torch.from_numpy(warp_crop(hopper, matrix, 256)).permute(2, 0, 1)[None] / 127.5 - 1
     whole = pipe.encode_face(hopper, hopper_face.face, "whole")
-    ShapeLoss(reader, 1.0).read(picture, whole.transform)
+    CodeReader(reader)(picture, whole.transform)
     expected = cv2.GaussianBlur(warp_crop(hopper, hopper_face.grid_matrix(SIDE), SIDE) / 255, (0, 0), 1)
     found = cv2.GaussianBlur(crops[0][0].permute(1, 2, 0).numpy(), (0, 0), 1)
     error = lambda shift: float(np.abs(np.roll(found, shift, (0, 1)) - expected)[4:-4, 4:-4].mean())

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from small_diffae import small_diffae
+
+from emorig_diffusers.hub import export_hub, resolve
+from emorig_diffusers.models.emoca import EmocaEncoder
 
 REPOSITORY = Path(__file__).parents[1]
 STARTING = 80  # seconds a server may take to start
@@ -48,13 +53,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of `python space/app.py`."""
+    with serve(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def coded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the demo of a small Diffusion Autoencoder."""
+    folder = tmp_path_factory.mktemp("coded")
+    pipe = small_diffae()
+    pipe.register_modules(shape_encoder=EmocaEncoder.from_pretrained(resolve("encoder-open")))
+    with serve(folder, "--model", export_hub(pipe, folder / "dae")) as address:
+        yield address
+
+
+@contextmanager
+def serve(folder: Path, *options: str | Path) -> Iterator[str]:
+    """Run the demo with its files in a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, "GRADIO_TEMP_DIR": str(folder / "files")}
-    command = [sys.executable, str(REPOSITORY / "space" / "app.py"), "--port", str(port)]
+    command = [sys.executable, str(REPOSITORY / "space" / "app.py"), "--port", str(port), *map(str, options)]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -99,6 +120,13 @@ class Visit:
         after.wait_for(timeout=WAITING)
         return Image.open(io.BytesIO(self.fetch(after.get_attribute("src"))))
 
+    def wait_for_another(self, before: np.ndarray) -> None:
+        """Wait until the result's colours are not those of an earlier one; an edit may be done twice on the way."""
+        end = time.monotonic() + WAITING / 1000
+        while np.array_equal(np.asarray(self.result())[..., :3], before):
+            assert time.monotonic() < end, "the result did not change"
+            self.page.wait_for_timeout(200)
+
     def fetch(self, address: str) -> bytes:
         answer = self.page.request.get(address)
         assert answer.ok
@@ -107,7 +135,14 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any, url: str) -> Iterator[Visit]:
-    """The demo, freshly opened; afterwards: no error on the console, nothing asked of another host."""
+    """The demo, freshly opened."""
+    with opened(browser, url) as visit:
+        yield visit
+
+
+@contextmanager
+def opened(browser: Any, url: str) -> Iterator[Visit]:
+    """A demo, freshly opened; afterwards: no error on the console, nothing asked of another host."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     visit = Visit(context.new_page())
     visit.page.on("console", lambda m: visit.errors.append(m.text) if m.type == "error" else None)
@@ -185,7 +220,9 @@ def test_head_and_buffers_are_shown(visit: Visit, photos: dict[str, Path]) -> No
     height, depth = np.ptp(head.vertices, axis=0)[1:]
     assert 0.18 < height < 0.35
     assert 0.1 < depth < 0.35
-    assert len(np.unique(head.visual.vertex_colors, axis=0)) > 10
+    texture = np.asarray(head.visual.material.baseColorTexture.convert("RGB"), np.float64)
+    assert texture[..., 0].std() > 10  # a photo, not one colour
+    assert (texture[..., 0] > texture[..., 2] + 20).mean() > 0.5  # of skin
 
 
 def test_missing_and_useless_photos_are_explained(visit: Visit, photos: dict[str, Path]) -> None:
@@ -215,3 +252,32 @@ def test_a_face_is_chosen_by_a_click_on_it(visit: Visit) -> None:
     changed = (both != other).any(-1)
     left, right = changed[:, :400].any(), changed[:, 400:].any()
     assert left and right  # the largest face is the right one: its edit went, the left one's came
+
+
+def test_a_diffusion_autoencoder_has_its_own_controls(
+    browser: Any, coded_url: str, photos: dict[str, Path]
+) -> None:
+    from gradio_client import Client, handle_file
+
+    with opened(browser, coded_url) as visit:
+        visit.upload(photos["astronaut"])
+        visit.click("Happy")
+        edited = np.asarray(visit.result())[..., :3]
+        assert (edited[FACE_BOX] != ASTRONAUT[FACE_BOX]).any()
+        for name in ("#units", "#pose"):
+            assert not visit.page.locator(name).is_visible()
+        assert visit.page.locator("#shape").is_visible()
+        visit.click("Attributes")
+        visit.page.locator("#which input").click()
+        visit.page.get_by_role("option", name="Young").click()
+        visit.wait_for_another(edited)
+        visit.page.get_by_role("tab", name="Buffers").click()
+        for caption in ("result", "photo", "reconstructed", "edited", "replaced"):
+            visit.page.locator("#stage-part").get_by_text(caption, exact=True).first.wait_for(timeout=WAITING)
+        visit.page.get_by_role("tab", name="3-D head").click()
+        visit.page.locator("#heads canvas").wait_for(timeout=WAITING)
+        assert visit.fetch(visit.page.get_by_test_id("model3d-download-link").get_attribute("href"))[:4] == b"glTF"
+    client = Client(coded_url, verbose=False)
+    for asked in ({"action_units": "AU12=0.5"}, {"yaw": 5}):
+        with pytest.raises(Exception, match="A Diffusion Autoencoder has no head, so no (action_units|rotate)"):
+            client.predict(photo=handle_file(photos["astronaut"]), **asked, api_name="/edit")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emorig_diffusers import FaceCodes
+from emorig_diffusers.keeping import CodeReader
 from emorig_diffusers.metrics.perceptual import LPIPS
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
@@ -198,8 +199,9 @@ class Drawer(PublishedMixin):
 class ShapeLoss:
     """Keeps β: a frozen encoder must read the same shape from the predicted photo as from the real one.
 
-    L = mean of ᾱ_t |β(x̂0) - β(x0)|² / S. ᾱ_t because x̂0 is a blur at high noise. The real photo's β is read by the
-    same encoder on the same crop, so a perfect prediction costs nothing whatever the encoder's own error.
+    L = mean of ᾱ_t |β(x̂0) - β(x0)|² / S, in units of β's spread where the encoder knows it. ᾱ_t because x̂0 is a
+    blur at high noise. The real photo's β is read by the same encoder on the same crop, so a perfect prediction costs
+    nothing whatever the encoder's own error.
 
     Attributes:
         encoder: Frozen.
@@ -210,20 +212,7 @@ class ShapeLoss:
     weight: float
 
     def __call__(self, guess: Tensor, clean: Tensor, transform: Tensor, alphas: Tensor) -> Tensor:
+        read = CodeReader(self.encoder)
         with torch.no_grad():
-            goal = self.read(clean, transform)
-        return (alphas * (self.read(guess, transform) - goal).square().mean(1)).mean()
-
-    def read(self, pictures: Tensor, transform: Tensor) -> Tensor:
-        """β [B, S] of pictures [B, 3, H, W] in [-1, 1], differentiable.
-
-        Args:
-            transform: NDC of the encoder's crop to NDC of the pictures [B, 3, 3].
-        """
-        side = self.encoder.config.image_size
-        grid = F.affine_grid(transform[:, :2], [len(pictures), 3, side, side], align_corners=False)
-        shrink = pictures.shape[-1] * transform[:, :2, :2].det().abs().sqrt().mean() / side
-        if shrink > 1.5:  # average before sampling, or the crop aliases
-            pictures = F.avg_pool2d(pictures, round(float(shrink)))
-        crop = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-        return self.encoder(crop * 0.5 + 0.5).shape
+            goal = read(clean, transform)
+        return (alphas * (read(guess, transform) - goal).square().sum(1)).mean()

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from diffusers import ModelMixin
 from torch import Tensor
 
-from .files import ConvertError
+from .files import ConvertError, load_exactly
 
 LAYERS = {
     "": "",
@@ -91,11 +94,31 @@ def read_layout(tensors: Mapping[str, Tensor], file: Path) -> Layout:
     blocks = len(entries) // levels - 1
     if blocks < 1 or len(entries) % levels:
         raise ConvertError(
-            f"'{file}' holds no complete UNet of DiffusionRig ({len(entries)} output_blocks for {levels} levels): "
+            f"'{file}' holds no complete UNet of guided-diffusion ({len(entries)} output_blocks for {levels} levels): "
             "download it again, or give a model trained with resblock_updown."
         )
+    return _layout(tensors, levels, blocks, file)
+
+
+def read_half_layout(tensors: Mapping[str, Tensor], blocks: int, file: Path) -> Layout:
+    """The levels of half a UNet, which has no way up that tells them: `blocks` residual blocks each.
+
+    Raises:
+        ConvertError: A tensor that every such network has is missing, or the entries make up no such levels.
+    """
+    entries = {int(m[1]) for m in (re.match(r"input_blocks\.(\d+)\.0\.", key) for key in tensors) if m}
+    if not entries or entries != set(range(len(entries))) or len(entries) % (blocks + 1):
+        raise ConvertError(
+            f"'{file}' holds no complete encoder ({len(entries)} input_blocks for levels of {blocks} blocks each): "
+            "download it again."
+        )
+    return _layout(tensors, len(entries) // (blocks + 1), blocks, file)
+
+
+def _layout(tensors: Mapping[str, Tensor], levels: int, blocks: int, file: Path) -> Layout:
+    """Widths and attention, as the first block of each level has them."""
     first = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
-    widths = tuple(size_of(tensors, f"{block}.0.out_layers.3.weight", 4, file)[0] for block in first)
+    widths = tuple(size_of(tensors, f"{block}.0.in_layers.2.weight", 4, file)[0] for block in first)
     return Layout(widths, blocks, tuple(level for level in range(levels) if f"{first[level]}.1.qkv.weight" in tensors))
 
 
@@ -121,10 +144,40 @@ def rename(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return renamed
 
 
+def settings_of(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -> dict[str, Any]:
+    """Arguments of RigUNet that an original UNet's tensors tell, and the dropout that both originals train with."""
+    base = size_of(tensors, "time_embed.0.weight", 2, file)[1]
+    return {
+        "block_out_channels": layout.widths,
+        "layers_per_block": layout.blocks,
+        "attention_levels": layout.attention,
+        "cond_dim": size_of(tensors, "input_blocks.1.0.cond_emb_layers.1.weight", 2, file)[1],
+        "dropout": 0.1,
+        "time_channels": None if base == layout.widths[0] else base,
+    }
+
+
 def size_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Path) -> tuple[int, ...]:
     """Size of a tensor with so many dimensions; ConvertError where there is none."""
     if name not in tensors or tensors[name].ndim != dimensions:
         raise ConvertError(
-            f"'{file}' has no usable tensor {name}: it is no complete model of DiffusionRig, so download it again."
+            f"'{file}' has no usable tensor {name}: it is no complete model of this kind, so download it again."
         )
     return tuple(tensors[name].shape)
+
+
+def filled(
+    kind: type[ModelMixin], config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path, system: str
+) -> ModelMixin:
+    """A network with exactly these tensors, which must be all that it holds, in float32 and ready for inference.
+
+    Raises:
+        ConvertError: Settings that contradict each other, as no network of `system` has them, or as `load_exactly`.
+    """
+    try:
+        with torch.device("meta"):  # numbers to start from would take seconds
+            module = kind(**config)
+    except ValueError as error:
+        raise ConvertError(f"The network in '{file}' has no layout of {system}: {error}") from error
+    load_exactly(module.to_empty(device="cpu"), tensors, file)
+    return module.requires_grad_(False).eval()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin
+from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor
 
 from ..folders import write_folder
@@ -27,9 +27,10 @@ from ..pipeline_emorig import EmoRigPipeline
 from ..published import CONDITIONS, published_scheduler
 from ..rig import CODE_PARTS, code_width, part_names
 from ..unpickle import load_tensor
-from .adm import read_layout, rename, size_of
-from .files import ConvertError, load_exactly, read_checkpoint
+from .adm import filled, read_layout, rename, settings_of, size_of
+from .files import ConvertError, read_checkpoint
 
+SYSTEM = "DiffusionRig"
 UNET, ENCODER = "denoisingUNet.", "encoder."
 SETTINGS = ("crop", "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig
 CROP = "ffhq"  # the square that DiffusionRig was trained on
@@ -154,31 +155,15 @@ def _unet(tensors: Mapping[str, Tensor], file: Path) -> RigUNet:
             "inputs or a learnt variance are not supported."
         )
     base = size_of(tensors, "time_embed.0.weight", 2, file)[1]
-    config = {
-        "sample_size": RESOLUTIONS.get(tuple(width / base for width in layout.widths), 256),
-        "block_out_channels": layout.widths,
-        "layers_per_block": layout.blocks,
-        "attention_levels": layout.attention,
-        "cond_dim": size_of(tensors, "input_blocks.1.0.cond_emb_layers.1.weight", 2, file)[1],
-        "dropout": 0.1,
-        "time_channels": None if base == layout.widths[0] else base,
-    }
-    return _filled(RigUNet, config, rename(tensors, layout), file)
+    size = RESOLUTIONS.get(tuple(width / base for width in layout.widths), 256)
+    config = settings_of(tensors, layout, file) | {"sample_size": size}
+    return filled(RigUNet, config, rename(tensors, layout), file, SYSTEM)
 
 
 def _appearance(tensors: Mapping[str, Tensor], file: Path) -> AppearanceEncoder:
     architecture = "resnet50" if "layer1.0.conv3.weight" in tensors else "resnet18"
     config = {"architecture": architecture, "cond_dim": size_of(tensors, "fc.weight", 2, file)[0]}
-    return _filled(AppearanceEncoder, config, tensors, file)
-
-
-def _filled(kind: type[ModelMixin], config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> ModelMixin:
-    try:
-        module = kind(**config)
-    except ValueError as error:
-        raise ConvertError(f"The network in '{file}' has no layout of DiffusionRig: {error}") from error
-    load_exactly(module, tensors, file)
-    return module.requires_grad_(False).eval()
+    return filled(AppearanceEncoder, config, tensors, file, SYSTEM)
 
 
 def read_mean_shape(file: Path) -> list[float]:
@@ -262,19 +247,19 @@ def _save(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
         from ..retarget import retarget_emotions
 
         codes = retarget_emotions(HeadModel.from_pretrained(resolve("emorig-open"), subfolder="head"), parts["head"])
-    _write(EmoRigPipeline(**parts, **settings, emotion_codes=codes), folder)
+    write_pipeline(EmoRigPipeline(**parts, **settings, emotion_codes=codes), folder)
 
 
 def _save_networks(folder: Path, networks: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Write a pipeline that asks for head and encoder when it is opened."""
     others = EmoRigPipeline.from_pretrained("emorig-open", unet=None, scheduler=None)
-    _write(EmoRigPipeline(others.head, others.encoder, **networks, **settings), folder)
+    write_pipeline(EmoRigPipeline(others.head, others.encoder, **networks, **settings), folder)
     for name in ("head", "encoder"):
         shutil.rmtree(folder / name)
     rewrite_json(folder / INDEX, dict.fromkeys(("head", "encoder"), [None, None]))
 
 
-def _write(pipe: EmoRigPipeline, folder: Path) -> None:
+def write_pipeline(pipe: DiffusionPipeline, folder: Path) -> None:
     """Save a pipeline without the paths that its parts came from."""
     pipe.save_pretrained(folder)
     for file in (folder / INDEX, *folder.glob("*/*config.json")):

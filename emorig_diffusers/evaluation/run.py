@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..assets import AssetError, write_atomically
 from ..photos import save_photo
+from ..pipeline_diffae import DiffAEEmotionPipeline
 from ..pipeline_emorig import EmoRigPipeline
 from ..version import __version__
 from .pairs import Pair, Plan
@@ -37,7 +38,7 @@ class Editor:
 
     Attributes:
         model: What it was loaded from.
-        intensity, steps, seed: As for `EmoRigPipeline.__call__`; every picture starts from the same seed, so that
+        intensity, steps, seed: As for the pipelines' `__call__`; every picture starts from the same seed, so that
             none depends on those before it. Steps of 0 are those of a pipeline without its network.
     """
 
@@ -45,7 +46,7 @@ class Editor:
     intensity: float = 1.0
     steps: int | None = None
     seed: int = 0
-    pipe: EmoRigPipeline | None = None
+    pipe: EmoRigPipeline | DiffAEEmotionPipeline | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
