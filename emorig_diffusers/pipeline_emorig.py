@@ -331,7 +331,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         done, names = compose.finish(moved, plan, painted, matrix), self.head.config.expression_names
         if names and self.config.wrinkles:
             change = dict(zip(names, (target.expression - face.codes.expression)[0].tolist()))
-            done = shade_wrinkles(done, face.grid_matrix(GRID), warp, change, target.light[0], self.config.wrinkles)
+            matrix, depth = face.grid_matrix(GRID), self.config.wrinkles
+            done = shade_wrinkles(done, moved, matrix, warp, change, target.light[0], depth)
         return done, plan.picture()
 
     def _paint(self, plan: compose.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
