@@ -155,6 +155,17 @@ def test_stage_shape_needs_a_pipeline(prepared: Path, tmp_path: Path, capsys: py
     assert "needs --pretrained_model_name_or_path" in capsys.readouterr().err
 
 
+def test_a_preset_says_what_is_kept(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--stage", "shape", "--pretrained_model_name_or_path", "x", "--train_data_dir", str(prepared)]
+    words += ["--output_dir", str(tmp_path), "--config"]
+    assert train_diffae.parse_args([*words, str(PRESETS / "diffae-shape.yaml")]).keep == ["shape"]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("keep: [shape, hair]")
+    with pytest.raises(SystemExit):
+        train_diffae.parse_args([*words, str(wrong)])
+    assert "keep must be one of shape" in capsys.readouterr().err
+
+
 def test_pictures(prepared: Path) -> None:
     shards = CodeShards(prepared)
     plain, mirrored = (train_diffae.PictureData(shards, 64, mirror) for mirror in (False, True))

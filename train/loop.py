@@ -43,8 +43,9 @@ def parse_with_preset(parser: argparse.ArgumentParser, argv: list[str] | None) -
         if unknown:
             parser.error(f"{config} sets unknown arguments: {', '.join(sorted(unknown))}.")
         for name, value in preset.items():
-            if actions[name].choices and value not in actions[name].choices:
-                parser.error(f"{config}: {name} must be one of {', '.join(actions[name].choices)}, not {value!r}.")
+            known, values = actions[name].choices, value if isinstance(value, list) else [value]
+            if known and any(one not in known for one in values):
+                parser.error(f"{config}: {name} must be one of {', '.join(known)}, not {value!r}.")
             if actions[name].type in (int, dict) and not isinstance(value, actions[name].type):
                 kind = "a whole number" if actions[name].type is int else "a section"
                 parser.error(f"{config}: {name} must be {kind}, not {value!r}.")
