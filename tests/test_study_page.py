@@ -47,7 +47,7 @@ class Server:
 
     def stop(self, how: int) -> int:
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(90)
 
 
 @pytest.fixture(scope="module")
