@@ -27,6 +27,7 @@ STAGES = {
     "move pixels": (pipeline_emorig, "move_pixels"),
     "choose and fill": (compose, "plan"),
     "network": (EmoRigPipeline, "_paint"),
+    "wrinkles": (pipeline_emorig, "shade_wrinkles"),
     "paste back": (compose, "finish"),
     "buffers for the output": (EmoRigPipeline, "_describe"),
 }
