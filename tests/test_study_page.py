@@ -42,12 +42,19 @@ class Server:
         command = [sys.executable, "-m", "emorig_diffusers", *map(str, words)]
         environment = os.environ | {"PYTHONPATH": paths, "GRADIO_TEMP_DIR": str(self.folder / "files")}
         with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_heed_interrupts
+            )
         wait_for(self.url, self.process, self.folder / "log")
 
     def stop(self, how: int) -> int:
         self.process.send_signal(how)
-        return self.process.wait(90)
+        return self.process.wait(20)
+
+
+def _heed_interrupts() -> None:
+    """Tests that run in the background of a script inherit its deafness to interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
