@@ -170,6 +170,19 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        OSError: It cannot be written; the error names `path`, not the temporary file.
+    """
+    try:
+        with write_atomically(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def fetch(name: str) -> Path:
     """Return a local path of the asset `name` (a key of ASSETS), fetching it on first use.
 

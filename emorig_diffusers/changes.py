@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .faces import invert, reach, resample
-from .phototexture import smooth
+from .phototexture import border_mask, smooth
 
 LEAST, GREAT = 0.02, 0.10  # mean change of colour, of 1, from which detail gives way, and at which it is gone
 SPREAD = 0.02  # of the picture's side by which the change is blurred to decide that
@@ -34,7 +34,7 @@ def paste_change(
     size = len(change)
     amount = cv2.GaussianBlur(np.abs(change).mean(2), (0, 0), SPREAD * size)
     great = smooth(np.clip((amount - LEAST) / (GREAT - LEAST), 0, 1))
-    edge = border_mask(size)
+    edge = border_mask(size, BORDER).astype(np.float32)
     result, replaced = rgb.copy(), (great * edge).astype(np.float32)
     x0, y0, x1, y1 = reach(change.any(2), matrix, rgb.shape)
     if x1 <= x0 or y1 <= y0:
@@ -47,10 +47,3 @@ def paste_change(
     changed = masks[..., 0] > 0
     region[changed] = np.clip(blended[changed] + 0.5, 0, 255).astype(np.uint8)
     return result, replaced
-
-
-def border_mask(size: int) -> np.ndarray:
-    """A mask [S, S] in [0, 1] that fades in from the border, where it is 0."""
-    steps = np.arange(size) / size
-    edge = smooth(np.clip(np.minimum(steps, steps[::-1]) / BORDER, 0, 1))
-    return (edge[:, None] * edge).astype(np.float32)

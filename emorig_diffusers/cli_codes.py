@@ -62,13 +62,9 @@ def probable(classifier: LatentClassifier, z: Any) -> dict[str, float]:
 
 def write(text: str, out: Path | None) -> None:
     """Print a text, or write it to a file."""
-    from .assets import write_atomically
+    from .assets import write_file
 
     if out is None:
         print(text)
-        return
-    try:
-        with write_atomically(out) as file:
-            file.write(text.encode() + b"\n")
-    except OSError as error:  # it names the temporary file
-        raise OSError(error.errno, error.strerror, str(out)) from error
+    else:
+        write_file(out, text.encode() + b"\n")

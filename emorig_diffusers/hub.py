@@ -82,7 +82,13 @@ TERMS = """
 
 
 class HubMixin:
-    """Opens a pipeline from a bundled name, a folder or the Hub; goes before DiffusionPipeline in the bases."""
+    """Opens a pipeline from a bundled name, a folder or the Hub; goes before DiffusionPipeline in the bases.
+
+    Attributes:
+        brought: The models that its weights come from and that are licensed to each user; empty for open weights.
+    """
+
+    brought: str
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -94,11 +100,6 @@ class HubMixin:
         pipe = super().from_pretrained(folder, **kwargs)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipe
-
-    @property
-    def brought(self) -> str:
-        """The models that its weights come from and that are licensed to each user; empty for open weights."""
-        raise NotImplementedError
 
 
 def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:

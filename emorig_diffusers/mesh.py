@@ -20,7 +20,7 @@ from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
-from .assets import write_atomically
+from .assets import write_file
 from .faces import invert, transform_points
 from .meshtexture import LEFT_OUT, PhotoView, texture_map
 from .models.head import PARTS, HeadModel
@@ -178,11 +178,7 @@ def write_mesh(mesh: TexturedMesh | Mapping[str, TexturedMesh], path: str | Path
         raise ValueError(f"An OBJ holds one head, not {len(meshes)}: write a .glb.")
     files = _obj(path, *meshes.values()) if path.suffix.lower() == ".obj" else {path: _glb(meshes)}
     for place, data in files.items():
-        try:
-            with write_atomically(place) as file:
-                file.write(data)
-        except OSError as error:  # it names the temporary file
-            raise OSError(error.errno, error.strerror, str(place)) from error
+        write_file(place, data)
     return path
 
 

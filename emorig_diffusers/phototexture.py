@@ -231,6 +231,13 @@ def smooth(x: np.ndarray) -> np.ndarray:
     return x * x * (3 - 2 * x)
 
 
+def border_mask(size: int, reach: float) -> np.ndarray:
+    """A mask [S, S] in [0, 1] that fades in from the border, where it is 0, over a share of the side."""
+    steps = np.arange(size)
+    edge = smooth(np.clip(np.minimum(steps, steps[::-1]) / (reach * size), 0, 1))
+    return edge[:, None] * edge
+
+
 def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
     """Redraw a photo [H, W, 3] uint8 under a warp at the photo's own resolution.
 

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from .changes import border_mask, paste_change
+from .changes import BORDER, paste_change
 from .coded import CodedFace, CodingMixin, unit_picture
 from .emotions import blend_shares, in_order
 from .faces import paste, warp_crop
@@ -30,6 +30,7 @@ from .models.latents import LatentClassifier
 from .models.unet import RigUNet
 from .outputs import EditedCode, EmoRigOutput, as_type
 from .photos import read_photo
+from .phototexture import border_mask
 from .sampling import Sampling
 
 __all__ = ["DiffAEEmotionPipeline"]
@@ -254,7 +255,7 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
             rgb, replaced = paste_change(rgb, before, after, face.matrix)
             buffers |= {"reconstructed": unit_picture(redrawn), "replaced": _mask_picture(replaced)}
         elif not same:
-            rgb = paste(rgb, after, border_mask(len(after)), face.matrix)
+            rgb = paste(rgb, after, border_mask(len(after), BORDER), face.matrix)
         size = self.latents_side
         crop = Image.fromarray(warp_crop(rgb, face.matrix, size))
         chances = self._probabilities(*codes)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .codes import FaceCodes
 from .faces import paste
 from .models.detail import detail_normals
-from .phototexture import smooth
+from .phototexture import border_mask, smooth
 from .render import Buffers
 from .rig import EncodedFace, RigMixin, crop_tensor
 from .sampling import Sampling, SamplingMixin
@@ -228,6 +228,4 @@ def paste_mask(heads: Tensor) -> np.ndarray:
     size = len(outside)
     distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / size
     near = smooth(np.clip(1 + (GROWTH - distance) / FEATHER, 0, 1))
-    steps = np.arange(size)
-    edge = smooth(np.clip(np.minimum(steps, steps[::-1]) / (BORDER * size), 0, 1))
-    return near * edge[:, None] * edge
+    return near * border_mask(size, BORDER)

@@ -64,10 +64,7 @@ class Pictures(Dataset):
 
     def __init__(self, shards: Sequence[CodeShards], side: int) -> None:
         self.samples, self.side = ConcatDataset(shards), side
-        for one in shards:
-            there = one.manifest["settings"]["resolution"]
-            if there < side:
-                raise DataError(f"{one.folder} holds pictures of {there} pixels: prepare it with --resolution {side}.")
+        check_side(shards, side)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -75,6 +72,14 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         picture = torch.from_numpy(self.samples[index].picture).permute(2, 0, 1)[None] / 127.5 - 1
         return F.interpolate(picture, (self.side, self.side), mode="area")[0]
+
+
+def check_side(shards: Sequence[CodeShards], side: int) -> None:
+    """Raise DataError if the pictures of shards are smaller than `side` pixels."""
+    for one in shards:
+        there = one.manifest["settings"]["resolution"]
+        if there < side:
+            raise DataError(f"{one.folder} holds pictures of {there} pixels: prepare it with --resolution {side}.")
 
 
 def fingerprint(encoder: SemanticEncoder, shards: Sequence[CodeShards]) -> str:

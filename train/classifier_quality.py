@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emorig_diffusers.coded import unit_picture
 from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.metrics.emotion import Judge, emotion_judge
 from emorig_diffusers.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
@@ -44,8 +45,7 @@ class FaceJudge:
 def enlarged(picture: Tensor) -> np.ndarray:
     """[3, S, S] in [-1, 1] as uint8 [H, H, 3], H at least LEAST_SIDE."""
     side = max(LEAST_SIDE, picture.shape[-1])
-    pixels = ((picture.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(np.asarray(unit_picture(picture)), (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 @dataclass

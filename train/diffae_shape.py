@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from objectives import noise_like, noised
+from objectives import goal_of, noise_like, noised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +72,7 @@ class ShapeStepObjective:
         # one pass for both: processes that train together must not meet twice in a step
         both = networks(torch.cat([noisy, noisy]), torch.cat([t, t]), None, torch.cat([code, edited]))
         own, prediction = both.chunk(2)
-        goal = noise if self.prediction_type == "epsilon" else alpha * noise - sigma * clean
+        goal = goal_of(self.prediction_type, clean, noise, alpha, sigma)
         guess = self._guess(prediction, noisy, alphas)
         losses = {"mse": F.mse_loss(own, goal)}
         losses["keep"] = _distance(self.reader(guess, batch["transform"]), kept, alphas)

@@ -19,6 +19,7 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.published import PublishedMixin
 from emorig_diffusers.repaint import make_base, stack_conditions
 from emorig_diffusers.rig import code_vector
+from emorig_diffusers.sampling import predicted_sample
 
 OUTSIDE_WEIGHT = 0.05  # of the loss where nothing is painted: the sample stays quiet there
 CODES = ("shape", "expression", "pose", "camera", "light", "texture")  # of FaceCodes, as batches hold them
@@ -57,6 +58,11 @@ def noised(clean: Tensor, noise: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor
     """x_t = sqrt(ᾱ) x_0 + sqrt(1 - ᾱ) ε, and both factors [B, 1, 1, 1] (Ho et al. 2020, eq. 4)."""
     alpha, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
     return alpha * clean + sigma * noise, alpha, sigma
+
+
+def goal_of(kind: str, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a network of a prediction type is to predict [B, ...]: the noise, or the velocity (Salimans & Ho 2022)."""
+    return noise if kind == "epsilon" else alpha * noise - sigma * clean
 
 
 @dataclass
@@ -138,12 +144,13 @@ class DenoisingObjective:
         noisy, alpha, sigma = noised(clean, noise, self.alphas[t])
         sample = torch.cat([noisy, self.draw(codes, batch["transform"])], 1)
         prediction = networks(sample, t, codes, clean)
-        goal = noise if self.prediction_type == "epsilon" else alpha * noise - sigma * clean
+        goal = goal_of(self.prediction_type, clean, noise, alpha, sigma)
         error = (prediction - goal).square().mean((1, 2, 3))
         losses = {"mse": error.mean()}
         total = (error * self._weight(self.alphas[t])).mean()
         if self.shape is not None:
-            guess = self._clean(prediction, noisy, alpha, sigma)
+            alphas = self.alphas[t][:, None, None, None]
+            guess = predicted_sample(prediction, noisy, alphas, self.prediction_type).clamp(-1, 1)
             losses["shape"] = self.shape(guess, clean, batch["transform"], self.alphas[t])
             total = total + self.shape.weight * losses["shape"]
         if self.prior is not None:
@@ -156,12 +163,6 @@ class DenoisingObjective:
         if self.snr_gamma is None:
             return (self.p2_k + snr) ** -self.p2_gamma
         return snr.clamp(max=self.snr_gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
-
-    def _clean(self, prediction: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The predicted x0 [B, 3, S, S] in [-1, 1]."""
-        if self.prediction_type == "epsilon":
-            return ((noisy - sigma * prediction) / alpha).clamp(-1, 1)
-        return (alpha * noisy - sigma * prediction).clamp(-1, 1)
 
     def _prior(
         self, networks: nn.Module, noisy: Tensor, t: Tensor, codes: dict[str, Tensor], batch: dict[str, Tensor]

@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
+from classifier_codes import check_side
 from diffae_shape import ShapeStepObjective
 from diffusers import DDIMScheduler
 from loop import add_loop_arguments, parse_with_preset, require
-from objectives import noise_like, noised
+from objectives import goal_of, noise_like, noised
 from PIL import Image
 from rig_data import Item, StepSampler
 from run import Run, start
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from emorig_diffusers.coded import unit_picture
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.keeping import CodeReader
@@ -46,6 +48,7 @@ from emorig_diffusers.sheets import draw_rows
 SETTINGS = ("stage", "resolution", "unet", "semantic_encoder", "scheduler", "code_weight")
 """Arguments that a checkpoint cannot change."""
 KEPT = ("shape", "camera", "light", "texture")  # what stage `shape` can keep besides β
+SHEET_TILE = (256, 256)  # pixels of a picture on the validation sheet
 IN_MEMORY = 2**30  # bytes of pictures up to which they are read once
 
 
@@ -112,14 +115,12 @@ class PictureData(Dataset):
         mirror: Off where the transform to the encoder's crop counts.
 
     Raises:
-        SystemExit: If the shards' pictures are smaller.
+        DataError: If the shards' pictures are smaller.
     """
 
     def __init__(self, shards: CodeShards, resolution: int, mirror: bool) -> None:
         self.shards, self.resolution, self.mirror = shards, resolution, mirror
-        there = shards.manifest["settings"]["resolution"]
-        if there < resolution:
-            raise SystemExit(f"The shards hold pictures of {there} pixels: prepare larger ones.")
+        check_side([shards], resolution)
         self.kept: dict[int, tuple[np.ndarray, np.ndarray, Tensor]] = {}
         self.keeps = len(shards) * 3 * resolution**2 < IN_MEMORY
 
@@ -192,7 +193,7 @@ class AutoencoderObjective:
         t = (batch["u"][:, 0] ** (1 / (1 + self.noise_bias)) * len(self.alphas)).long()
         noise = noise_like(clean, batch["seed"])
         noisy, alpha, sigma = noised(clean, noise, self.alphas[t])
-        goal = noise if self.prediction_type == "epsilon" else alpha * noise - sigma * clean
+        goal = goal_of(self.prediction_type, clean, noise, alpha, sigma)
         prediction = networks(noisy, t, clean)
         if not self.code_weight:
             return {"loss": F.mse_loss(prediction, goal)}
@@ -271,9 +272,10 @@ class DiffAERun(Run):
         z = pipe.encode(photos)
         noise = [torch.randn(photos.shape, generator=torch.Generator().manual_seed(i)).to(photos) for i in range(2)]
         shown = [photos, *(pipe.decode(x, z, sampling) for x in (pipe.stochastic_code(photos, z, steps), *noise))]
-        captions, side = ("photo", f"z and x_T, {steps} steps", "z, noise 1", "z, noise 2"), 256
+        captions = ("photo", f"z and x_T, {steps} steps", "z, noise 1", "z, noise 2")
+        enlarge = lambda one: unit_picture(one).resize(SHEET_TILE, Image.Resampling.BICUBIC)
         return {"reconstructions": draw_rows([
-            [(caption, _picture(one, side)) for one in row] for caption, row in zip(captions, shown)
+            [(caption, enlarge(one)) for one in row] for caption, row in zip(captions, shown)
         ])}  # fmt: skip
 
     def save(self, folder: Path) -> None:
@@ -292,12 +294,6 @@ class _Indexed(Dataset):
         part = int(np.searchsorted(self.data.cumulative_sizes, index, side="right"))
         before = self.data.cumulative_sizes[part - 1] if part else 0
         return self.data.datasets[part][index - before, seed]
-
-
-def _picture(tensor: Tensor, side: int) -> Image.Image:
-    """[3, S, S] in [-1, 1] as a picture of a side."""
-    pixels = ((tensor.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def shown_square(shards: list[CodeShards]) -> str:
