@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .faces import paste, reach
 from .phototexture import Warp
-from .repaint import make_base, paint_mouth, regions
+from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
-OPENING_STRETCH = 0.5  # share by which an open mouth may change and keep its own teeth
-FOLD_MOTION = 0.0025  # metres by which the mouth must widen or its corners rise before the folds are painted anew
+OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
+LIGHT_RANGE = (0.6, 1.6)  # by which a network that is asked for the light alone may change it
 
 
 @dataclass
@@ -30,7 +30,9 @@ class Plan:
         network_mask: Pixels the network paints [1, 1, S, S].
         mouth: Pixels between the lips [1, 1, S, S].
         skin: How much of the painted skin is taken, soft [S, S]; the photo's fine detail stays on top.
-        inside: How much of the painted mouth is taken, soft [S, S]; the photo's detail is dropped there.
+        inside: How much of the painted mouth is taken, soft [G, G] on the warp's finer grid; the photo's detail is
+            dropped there.
+        drawn: The base on that grid [G, G, 3] in [0, 1].
     """
 
     moved: np.ndarray
@@ -41,19 +43,28 @@ class Plan:
     mouth: Tensor
     skin: np.ndarray
     inside: np.ndarray
+    drawn: np.ndarray
 
     def picture(self) -> Image.Image:
         """The repainted pixels as an 8-bit mask."""
-        return Image.fromarray((np.maximum(self.skin, self.inside) * 255).astype(np.uint8))
+        return Image.fromarray((np.maximum(self.skin, _resize(self.inside, len(self.skin))) * 255).astype(np.uint8))
 
 
-def plan(warp: Warp, moved: np.ndarray, size: int) -> Plan:
-    """Choose masks and make the base, from a warp on a finer grid and the moved crop uint8 [size, size, 3]."""
-    area = regions(warp)
+def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0) -> Plan:
+    """Choose masks and make the base.
+
+    Args:
+        warp: On a grid of side G.
+        fine: The crop after motion on that grid, uint8 [G, G, 3].
+        size: Side S of what the network sees.
+        unfolding: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
+            stay the photo's own skin, for wrinkles.py to shade.
+    """
+    area, moved = regions(warp), _resize(fine, size)
     small = lambda mask: _resize(mask.astype(np.float32), size) > 0.5
     edge = small(area.edge) if mouth_changes(warp) else np.zeros((size, size), bool)
     mouth = small(area.mouth) & edge
-    folds = small(area.folds) & ~edge if folds_change(warp) else np.zeros((size, size), bool)
+    folds = small(area.folds) & ~edge if unfolding > 0 else np.zeros((size, size), bool)
     hole = cv2.dilate(small(warp.hole & ~warp.mouth).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
@@ -61,22 +72,23 @@ def plan(warp: Warp, moved: np.ndarray, size: int) -> Plan:
     shrunk = _shrink(warp, size)
     painted = image(paint_mouth(shrunk, moved)) * 2 - 1
     base = make_base(image(moved) / 127.5 - 1, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
-    inside = _feather(edge, 0.5)
+    inside = _feather(area.edge, 1.0) if edge.any() else np.zeros(fine.shape[:2], np.float32)
+    skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0)) * (1 - _resize(inside, size))
     return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth),
-                _feather(folds | hole, 2.0) * (1 - inside), inside)  # fmt: skip
+                skin, inside, draw_fine(warp, area.edge, fine) if edge.any() else fine / np.float32(255))  # fmt: skip
+
+
+def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """The base of the mouth [G, G, 3] in [0, 1] at the resolution of the warp, lips meeting teeth in soft edges."""
+    unknown, cover = torch.from_numpy(edge.astype(np.float32))[None, None], mouth_cover(warp)[..., None]
+    lips = fill(torch.from_numpy(fine).permute(2, 0, 1)[None] / 255, 1 - unknown)[0].permute(1, 2, 0).numpy()
+    return lips + cover * (paint_mouth(warp, fine) - lips)
 
 
 def mouth_changes(warp: Warp) -> bool:
     """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
     before, after = (np.linalg.norm(p[13] - p[14]) / warp.scale for p in (warp.source_points, warp.points))
     return bool(abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
-
-
-def folds_change(warp: Warp) -> bool:
-    """Whether the corners of the mouth move so far that cheeks fold or unfold."""
-    pairs = np.array([(61, 168), (291, 168), (61, 291)])  # lengths do not change when the head moves in the picture
-    before, after = (np.linalg.norm(np.diff(p[pairs], axis=1)[:, 0], axis=1) for p in (warp.source_points, warp.points))
-    return float(np.abs(after - before).max()) > FOLD_MOTION * warp.scale
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:
@@ -106,14 +118,33 @@ def _feather(mask: np.ndarray, sigma: float) -> np.ndarray:
     return np.where(soft < 0.02, 0, soft)
 
 
-def finish(moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray) -> np.ndarray:
+def finish(
+    moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray, light_blur: float = 0.0
+) -> np.ndarray:
     """Put a painted crop [1, 3, S, S] in [-1, 1] into the moved photo at the photo's own resolution.
 
     Skin gets the *change* of the crop, so pores and hair stay as sharp as the photo; the mouth's inside is replaced.
+    `light_blur` as in `EmoRigPipeline`.
     """
-    crop = (painted[0].permute(1, 2, 0).numpy() + 1) / 2
-    change = (crop - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
-    return paste(add_change(moved, change, matrix), np.clip(crop, 0, 1), chosen.inside, matrix)
+    image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
+    painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
+    change = (painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
+    side = len(chosen.inside)
+    large = lambda x: cv2.resize(x, (side, side), interpolation=cv2.INTER_LINEAR)
+    drawn, correction = chosen.drawn, painted - base
+    if light_blur:
+        drawn = drawn * large(light_inside(painted, base, mouth, light_blur))
+        correction = correction * (1 - mouth)[..., None]
+    inside = np.clip(drawn + large(correction), 0, 1)
+    return paste(add_change(moved, change, matrix), inside, chosen.inside, matrix * (side / len(change)))
+
+
+def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:
+    """The factor [S, S, 3] by which a network has changed colour and light within the mouth [S, S], averaged over
+    `blur` pixels; 1 elsewhere."""
+    mean = lambda x: cv2.GaussianBlur(x * mouth[..., None], (0, 0), blur) + 1e-3
+    gain = np.clip(mean(painted) / mean(base), *LIGHT_RANGE)
+    return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0)[..., None] * (gain - 1)
 
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:

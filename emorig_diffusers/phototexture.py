@@ -20,6 +20,7 @@ from torch import Tensor
 from .faces import invert, reach
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
+from .mouth import Mouth
 from .render import Fragments, interpolate, rasterize, vertex_normals
 
 SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
@@ -43,7 +44,7 @@ class Warp:
         mouth: Pixels inside the target's lips [G, G] bool.
         normal: Target normals [G, G, 3] in [-1, 1]; 0 outside the head.
         albedo: Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head.
-        depth: Metres behind the lips inside the mouth [G, G], 0 elsewhere.
+        depth: Metres behind the lips inside the mouth and two pixels around [G, G], 0 elsewhere.
         points: Dense landmarks of the target [N, 2], grid pixels.
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
@@ -83,6 +84,7 @@ class PhotoTexture:
         self.head = head
         self.faces = head.faces
         self.part = head.face_part.numpy()
+        self.mouth = Mouth(head)
         inside = np.isin(self.part, (*TEETH, CAVITY))
         self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
 
@@ -138,8 +140,11 @@ class PhotoTexture:
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion.astype(np.float32), moves, scale, reach)
         normal, albedo = self._attributes(target, after)
+        around = cv2.dilate(after.mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # for soft edges
+        inside, far = self.mouth.draw(target, around)
+        albedo = np.where(around[..., None], inside, albedo)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])
-        depth = np.where(after.mouth, np.maximum(after.depth - lips, 0) / scale, 0)
+        depth = np.where(around, np.maximum(far - lips, 0) / scale, 0)
         return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale)
 
     def _scale(self, pixels: Tensor) -> float:

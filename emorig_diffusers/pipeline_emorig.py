@@ -32,7 +32,7 @@ from .published import PublishedMixin, Redrawing, Redrawn, paste_redrawn
 from .repaint import stack_conditions
 from .rig import OPEN_CODE, EncodedFace, part_names, unchanged
 from .sampling import Sampling
-from .wrinkles import shade_wrinkles
+from .wrinkles import shade_wrinkles, unfolding
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
 
@@ -72,9 +72,11 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             without named units needs.
         wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
             named units have none.
+        light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
+            gives the drawn teeth (mouth.py) their colour and light; 0 takes its own teeth.
 
     Raises:
-        ValueError: If a code part or a crop is unknown, or `wrinkles` is no number from 0 on.
+        ValueError: If a code part or a crop is unknown, or `wrinkles` or `light_blur` is no number from 0 on.
     """
 
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
@@ -100,10 +102,13 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         crop_landmarks: str = "mediapipe",
         emotion_codes: dict[str, list[float]] | None = None,
         wrinkles: float = 1.0,
+        light_blur: float = 3.0,
     ) -> None:
         super().__init__()
         if not wrinkles >= 0:
             raise ValueError(f"wrinkles is {wrinkles!r}: give a number from 0 (none) on, 1 for the usual.")
+        if not light_blur >= 0:
+            raise ValueError(f"light_blur is {light_blur!r}: give pixels, or 0 for the network's own mouths.")
         for name, value, known in (
             ("crop", crop, PICTURE_FRAMES), ("crop_landmarks", crop_landmarks, ("mediapipe", "fan"))
         ):  # fmt: skip
@@ -125,6 +130,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             crop_landmarks=crop_landmarks,
             emotion_codes=emotion_codes,
             wrinkles=wrinkles,
+            light_blur=light_blur,
         )
         self.texture = PhotoTexture(head)
 
@@ -184,7 +190,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
     ) -> tuple[Tensor, Tensor]:
         """Corrections of the base [B, 3, side, side]: a sample, and the mean that the first step predicts.
 
-        The mean is smooth, as skin is; the sample has the detail of teeth.
+        The mean is smooth, as skin is; the sample has detail.
         """
         sampling = Sampling(num_inference_steps, generator, callback=callback)
         sample, mean = self.sample(latents, conditions, code, sampling)
@@ -324,13 +330,13 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         warp = self.texture.warp(here, there, GRID, turning)
         moved = move_pixels(rgb, face.grid_matrix(GRID), warp)
         size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
-        plan = compose.plan(warp, warp_crop(moved, matrix, size), size)
+        change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
+        plan = compose.plan(warp, warp_crop(moved, face.grid_matrix(GRID), GRID), size, unfolding(change))
         painted = plan.base
         if self.unet is not None and plan.network_mask.any():
             painted = self._paint(plan, target, sampling)
-        done, names = compose.finish(moved, plan, painted, matrix), self.head.config.expression_names
-        if names and self.config.wrinkles:
-            change = dict(zip(names, (target.expression - face.codes.expression)[0].tolist()))
+        done = compose.finish(moved, plan, painted, matrix, self.config.light_blur)
+        if change and self.config.wrinkles:
             matrix, depth = face.grid_matrix(GRID), self.config.wrinkles
             done = shade_wrinkles(done, moved, matrix, warp, change, target.light[0], depth)
         return done, plan.picture()
@@ -348,8 +354,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             sampling.generator,
             sampling.callback,
         )
-        detail = torch.from_numpy(plan.inside).float()[window[1:]]
-        correction = torch.lerp(mean.float().cpu(), sample.float().cpu(), detail)
+        correction = torch.where(plan.mouth[window] > 0, sample.float().cpu(), mean.float().cpu())
         painted = plan.base.clone()
         painted[window] += correction * plan.network_mask[window]
         return painted.clamp(-1, 1)

@@ -1,8 +1,8 @@
 """What the network paints on a moved face: which pixels, over what, under which conditions.
 
 Conditioning 2 of the project: the photo's own pixels are moved under the edited head (phototexture.py); the network
-repaints only what motion cannot give: the mouth's inside, the edge of the lips and the nasolabial folds. There a
-*base* stands in for the photo (teeth and cavity drawn plainly, skin filled in from around), and the network adds
+repaints only what motion cannot give: the mouth's inside, the edge of the lips and cheeks that a fold has left. There
+a *base* stands in for the photo (the mouth as mouth.py draws it, skin filled in from around), and the network adds
 what the base lacks. Training and inference share every line of this file.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .models.landmarks import INNER_LIPS, OUTER_LIPS
+from .models.landmarks import EYES, INNER_LIPS, OUTER_LIPS
 from .phototexture import Warp
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
@@ -26,7 +26,9 @@ FOLDS = (
 )  # MediaPipe points around the nasolabial fold: wing of the nose, cheek, jowl, corner of the mouth
 LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
 TYPICAL_SKIN = 0.30  # linear luminance of skin under which the head's albedo looks right
-DARKENING = 0.012  # metres behind the lips over which light in the mouth falls to 1/e
+TYPICAL_WHITE = 0.35  # the same for the brightest part of the eyes
+DEEP, DARKENING = 0.006, 0.008  # metres behind the lips from which light falls, and over which it falls to 1/e
+LIP_SHADOW = 0.0014  # metres by which the shade of the lips reaches down
 
 
 @dataclass
@@ -69,17 +71,34 @@ def _polygon(size: int, points: np.ndarray) -> np.ndarray:
     return mask > 0
 
 
+def mouth_cover(warp: Warp) -> np.ndarray:
+    """How much of each pixel lies within the target's lips [G, G] float32; 0 where they are closed."""
+    if not warp.mouth.any():
+        return np.zeros(warp.mouth.shape, np.float32)
+    large = _polygon(4 * len(warp.mouth), 4 * warp.points[list(INNER_LIPS)]).astype(np.float32)
+    return cv2.GaussianBlur(cv2.resize(large, warp.mouth.shape, interpolation=cv2.INTER_AREA), (0, 0), 0.7)
+
+
 def paint_mouth(warp: Warp, crop: np.ndarray) -> np.ndarray:
-    """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: the head's teeth, tongue and cavity, lit by how
-    deep they lie and by how bright the skin of `crop` (uint8 [G, G, 3]) is."""
-    linear = (crop / 255.0) ** 2.2
-    skin = warp.albedo.any(-1) & ~warp.mouth
-    luminance = np.median(linear[skin] @ [0.2126, 0.7152, 0.0722]) if skin.any() else TYPICAL_SKIN
-    light = np.clip((luminance / TYPICAL_SKIN) ** 0.7, 0.3, 1.4)
-    depth = 0.2 + 0.8 * np.exp(-np.maximum(warp.depth - DARKENING, 0) / DARKENING)
-    sky = cv2.GaussianBlur(warp.mouth.astype(np.float32), (0, 0), max(0.003 * warp.scale, 1))
-    shade = light * depth * np.clip(1.2 * sky, 0.45, 1)  # the lips shade the rim
+    """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: teeth, tongue and cavity, lit by how deep they lie,
+    by what the lips shade, and by how bright skin and eyes of `crop` (uint8 [G, G, 3]) are."""
+    depth = 0.1 + 0.9 * np.exp(-np.maximum(warp.depth - DEEP, 0) / DARKENING)
+    lips = np.float32([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]])  # light comes from above
+    shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
+    sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
+    shade = light_on_teeth(warp, crop) * depth * np.clip(1.5 * sky, 0.25, 1)
     return np.clip(warp.albedo * shade[..., None], 0, 1) ** (1 / 2.2)
+
+
+def light_on_teeth(warp: Warp, crop: np.ndarray) -> float:
+    """How much light falls on the face, relative to TYPICAL_SKIN: told by the skin or, where that is dark itself, by
+    the whites of the eyes, which are as light as teeth in everybody."""
+    linear = (crop / np.float32(255)) ** 2.2 @ np.float32([0.2126, 0.7152, 0.0722])
+    skin = warp.albedo.any(-1) & ~warp.mouth
+    eyes = _polygon(len(crop), warp.points[list(EYES[:16])]) | _polygon(len(crop), warp.points[list(EYES[16:])])
+    lit = (np.median(linear[skin]) / TYPICAL_SKIN) ** 0.7 if skin.any() else 1.0
+    white = min(np.quantile(linear[eyes], 0.85) / TYPICAL_WHITE, 1.0) if eyes.any() else 0.0
+    return float(np.clip(max(lit, white), 0.25, 1.4))
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

@@ -197,7 +197,8 @@ def test_an_opening_mouth_is_a_hole(opened: Warp) -> None:
     assert (opened.hole & opened.mouth).sum() > 0.8 * opened.mouth.sum()
     assert opened.hole.sum() < 0.1 * opened.hole.size
     assert opened.depth[opened.mouth].max() > 0.01  # metres to the throat
-    assert not opened.depth[~opened.mouth].any()
+    around = cv2.dilate(opened.mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert not opened.depth[~around].any()
 
 
 def test_a_mouth_that_was_open_is_no_hole(pipe: EmoRigPipeline, astronaut_face: EncodedFace) -> None:

@@ -14,12 +14,14 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.phototexture import Warp
 from emorig_diffusers.rig import EncodedFace
-from emorig_diffusers.wrinkles import MIRROR, shade_wrinkles, shading, strokes
+from emorig_diffusers.wrinkles import FOLDS, MIRROR, shade_wrinkles, shading, strokes, unfolding
 
 GRID = 512
 SAME = np.eye(2, 3)  # a photo that is the grid
 ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
 RAISED = {"browInnerUp": 1.0, "browOuterUpLeft": 1.0, "browOuterUpRight": 1.0}
+SMILE = {f"mouth{unit}{side}": 0.4 for unit in ("Smile", "UpperUp") for side in ("Left", "Right")}
+FROWN = {"mouthFrownLeft": 1.0, "mouthFrownRight": 1.0}
 SKIN, HAIR = (205, 160, 135), (45, 32, 25)
 
 
@@ -63,7 +65,8 @@ def test_no_strength_gives_the_photo_itself_and_more_strength_more(
 
 @pytest.mark.parametrize(
     ("unit", "rows"),
-    [("browDown", (151, 168)), ("browOuterUp", (10, 52)), ("noseSneer", (8, 206)), ("cheekSquint", (52, 280))],
+    [("browDown", (151, 168)), ("browOuterUp", (10, 52)), ("noseSneer", (8, 212)), ("cheekSquint", (52, 280)),
+     ("mouthSmile", (101, 210)), ("mouthFrown", (142, 210))],
 )
 def test_one_side_wrinkles_where_its_muscle_pulls(
     warp: Warp, light: Tensor, unit: str, rows: tuple[int, int]
@@ -83,12 +86,75 @@ def test_a_mirrored_change_of_a_mirrored_face_gives_the_mirrored_field(warp: War
     mirrored = replace(
         warp, points=flip(warp.points), source_points=flip(warp.source_points), normal=np.ascontiguousarray(normal)
     )
-    change = {"browDownLeft": 0.8, "noseSneerRight": 0.6, "browOuterUpLeft": 0.9, "browInnerUp": 0.5}
+    change = {"browDownLeft": 0.8, "noseSneerRight": 0.6, "browOuterUpLeft": 0.9, "browInnerUp": 0.5,
+              "mouthSmileLeft": 0.7, "mouthFrownRight": 0.9, "mouthShrugLower": 0.5}  # fmt: skip
     swapped = {n.replace("Left", "*").replace("Right", "Left").replace("*", "Right"): v for n, v in change.items()}
     other = light * torch.tensor([1.0, -1, 1, 1, -1, -1, 1, 1, 1])[:, None]  # x, xy and xz
     field = field_of(warp, change, light)
     assert np.abs(field - field[:, ::-1]).max() > 0.1
     np.testing.assert_allclose(field_of(mirrored, swapped, other), field[:, ::-1], atol=1e-4)
+
+
+def test_every_landmark_beside_the_midline_has_a_twin(warp: Warp) -> None:
+    used = np.unique([landmark for fold in FOLDS for anchor in fold.path for landmark in anchor[:2]])
+    off = np.abs(warp.points[used, 0] - warp.points[168, 0]) / warp.scale
+    alone = used[MIRROR[used] == used]
+    assert len(used) > 60 and off[np.isin(used, alone)].max() < 0.006
+    y = warp.points[used, 1] - warp.points[MIRROR[used], 1]
+    assert np.abs(y).max() < 0.008 * warp.scale
+
+
+def at(field: np.ndarray, warp: Warp, first: int, second: int, share: float = 0.5) -> float:
+    """The field at a share of the way between two landmarks, on the side where it is weaker."""
+    places = [warp.points[i] + share * (warp.points[j] - warp.points[i])
+              for i, j in ((first, second), (MIRROR[first], MIRROR[second]))]  # fmt: skip
+    return min((float(field[int(y), int(x)]) for x, y in places), key=abs)
+
+
+def test_a_smile_folds_the_cheek_from_the_noses_wing_to_the_mouths_corner(warp: Warp, light: Tensor) -> None:
+    field = field_of(warp, SMILE, light)
+    assert all(at(field, warp, *place) < -0.08 for place in ((129, 203, 0.9), (203, 206), (206, 216)))
+    assert at(field, warp, 36, 205) > 0.02  # the cheek's apple
+    assert at(field, warp, 216, 214) > 0.02  # beside the mouth's corner
+    assert -0.1 < at(field, warp, 206, 92) < -0.02  # the lip in the fold's shade
+    for far in (4, 50, 200, 152, 9):
+        assert abs(at(field, warp, far, far)) < 0.03
+    stronger = field_of(warp, {unit: 1.5 * amount for unit, amount in SMILE.items()}, light)
+    assert 1.1 < stronger.min() / field.min() < 1.6
+
+
+def test_a_fold_lies_where_the_face_has_moved_to(warp: Warp, light: Tensor) -> None:
+    shift = np.array([0, -0.006 * warp.scale])
+    cheeks = [203, 206, 216, 207, 212, 214, 129, 36, 49, 142]
+    points = warp.points.copy()
+    points[[*cheeks, *MIRROR[cheeks]]] += shift
+    moved = replace(warp, points=points)
+    field = field_of(moved, SMILE, light)
+    assert at(field, moved, 203, 206) < -0.08 < 0.5 * at(field, warp, 206, 206)
+
+
+def test_a_mouth_turned_down_draws_lines_below_its_corners(warp: Warp, light: Tensor) -> None:
+    field = field_of(warp, FROWN, light)
+    assert at(field, warp, 57, 202) < -0.05 and at(field, warp, 203, 206) < -0.05
+    assert at(field_of(warp, SMILE, light), warp, 57, 202) > -0.02
+
+
+def test_a_raised_chin_creases_under_the_lip_but_not_in_a_smile(warp: Warp, light: Tensor) -> None:
+    raised = field_of(warp, {"mouthShrugLower": 0.6}, light)
+    assert at(raised, warp, 18, 200, 0.3) < -0.04
+    smiled = field_of(warp, SMILE | {"mouthShrugLower": 0.4}, light)
+    assert abs(at(smiled, warp, 18, 200, 0.3)) < 0.01
+
+
+def test_folds_go_when_a_smile_goes_but_not_when_sorrow_or_anger_takes_its_place() -> None:
+    gone = {unit: -amount for unit, amount in SMILE.items()}
+    assert unfolding({}) == unfolding(SMILE) == unfolding(FROWN) == unfolding(ANGER) == 0
+    assert unfolding(gone) == 1
+    assert unfolding(gone | FROWN) < 0.2
+    assert unfolding(gone | dict.fromkeys(("noseSneerLeft", "noseSneerRight"), 0.8)) < 0.2
+    assert unfolding({unit: 0.15 * amount for unit, amount in gone.items()}) == 0  # hardly a smile
+    shares = [unfolding({unit: part * amount for unit, amount in gone.items()}) for part in np.linspace(0, 1, 11)]
+    assert shares == sorted(shares) and any(0.1 < share < 0.9 for share in shares)
 
 
 def test_grooves_are_dark_and_warm_between_lighter_skin(plain: np.ndarray, warp: Warp, light: Tensor) -> None:

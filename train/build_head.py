@@ -39,6 +39,7 @@ RIGID_TARGETS = ("trans-", "head-angle", "neck-trans", "neck-back", "measure", "
 OPPOSITES = (("incr", "decr"), ("up", "down"), ("out", "in"), ("convex", "concave"), ("forward", "backward"),
              ("uncompress", "compress"))  # fmt: skip
 JAW_BONES = {"jaw", "special04", "oris01", "oris02", "oris06.L", "oris06.R", "oris07.L", "oris07.R"}
+LIP_CORNER, CHIN_FOLD, CHIN = 0.0215, -0.058, -0.074  # metres: sideways, and heights between which rounding fades
 TRUNK_BONES = ("neck01", "spine", "clavicle", "shoulder", "upperarm")
 
 
@@ -286,11 +287,20 @@ def build(data: Path) -> HeadModel:
     mean, modes = principal_components(people, crop, skull)
     bones = json.loads((root / "rigs" / "standard" / "weights.default.json").read_text())["weights"]
     expression = np.stack([t[crop.vertex] for t in units.values()]) * DECIMETRE
+    jaw = list(units).index("jawOpen")
+    expression[jaw] = round_lip(expression[jaw], mean)
     head = HeadModel(len(mean), len(crop.faces), len(crop.uv), SHAPE_MODES, len(units), expression_names=tuple(units))
     fill(head, template=mean, shape_basis=modes, expression_basis=expression, uv=crop.uv, faces=crop.faces,
          faces_uv=crop.faces_uv, face_part=crop.part, joint_regressor=joint_regressor(mesh, crop, average),
          skinning=skinning(bones, count, crop), albedo=paint(mean, crop, local))  # fmt: skip
     return head
+
+
+def round_lip(opening: np.ndarray, template: np.ndarray) -> np.ndarray:
+    """The jaw's opening [V, 3] with a lower lip that hangs in an arc: the unit's own tapers to a V."""
+    side = np.clip(np.abs(template[:, 0]) / LIP_CORNER, 0, 1)
+    fade = np.clip((template[:, 1] - CHIN) / (CHIN_FOLD - CHIN), 0, 1) * (template[:, 2] > 0.02)
+    return opening * (1 + 0.45 * side**3 * (1 - side**8) * fade)[:, None]
 
 
 def fill(head: HeadModel, **values: np.ndarray) -> None:
