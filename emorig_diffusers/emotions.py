@@ -54,9 +54,9 @@ RECIPES: dict[str, dict[str, float]] = {
     # The others were tuned on eight people, by eye and by what each unit costs identity: AU1 and AU4 cost most.
     "sad": {"AU1": 0.8, "AU2": -0.2, "AU4": 0.55, "AU15": 0.9, "AU17": 0.2, "AU43": 0.14, "AU7": 0.1,
             "mouthSmile": -0.1},
-    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 1.2, "AU27": 0.62, "AU18": 0.35, "mouthSmile": -0.15},
+    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.62, "AU18": 0.35, "mouthSmile": -0.15},
     # unlike surprise: brows drawn together, only their inner ends up, the mouth stretched
-    "fear": {"AU1": 0.7, "AU4": 0.4, "AU5": 1.2, "AU20": 1.0, "AU16": 0.7, "AU26": 0.4, "mouthSmile": -0.1},
+    "fear": {"AU1": 0.7, "AU4": 0.4, "AU5": 0.8, "AU20": 1.0, "AU16": 0.7, "AU26": 0.4, "mouthSmile": -0.1},
     "disgust": {"AU9": 1.0, "AU10": 1.0, "AU4": 0.3, "AU7": 0.65, "AU17": 0.3, "AU15": 0.15, "AU6": 0.3,
                 "mouthLowerDown": 0.1},
     "anger": {"AU4": 0.85, "AU9": 0.5, "AU7": 0.6, "AU5": 0.2, "AU23": 0.25, "AU15": 0.35},

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from .eyes import move_lids
 from .faces import invert, reach
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
@@ -115,13 +116,16 @@ class PhotoTexture:
         bending = 0.02 * laplacian.T @ laplacian + 0.003 * laplacian + 1e-5 * sparse.eye(count)
         return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
 
-    def warp(self, source: Tensor, target: Tensor, size: int, turning: bool = False) -> Warp:
+    def warp(
+        self, source: Tensor, target: Tensor, size: int, turning: bool = False, irises: np.ndarray | None = None
+    ) -> Warp:
         """Motion from one state of the head to another.
 
         Args:
             source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
             size: Side G of the grid.
             turning: Whether the whole head turns; then its surroundings follow from farther away.
+            irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `eyes.move_lids` moves them.
         """
         scale = self._scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
@@ -139,6 +143,9 @@ class PhotoTexture:
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion.astype(np.float32), moves, scale, reach)
+        if irises is not None:
+            motion, eyes = move_lids(motion, before.points, after.points, irises, scale)
+            hole &= ~eyes
         normal, albedo = self._attributes(target, after)
         around = cv2.dilate(after.mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # for soft edges
         inside, far = self.mouth.draw(target, around)

@@ -15,7 +15,8 @@ from torch import Tensor
 from . import compose
 from .codes import FaceCodes
 from .editing import EditMixin
-from .faces import warp_crop
+from .eyes import IRISES
+from .faces import transform_points, warp_crop
 from .frames import PICTURE_FRAMES
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
@@ -327,7 +328,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
-        warp = self.texture.warp(here, there, GRID, turning)
+        irises = transform_points(face.grid_matrix(GRID), face.face.landmarks[list(IRISES), :2])
+        warp = self.texture.warp(here, there, GRID, turning, irises)
         moved = move_pixels(rgb, face.grid_matrix(GRID), warp)
         size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))

@@ -1,0 +1,131 @@
+"""Eyes that open and close: lashes go with their lid, and what a lid uncovers is mirrored from below the iris.
+
+A photo does not show the upper part of an iris that a lid covers, nor is the edge of a lid a line: lashes and shade
+hang over the eyeball. So a rim along the opening moves with the lid; where the moved eyeball would show what was lid
+in the photo, it shows the point mirrored at the iris's horizontal axis, for irises are round, or else the nearest
+point of iris or white that the photo shows.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .models.landmarks import EYES
+
+OPENINGS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
+IRISES = (468, 473)  # their middles among the landmarks
+RADIUS = 0.0057  # metres, of an iris
+WHITES = 1.9  # radii from the iris's middle up to which the white is white, and no corner of the eye
+RIM = 0.0018  # metres outside the opening over which the skin's motion turns into that of the lid's edge
+LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
+LID_MOTION = 0.0003  # metres by which a lid must move against its eyeball before anything is done
+
+
+def move_lids(
+    motion: np.ndarray, before: np.ndarray, after: np.ndarray, irises: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Motion with whole eyes.
+
+    Args:
+        motion: Where each pixel comes from, minus where it is [G, G, 2], grid pixels.
+        before, after: Dense landmarks [478, 2] of source and target, grid pixels.
+        irises: Middles of the irises in the photo [2, 2], the person's right eye first, grid pixels.
+        scale: Grid pixels per metre.
+
+    Returns:
+        The motion, new in and around the openings of eyes whose lids move, and those pixels [G, G] bool.
+    """
+    motion, done = motion.copy(), np.zeros(motion.shape[:2], bool)
+    for outline, middle, iris in zip(OPENINGS, IRISES, irises):
+        here, there, gaze = before[list(outline)], after[list(outline)], before[middle] - after[middle]
+        if np.hypot(*(here - there - gaze).T).max() < LID_MOTION * scale:
+            continue
+        reach = 2 * RIM * scale
+        left, top = np.maximum((np.minimum(here, there).min(0) - reach).astype(int), 0)
+        right, bottom = (np.maximum(here, there).max(0) + reach).astype(int) + 1
+        box, corner = (slice(top, bottom), slice(left, right)), np.array([left, top])
+        if min(motion[box].shape) >= 2:
+            done[box] = _move_eye(motion[box], here - corner, there - corner, iris - corner, gaze, scale)
+    return motion, done
+
+
+def _move_eye(
+    motion: np.ndarray, here: np.ndarray, there: np.ndarray, iris: np.ndarray, gaze: np.ndarray, scale: float
+) -> np.ndarray:
+    """Write the motion [H, W, 2] of one eye; returns where.
+
+    Args:
+        here, there: Outline of the opening in source and target [16, 2].
+        iris: Its middle in the source [2].
+        gaze: Motion of the eyeball [2].
+    """
+    inside, centre = _fill(motion.shape[:2], there), _centres(motion.shape)
+    lid, far = _edge_motion(here, there, centre)
+    lift = ((here - there - gaze) @ _down(here))[1:8].max()
+    ball = _shown(centre + gaze, here, iris, scale, np.clip(lift, 0, LASHES * scale)) - centre
+    share = np.clip(far / (scale * np.where(inside, LASHES, RIM)), 0, 1)
+    share = (share * share * (3 - 2 * share))[..., None]
+    other = np.where(inside[..., None], ball, motion)
+    motion[:] = lid + share * (other - lid)
+    return inside | (far < RIM * scale)
+
+
+def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Motion of the nearest point of the opening's edge [H, W, 2], and how far that is [H, W]."""
+    steps = np.linspace(0, 1, 8, endpoint=False)[:, None]
+    dense = lambda p: (p[:, None] * (1 - steps) + np.roll(p, -1, 0)[:, None] * steps).reshape(-1, 2)
+    source, target = dense(here), dense(there)
+    far = np.linalg.norm(centre[:, :, None] - target, axis=-1)
+    return cv2.blur((source - target)[far.argmin(-1)], (5, 5)), far.min(-1)
+
+
+def _shown(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: float, lashes: float) -> np.ndarray:
+    """Points of the eyeball [H, W, 2], each replaced by a like one where the photo shows a lid, or lashes, which
+    reach `lashes` pixels down."""
+    down, shape = _down(opening), ball.shape[:2]
+    clear = _fill(shape, opening) & _fill(shape, opening + lashes * down)
+    height, radius = (ball - iris) @ down, np.linalg.norm(_centres(ball.shape) - iris, axis=-1)
+    donor = clear & _fill(shape, opening - 0.5 * lashes * down) & (radius < WHITES * RADIUS * scale)
+    mirrored = ball - 2 * height[..., None] * down
+    hidden = ~_look(clear, ball)
+    result = np.where((hidden & (height < 0) & _look(donor, mirrored))[..., None], mirrored, ball)
+    hidden &= ~_look(donor, result)
+    of_iris = np.linalg.norm(ball - iris, axis=-1) < RADIUS * scale
+    for kind, place in ((of_iris, radius < 0.95 * RADIUS * scale), (~of_iris, radius > 1.1 * RADIUS * scale)):
+        if (donor & place).any():
+            result = np.where((kind & hidden)[..., None], _look(_nearest(donor & place), result), result)
+    return result
+
+
+def _down(opening: np.ndarray) -> np.ndarray:
+    """Unit vector [2] from the upper to the lower lid, across the line of the corners."""
+    axis = opening[8] - opening[0]
+    return np.array([-axis[1], axis[0]]) / np.linalg.norm(axis).clip(1e-6) * (1 if axis[0] > 0 else -1)
+
+
+def _nearest(known: np.ndarray) -> np.ndarray:
+    """Middle (x, y) of the nearest known pixel, for every pixel [H, W, 2]."""
+    _, label = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    y, x = np.nonzero(known)
+    table = np.zeros((label.max() + 1, 2))
+    table[label[y, x]] = np.column_stack([x, y]) + 0.5
+    return table[label]
+
+
+def _look(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values of a picture [H, W, ...] at points [..., 2], those beyond its edges at the edge."""
+    x, y = (np.clip(points[..., k].astype(int), 0, picture.shape[1 - k] - 1) for k in (0, 1))
+    return picture[y, x]
+
+
+def _centres(shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), -1)
+
+
+def _fill(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.round((points - 0.5) * 16).astype(np.int32)], 1, shift=4)
+    return mask > 0

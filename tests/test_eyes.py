@@ -1,0 +1,90 @@
+"""eyes.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from emorig_diffusers.eyes import IRISES, LASHES, OPENINGS, RADIUS, RIM, move_lids
+
+SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
+IRIS = np.array([[50.0, 82.0], [110.0, 82.0]])
+SKIN, WHITE, BLUE, BLACK = 180.0, 250.0, 90.0, 10.0
+
+
+def outline(middle: np.ndarray, upper: float, lower: float) -> np.ndarray:
+    """The 16 points [16, 2] of an opening 48 pixels wide: corner, upper lid, corner, lower lid."""
+    angle = np.pi * np.arange(16) / 8
+    height = np.where(np.sin(angle) >= 0, upper, lower)
+    return middle + np.column_stack([-24 * np.cos(angle), -height * np.sin(angle)])
+
+
+def landmarks(upper: float, lower: float = 10.0, shift: float = 0.0) -> np.ndarray:
+    points = np.zeros((478, 2))
+    for place, middle, iris in zip(OPENINGS, IRIS, IRISES):
+        points[list(place)], points[iris] = outline(middle + [shift, 0], upper, lower), middle + [shift, 0]
+    return points
+
+
+def draw(upper: float, lower: float = 10.0) -> np.ndarray:
+    """A photo [G, G]: irises of the usual size, whites, skin, black lashes along the upper lids."""
+    photo, fixed = np.full((SIZE, SIZE), SKIN, np.float32), lambda p: np.round((p - 0.5) * 16).astype(np.int32)
+    for middle in IRIS:
+        opening, ball = np.zeros((SIZE, SIZE), np.uint8), np.full((SIZE, SIZE), WHITE, np.float32)
+        cv2.fillPoly(opening, [fixed(outline(middle, upper, lower))], 1, shift=4)
+        cv2.circle(ball, tuple(fixed(middle)), round(RADIUS * SCALE * 16), BLUE, -1, shift=4)
+        photo = np.where(opening > 0, ball, photo)
+        cv2.polylines(photo, [fixed(outline(middle, upper, lower)[:9] + [0, 1])], False, BLACK, 2, shift=4)
+    return photo
+
+
+def moved(photo: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32))
+    x, y = x + motion[..., 0].astype(np.float32), y + motion[..., 1].astype(np.float32)
+    return cv2.remap(photo, x, y, cv2.INTER_LINEAR)
+
+
+STILL = np.zeros((SIZE, SIZE, 2))
+
+
+def test_lids_that_stay_change_nothing() -> None:
+    points = landmarks(8)
+    motion, done = move_lids(STILL, points, points, IRIS, SCALE)
+    assert not motion.any() and not done.any()
+    shifted, done = move_lids(STILL - [3.0, 0], points, landmarks(8, shift=3.0), IRIS, SCALE)
+    assert (shifted == [-3.0, 0]).all() and not done.any()  # the whole eye moves
+
+
+@pytest.mark.parametrize("upper", [12.0, 16.0])
+def test_a_rising_lid_uncovers_a_round_iris(upper: float) -> None:
+    motion, done = move_lids(STILL, landmarks(6), landmarks(upper), IRIS, SCALE)
+    result = moved(draw(6), motion)
+    for x, y in IRIS.astype(int):
+        depth = int(upper - LASHES * SCALE)  # rows above the iris's middle that lashes leave free
+        column = result[y - depth + 3 : y, x]
+        assert (np.abs(column - BLUE) < 25).all()  # the photo showed lashes and skin above the sixth
+        lid = result[y - int(upper) - 3 : y - int(upper) + 5, x]
+        assert lid.min() < 60  # the lashes went up
+        assert abs(result[y - int(upper) - int(RIM * SCALE) - 1, x] - SKIN) < 5
+        assert (np.abs(result[y - 3, [x - 16, x + 16]] - WHITE) < 60).all()
+    assert not motion[~done].any()
+    assert done.mean() < 0.2
+
+
+def test_a_falling_lid_takes_its_lashes_along() -> None:
+    motion, done = move_lids(STILL, landmarks(12), landmarks(5), IRIS, SCALE)
+    result = moved(draw(12), motion)
+    for x, y in IRIS.astype(int):
+        assert np.abs(result[y + 2, x] - BLUE) < 25
+        assert result[y - 8 : y - 1, x].min() < 60
+    assert np.abs(np.diff(motion, axis=0)).max() < 4  # no tear
+
+
+def test_eyes_at_the_border_and_shut_eyes() -> None:
+    for shift, upper in ((-45.0, 12.0), (200.0, 12.0), (0.0, -8.0)):
+        before, after = landmarks(6), landmarks(upper)
+        motion, _ = move_lids(STILL, before + [shift, 0], after + [shift, 0], IRIS + [shift, 0], SCALE)
+        assert np.isfinite(motion).all()
+    motion, _ = move_lids(STILL, landmarks(-9.9), landmarks(10), IRIS, SCALE)  # nothing of the eyeball is shown
+    assert np.isfinite(motion).all()
