@@ -16,6 +16,7 @@ from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
+UNSEEN = 0.25  # share of an open mouth that the photo may not show, before all of it is painted anew
 LIGHT_RANGE = (0.6, 1.6)  # by which a network that is asked for the light alone may change it
 
 
@@ -88,7 +89,8 @@ def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
 def mouth_changes(warp: Warp) -> bool:
     """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
     before, after = (np.linalg.norm(p[13] - p[14]) / warp.scale for p in (warp.source_points, warp.points))
-    return bool(abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
+    unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
+    return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:

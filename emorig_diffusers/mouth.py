@@ -70,7 +70,7 @@ class Mouth:
     """Draws the mouths of one head model.
 
     Args:
-        head: With parts upper_teeth and lower_teeth, which say where the jaws are.
+        head: Its parts upper_teeth and lower_teeth say where the jaws are; without them mouths stay black.
     """
 
     def __init__(self, head: HeadModel) -> None:
@@ -125,7 +125,7 @@ class Mouth:
         """
         albedo, depth = np.zeros((*mouth.shape, 3), np.float32), np.zeros(mouth.shape, np.float32)
         rows, columns = (np.flatnonzero(mouth.any(axis)) for axis in (1, 0))
-        if not len(rows):
+        if not len(rows) or not all(len(index) for index in self.jaw.values()):  # FLAME's head has no teeth
             return albedo, depth
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         colour, far = self._draw_box(pixels.double().numpy(), box)

@@ -17,11 +17,11 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from .eyes import move_lids
 from .faces import invert, reach
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
 from .mouth import Mouth
+from .openings import move_lids, move_lips
 from .render import Fragments, interpolate, rasterize, vertex_normals
 
 SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
@@ -125,7 +125,7 @@ class PhotoTexture:
             source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
             size: Side G of the grid.
             turning: Whether the whole head turns; then its surroundings follow from farther away.
-            irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `eyes.move_lids` moves them.
+            irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
         """
         scale = self._scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
@@ -143,6 +143,9 @@ class PhotoTexture:
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion.astype(np.float32), moves, scale, reach)
+        if before.mouth.any() and after.mouth.any() and not turning:
+            motion, unseen = move_lips(motion, before.points, after.points, scale)
+            hole = np.where(after.mouth, unseen, hole)
         if irises is not None:
             motion, eyes = move_lids(motion, before.points, after.points, irises, scale)
             hole &= ~eyes

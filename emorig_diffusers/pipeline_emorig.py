@@ -15,7 +15,6 @@ from torch import Tensor
 from . import compose
 from .codes import FaceCodes
 from .editing import EditMixin
-from .eyes import IRISES
 from .faces import transform_points, warp_crop
 from .frames import PICTURE_FRAMES
 from .hub import HubMixin
@@ -26,6 +25,7 @@ from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
+from .openings import IRISES
 from .outputs import EditedFace, EmoRigOutput, as_type, buffer_pictures, to_picture
 from .photos import read_photo
 from .phototexture import PhotoTexture, move_pixels

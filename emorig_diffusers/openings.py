@@ -1,9 +1,9 @@
-"""Eyes that open and close: lashes go with their lid, and what a lid uncovers is mirrored from below the iris.
+"""Eyes and lips that open and close: their edges go along, and what they uncover is taken from what the photo shows.
 
-A photo does not show the upper part of an iris that a lid covers, nor is the edge of a lid a line: lashes and shade
-hang over the eyeball. So a rim along the opening moves with the lid; where the moved eyeball would show what was lid
-in the photo, it shows the point mirrored at the iris's horizontal axis, for irises are round, or else the nearest
-point of iris or white that the photo shows.
+The edge of a lid is no line: lashes and shade hang over the eyeball. So a rim along the opening moves with the lid;
+where the moved eyeball would show what was lid in the photo, it shows the point mirrored at the iris's horizontal axis,
+for irises are round, or else the nearest point of iris or white that the photo shows. Lips move before teeth the same
+way, as long as the mouth is not painted anew.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .models.landmarks import EYES
+from .models.landmarks import EYES, INNER_LIPS
 
-OPENINGS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
+LIDS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
 IRISES = (468, 473)  # their middles among the landmarks
+BRIDGE = 6  # landmark on the nose that moves with the skull
 RADIUS = 0.0057  # metres, of an iris
 WHITES = 1.9  # radii from the iris's middle up to which the white is white, and no corner of the eye
-RIM = 0.0018  # metres outside the opening over which the skin's motion turns into that of the lid's edge
+RIM = 0.0018  # metres outside an opening over which the skin's motion turns into that of the edge
 LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
+WET = 0.0010  # metres inside the lips over which their motion turns into that of the teeth
 LID_MOTION = 0.0003  # metres by which a lid must move against its eyeball before anything is done
 
 
@@ -37,38 +39,70 @@ def move_lids(
         The motion, new in and around the openings of eyes whose lids move, and those pixels [G, G] bool.
     """
     motion, done = motion.copy(), np.zeros(motion.shape[:2], bool)
-    for outline, middle, iris in zip(OPENINGS, IRISES, irises):
+    for outline, middle, iris in zip(LIDS, IRISES, irises):
         here, there, gaze = before[list(outline)], after[list(outline)], before[middle] - after[middle]
         if np.hypot(*(here - there - gaze).T).max() < LID_MOTION * scale:
             continue
-        reach = 2 * RIM * scale
-        left, top = np.maximum((np.minimum(here, there).min(0) - reach).astype(int), 0)
-        right, bottom = (np.maximum(here, there).max(0) + reach).astype(int) + 1
-        box, corner = (slice(top, bottom), slice(left, right)), np.array([left, top])
+        box, corner = _box(here, there, motion.shape, scale)
         if min(motion[box].shape) >= 2:
-            done[box] = _move_eye(motion[box], here - corner, there - corner, iris - corner, gaze, scale)
+            here, there, iris = here - corner, there - corner, iris - corner
+            centre, lift = _centres(motion[box].shape), ((here - there - gaze) @ _down(here))[1:8].max()
+            ball = _eyeball(centre + gaze, here, iris, scale, np.clip(lift, 0, LASHES * scale))
+            done[box] = _blend(motion[box], here, there, ball - centre, (LASHES * scale, RIM * scale))
     return motion, done
 
 
-def _move_eye(
-    motion: np.ndarray, here: np.ndarray, there: np.ndarray, iris: np.ndarray, gaze: np.ndarray, scale: float
+def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Motion with whole lips that are open in source and target, and go before teeth that stay with the skull.
+
+    Arguments as for `move_lids`.
+
+    Returns:
+        The motion, new in and around the mouth, and pixels between the lips that the photo does not show [G, G] bool;
+        they come from the nearest that it shows.
+    """
+    motion, unseen = motion.copy(), np.zeros(motion.shape[:2], bool)
+    here, there = (points[list(INNER_LIPS)] for points in (before, after))
+    box, corner = _box(here, there, motion.shape, scale)
+    if min(motion[box].shape) >= 2:
+        here, there = here - corner, there - corner
+        centre, shown = _centres(motion[box].shape), _fill(motion[box].shape, here)
+        teeth = centre + (before - after)[BRIDGE]
+        unseen[box] = _fill(motion[box].shape, there) & ~_look(shown, teeth)
+        sure = cv2.erode(shown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        if sure.any():
+            teeth = np.where(_look(sure, teeth)[..., None], teeth, _look(_nearest(sure), teeth))
+        _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
+    return motion, unseen
+
+
+def _box(
+    here: np.ndarray, there: np.ndarray, shape: tuple[int, ...], scale: float
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Rows and columns around an opening in both states, and the corner (x, y) where they start."""
+    reach = 2 * RIM * scale
+    low, high = np.minimum(here, there).min(0) - reach, np.maximum(here, there).max(0) + reach
+    left, top = np.clip(low.astype(int), 0, shape[1::-1])
+    right, bottom = np.clip(high.astype(int) + 1, 0, shape[1::-1])
+    return (slice(top, bottom), slice(left, right)), np.array([left, top])
+
+
+def _blend(
+    motion: np.ndarray, here: np.ndarray, there: np.ndarray, within: np.ndarray, reach: tuple[float, float]
 ) -> np.ndarray:
-    """Write the motion [H, W, 2] of one eye; returns where.
+    """Write the motion [H, W, 2] of one opening, and return where.
 
     Args:
-        here, there: Outline of the opening in source and target [16, 2].
-        iris: Its middle in the source [2].
-        gaze: Motion of the eyeball [2].
+        here, there: Its outline in source and target [N, 2]: the edge moves with it.
+        within: Motion of what lies behind the opening [H, W, 2].
+        reach: Pixels inside and outside the edge over which its motion turns into the others.
     """
-    inside, centre = _fill(motion.shape[:2], there), _centres(motion.shape)
-    lid, far = _edge_motion(here, there, centre)
-    lift = ((here - there - gaze) @ _down(here))[1:8].max()
-    ball = _shown(centre + gaze, here, iris, scale, np.clip(lift, 0, LASHES * scale)) - centre
-    share = np.clip(far / (scale * np.where(inside, LASHES, RIM)), 0, 1)
+    inside = _fill(motion.shape, there)
+    edge, far = _edge_motion(here, there, _centres(motion.shape))
+    share = np.clip(far / np.where(inside, *reach), 0, 1)
     share = (share * share * (3 - 2 * share))[..., None]
-    other = np.where(inside[..., None], ball, motion)
-    motion[:] = lid + share * (other - lid)
-    return inside | (far < RIM * scale)
+    motion[:] = edge + share * (np.where(inside[..., None], within, motion) - edge)
+    return inside | (far < reach[1])
 
 
 def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +114,7 @@ def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tup
     return cv2.blur((source - target)[far.argmin(-1)], (5, 5)), far.min(-1)
 
 
-def _shown(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: float, lashes: float) -> np.ndarray:
+def _eyeball(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: float, lashes: float) -> np.ndarray:
     """Points of the eyeball [H, W, 2], each replaced by a like one where the photo shows a lid, or lashes, which
     reach `lashes` pixels down."""
     down, shape = _down(opening), ball.shape[:2]

@@ -1,4 +1,4 @@
-"""eyes.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
+"""openings.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from emorig_diffusers.eyes import IRISES, LASHES, OPENINGS, RADIUS, RIM, move_lids
+from emorig_diffusers.models.landmarks import INNER_LIPS
+from emorig_diffusers.openings import IRISES, LASHES, LIDS, RADIUS, RIM, move_lids, move_lips
 
 SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
 IRIS = np.array([[50.0, 82.0], [110.0, 82.0]])
@@ -22,7 +23,7 @@ def outline(middle: np.ndarray, upper: float, lower: float) -> np.ndarray:
 
 def landmarks(upper: float, lower: float = 10.0, shift: float = 0.0) -> np.ndarray:
     points = np.zeros((478, 2))
-    for place, middle, iris in zip(OPENINGS, IRIS, IRISES):
+    for place, middle, iris in zip(LIDS, IRIS, IRISES):
         points[list(place)], points[iris] = outline(middle + [shift, 0], upper, lower), middle + [shift, 0]
     return points
 
@@ -88,3 +89,35 @@ def test_eyes_at_the_border_and_shut_eyes() -> None:
         assert np.isfinite(motion).all()
     motion, _ = move_lids(STILL, landmarks(-9.9), landmarks(10), IRIS, SCALE)  # nothing of the eyeball is shown
     assert np.isfinite(motion).all()
+
+
+def lips(width: float, upper: float, lower: float) -> np.ndarray:
+    points, angle = np.zeros((478, 2)), np.pi * np.arange(20) / 10
+    height = np.where(np.sin(angle) >= 0, upper, lower)
+    points[list(INNER_LIPS)] = np.array([80.0, 80]) + np.column_stack([-width * np.cos(angle), -height * np.sin(angle)])
+    return points
+
+
+def test_lips_part_before_teeth_that_stay() -> None:
+    before, after = lips(30, 6, 8), lips(33, 9, 8)
+    fixed = np.round((before[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)
+    photo = np.full((SIZE, SIZE), SKIN, np.float32)
+    teeth = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillPoly(teeth, [fixed], 1, shift=4)
+    stripes = np.where(np.arange(SIZE) // 6 % 2 > 0, WHITE, BLUE)[None] * np.ones((SIZE, 1))
+    photo = np.where(teeth > 0, stripes, photo).astype(np.float32)
+    motion, unseen = move_lips(STILL, before, after, SCALE)
+    result = moved(photo, motion)
+    middle = slice(60, 100)
+    assert (result[80, middle] == photo[80, middle]).all()  # teeth stay where they are
+    assert abs(result[80 - 12, 80] - SKIN) < 5 and abs(result[80 - 4, 80] - SKIN) > 20
+    assert unseen[80 - 8, 80] and not unseen[80, 80] and not unseen[80 - 12, 80]
+    assert 0.05 < unseen.sum() / teeth.sum() < 0.5
+    assert np.abs(result[80 - 7, middle] - stripes[0, middle]).mean() < 60  # what the lip uncovers goes on upwards
+    assert not motion[:50].any() and not motion[110:].any()
+
+
+def test_lips_that_stay() -> None:
+    points = lips(30, 6, 8)
+    motion, unseen = move_lips(STILL, points, points, SCALE)
+    assert np.abs(motion).max() < 1.5 and not unseen.any()  # only the rim, where teeth are taken from farther in
