@@ -11,7 +11,7 @@ Sizes: means of adult crowns (Wheeler's Dental Anatomy, table 1-1), arches after
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import cv2
 import numpy as np
@@ -136,10 +136,9 @@ class Mouth:
         height, width = (FINER * (s.stop - s.start) for s in box)
         moves = {name: _similarity(self.rest[index], pixels[index]) for name, index in self.jaw.items()}
         colour, far = np.tile(DARK, (height, width, 1)), np.full((height, width), np.nan, np.float32)
-        for strip, part, paint in zip(
-            self.strips, (LOWER.part, LOWER.part, UPPER.part), (_paint_tongue, _paint_lower, _paint_upper)
-        ):
-            matrix, shift = moves[part]
+        paints = (_paint_tongue, partial(_paint_teeth, LOWER), partial(_paint_teeth, UPPER))
+        for strip, arch, paint in zip(self.strips, (LOWER, LOWER, UPPER), paints):
+            matrix, shift = moves[arch.part]
             points = strip.points @ matrix.T + shift
             points[:, :2] = (points[:, :2] - [box[1].start, box[0].start]) * FINER
             seen, chart, depth = _rasterize(points, strip, height, width)
@@ -201,14 +200,6 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
     gum = GUM * (1 + 0.25 * np.exp(-(((up - neck) / 1.2) ** 2)) - 0.06 * np.clip(up - high, 0, 8))[..., None]
     colour = gum + crown[..., None] * (enamel - gum)
     return colour.astype(np.float32), np.maximum(crown, soft(up - neck))
-
-
-def _paint_upper(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
-    return _paint_teeth(UPPER, chart, pixels)
-
-
-def _paint_lower(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
-    return _paint_teeth(LOWER, chart, pixels)
 
 
 def _paint_tongue(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,7 @@ STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
 REACH = 0.033  # metres outside the face over which its motion fades out
 RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
+STRETCH = 2.2  # times the outline's motion over which it has to fade out at least: else pixels smear to streaks
 TURNING_REACH = 0.09  # the same when the head turns
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
 
@@ -136,9 +137,9 @@ class PhotoTexture:
         motion = np.where(on[..., None], origin[..., :2] - centre, 0)
         hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
         # the mesh has no hair, and its ears and neck would tear away: they follow the face
-        moves, reach = on & _outline(after.points, size), REACH
+        moves, reach = on & _outline(after.points, size), max(REACH, STRETCH * _rim_motion(before, after) / scale)
         if turning:  # the far cheek, hidden in the photo, follows the part that was seen
-            moves, reach = moves & (~hole | after.mouth), TURNING_REACH
+            moves, reach = moves & (~hole | after.mouth), max(reach, TURNING_REACH)
             hole &= after.mouth
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
@@ -213,6 +214,12 @@ class PhotoTexture:
         both = torch.cat([normal[0], self.head.albedo], 1)
         both = interpolate(fragments, self.faces, both)[0].numpy()
         return both[..., :3], both[..., 3:]
+
+
+def _rim_motion(before: _Drawing, after: _Drawing) -> float:
+    """The farthest that a point of the face's outline moves, pixels."""
+    rim = cv2.convexHull(after.points.astype(np.float32), returnPoints=False)[:, 0]
+    return float(np.linalg.norm((before.points - after.points)[rim], axis=1).max())
 
 
 def _outline(points: np.ndarray, size: int) -> np.ndarray:

@@ -275,3 +275,12 @@ def test_eyelids_hide_and_free_the_eye(
     assert (lid[:, 1] > 0.004 * warp.scale).all()  # down
     x, y = np.round(warp.points[[159, 386]] - [0.5, 2]).astype(int).T
     assert (warp.motion[y, x, 1] < -2).all()  # what is there now comes from above
+
+
+def test_a_chin_that_comes_up_smears_nothing(pipe: EmoRigPipeline, hopper_face: EncodedFace, source: Tensor) -> None:
+    shouting = pipe.edit_codes(hopper_face, action_units={"jawOpen": 1.0})
+    warp = pipe.texture.warp(pipe.grid_vertices(hopper_face, shouting, GRID), source, GRID)
+    chin = warp.points[152].astype(int)
+    assert warp.motion[chin[1] - 3, chin[0], 1] > 15
+    origin = warp.motion[chin[1] - 3 :, chin[0], 1] + np.arange(GRID - chin[1] + 3)
+    assert np.diff(origin).min() > 0.1  # rows of the photo a row: at 0 one row would be drawn as stripes
