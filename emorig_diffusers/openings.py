@@ -66,9 +66,9 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     box, corner = _box(here, there, motion.shape, scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
-        centre, shown = _centres(motion[box].shape), _fill(motion[box].shape, here)
+        centre, shown = _centres(motion[box].shape), fill_polygon(motion[box].shape, here)
         teeth = centre + (before - after)[BRIDGE]
-        unseen[box] = _fill(motion[box].shape, there) & ~_look(shown, teeth)
+        unseen[box] = fill_polygon(motion[box].shape, there) & ~_look(shown, teeth)
         sure = cv2.erode(shown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         if sure.any():
             teeth = np.where(_look(sure, teeth)[..., None], teeth, _look(_nearest(sure), teeth))
@@ -97,7 +97,7 @@ def _blend(
         within: Motion of what lies behind the opening [H, W, 2].
         reach: Pixels inside and outside the edge over which its motion turns into the others.
     """
-    inside = _fill(motion.shape, there)
+    inside = fill_polygon(motion.shape, there)
     edge, far = _edge_motion(here, there, _centres(motion.shape))
     share = np.clip(far / np.where(inside, *reach), 0, 1)
     share = (share * share * (3 - 2 * share))[..., None]
@@ -118,9 +118,9 @@ def _eyeball(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: flo
     """Points of the eyeball [H, W, 2], each replaced by a like one where the photo shows a lid, or lashes, which
     reach `lashes` pixels down."""
     down, shape = _down(opening), ball.shape[:2]
-    clear = _fill(shape, opening) & _fill(shape, opening + lashes * down)
+    clear = fill_polygon(shape, opening) & fill_polygon(shape, opening + lashes * down)
     height, radius = (ball - iris) @ down, np.linalg.norm(_centres(ball.shape) - iris, axis=-1)
-    donor = clear & _fill(shape, opening - 0.5 * lashes * down) & (radius < WHITES * RADIUS * scale)
+    donor = clear & fill_polygon(shape, opening - 0.5 * lashes * down) & (radius < WHITES * RADIUS * scale)
     mirrored = ball - 2 * height[..., None] * down
     hidden = ~_look(clear, ball)
     result = np.where((hidden & (height < 0) & _look(donor, mirrored))[..., None], mirrored, ball)
@@ -159,7 +159,8 @@ def _centres(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), -1)
 
 
-def _fill(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
+def fill_polygon(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
+    """Pixels [H, W] bool within a polygon [N, 2]; of `shape` the first two count."""
     mask = np.zeros(shape[:2], np.uint8)
     cv2.fillPoly(mask, [np.round((points - 0.5) * 16).astype(np.int32)], 1, shift=4)
     return mask > 0

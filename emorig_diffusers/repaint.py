@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .models.landmarks import EYES, INNER_LIPS, OUTER_LIPS
+from .models.landmarks import INNER_LIPS, OUTER_LIPS
+from .openings import LIDS, fill_polygon
 from .phototexture import Warp
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
@@ -50,32 +51,19 @@ class Regions:
 
 def regions(warp: Warp) -> Regions:
     """Where mouth and folds of the target lie."""
-    size, points = len(warp.motion), warp.points
-    lips = _polygon(size, points[list(OUTER_LIPS)])
-    line = np.zeros((size, size), np.uint8)
-    width = max(1, round(2 * LIP_EDGE * warp.scale))
-    cv2.polylines(line, [_fixed(points[list(INNER_LIPS)])], True, 1, width, shift=4)
-    folds = np.zeros((size, size), bool)
-    for side in FOLDS:
-        folds |= _polygon(size, points[list(side)])
+    points, shape = warp.points, warp.mouth.shape
+    lips = fill_polygon(shape, points[list(OUTER_LIPS)])
+    line, width = np.zeros(shape, np.uint8), max(1, round(2 * LIP_EDGE * warp.scale))
+    cv2.polylines(line, [np.round((points[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)], True, 1, width, shift=4)
+    folds = np.any([fill_polygon(shape, points[list(side)]) for side in FOLDS], axis=0)
     return Regions(warp.mouth, (line > 0) | warp.mouth, lips, folds & ~lips)
-
-
-def _fixed(points: np.ndarray) -> np.ndarray:
-    return np.round((points - 0.5) * 16).astype(np.int32)
-
-
-def _polygon(size: int, points: np.ndarray) -> np.ndarray:
-    mask = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(mask, [_fixed(points)], 1, shift=4)
-    return mask > 0
 
 
 def mouth_cover(warp: Warp) -> np.ndarray:
     """How much of each pixel lies within the target's lips [G, G] float32; 0 where they are closed."""
     if not warp.mouth.any():
         return np.zeros(warp.mouth.shape, np.float32)
-    large = _polygon(4 * len(warp.mouth), 4 * warp.points[list(INNER_LIPS)]).astype(np.float32)
+    large = fill_polygon((4 * len(warp.mouth),) * 2, 4 * warp.points[list(INNER_LIPS)]).astype(np.float32)
     return cv2.GaussianBlur(cv2.resize(large, warp.mouth.shape, interpolation=cv2.INTER_AREA), (0, 0), 0.7)
 
 
@@ -95,7 +83,8 @@ def light_on_teeth(warp: Warp, crop: np.ndarray) -> float:
     the whites of the eyes, which are as light as teeth in everybody."""
     linear = (crop / np.float32(255)) ** 2.2 @ np.float32([0.2126, 0.7152, 0.0722])
     skin = warp.albedo.any(-1) & ~warp.mouth
-    eyes = _polygon(len(crop), warp.points[list(EYES[:16])]) | _polygon(len(crop), warp.points[list(EYES[16:])])
+    right, left = (fill_polygon(crop.shape, warp.points[list(lids)]) for lids in LIDS)
+    eyes = right | left
     lit = (np.median(linear[skin]) / TYPICAL_SKIN) ** 0.7 if skin.any() else 1.0
     white = min(np.quantile(linear[eyes], 0.85) / TYPICAL_WHITE, 1.0) if eyes.any() else 0.0
     return float(np.clip(max(lit, white), 0.25, 1.4))
