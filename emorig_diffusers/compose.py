@@ -17,7 +17,8 @@ from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
 UNSEEN = 0.25  # share of an open mouth that the photo may not show, before all of it is painted anew
-LIGHT_RANGE = (0.6, 1.6)  # by which a network that is asked for the light alone may change it
+LIGHT_RANGE = (0.8, 1.5)  # by which a network that is asked for the light alone may change it
+TINT = 0.5  # share of its colour that is taken then
 
 
 @dataclass
@@ -145,7 +146,9 @@ def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur:
     """The factor [S, S, 3] by which a network has changed colour and light within the mouth [S, S], averaged over
     `blur` pixels; 1 elsewhere."""
     mean = lambda x: cv2.GaussianBlur(x * mouth[..., None], (0, 0), blur) + 1e-3
-    gain = np.clip(mean(painted) / mean(base), *LIGHT_RANGE)
+    gain = mean(painted) / mean(base)
+    light = gain.mean(-1, keepdims=True)
+    gain = np.clip(light, *LIGHT_RANGE) * (gain / light) ** TINT
     return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0)[..., None] * (gain - 1)
 
 
