@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.compose import Plan, add_change, finish, mouth_changes, plan
+from emorig_diffusers.compose import LIGHT_RANGE, Plan, add_change, finish, mouth_changes, plan
 from emorig_diffusers.faces import invert, transform_points, warp_crop
 from emorig_diffusers.models.landmarks import OUTER_LIPS
 from emorig_diffusers.phototexture import Warp, move_pixels
@@ -284,6 +284,32 @@ def test_finish_on_a_turned_and_scaled_face(zoom: float) -> None:
     assert whole_mouth.sum() > 5
     expected = (colour.numpy() + 1) / 2 * 255
     assert np.abs(result[whole_mouth] - expected).max() < 3
+
+
+def test_the_network_lights_the_drawn_mouth() -> None:
+    """With `light_blur` teeth keep their drawn edges, and get the network's light within bounds."""
+    inside = np.zeros((2 * SIZE, 2 * SIZE), np.float32)
+    inside[300:360, 180:340] = 1
+    teeth = np.where(np.arange(2 * SIZE) // 8 % 2 > 0, 0.5, 0.2)[None, :, None] * np.ones((2 * SIZE, 1, 3))
+    mouth = torch.zeros(1, 1, SIZE, SIZE)
+    mouth[..., 150:180, 90:170] = 1
+    photo, base = np.full((SIZE, SIZE, 3), 100, np.uint8), torch.full((1, 3, SIZE, SIZE), -0.3)
+    chosen = replace(plan_of(photo, np.zeros((SIZE, SIZE)), inside), base=base, mouth=mouth, drawn=teeth)
+    scaled = lambda factor: (base + 1) * torch.tensor(factor).view(1, 3, 1, 1) - 1
+    noise = 0.2 * torch.rand(base.shape, generator=torch.Generator().manual_seed(0)) - 0.1
+    middle, identity = (slice(155, 175), slice(100, 160)), np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    drawn = finish(photo, chosen, base, identity, 3.0)[middle].astype(float)
+    assert np.ptp(drawn) > 50  # the stripes
+    lit = finish(photo, chosen, scaled([1.2, 1.2, 1.2]) + noise, identity, 3.0)[middle]
+    assert np.median(lit / drawn) == pytest.approx(1.2, abs=0.03) and (lit / drawn).std() < 0.05
+    too_dark = finish(photo, chosen, scaled([0.1, 0.1, 0.1]), identity, 3.0)[middle]
+    assert np.median(too_dark / drawn) == pytest.approx(LIGHT_RANGE[0], abs=0.03)
+    red = (finish(photo, chosen, scaled([1.3, 1.0, 1.0]), identity, 3.0)[middle] / drawn).mean((0, 1))
+    assert 1.05 < red[0] / red[1] < 1.2
+    own = finish(photo, chosen, base + 0.2, identity)[middle].astype(float)
+    assert np.abs(own - drawn - 0.1 * 255).mean() < 3
+    outside = finish(photo, chosen, scaled([1.2, 1.2, 1.2]), identity, 3.0)
+    assert (outside[:140] == 100).all() and (outside[190:] == 100).all()
 
 
 def sample(mask: np.ndarray, place: np.ndarray) -> np.ndarray:
