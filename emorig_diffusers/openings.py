@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 from .models.landmarks import EYES, INNER_LIPS
 
@@ -110,8 +111,8 @@ def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tup
     steps = np.linspace(0, 1, 8, endpoint=False)[:, None]
     dense = lambda p: (p[:, None] * (1 - steps) + np.roll(p, -1, 0)[:, None] * steps).reshape(-1, 2)
     source, target = dense(here), dense(there)
-    far = np.linalg.norm(centre[:, :, None] - target, axis=-1)
-    return cv2.blur((source - target)[far.argmin(-1)], (5, 5)), far.min(-1)
+    far, nearest = cKDTree(target).query(centre)
+    return cv2.blur((source - target)[nearest], (5, 5)), far
 
 
 def _eyeball(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: float, lashes: float) -> np.ndarray:
