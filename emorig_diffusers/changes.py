@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .faces import invert, reach, resample
-from .phototexture import border_mask, smooth
+from .masks import border_mask, smooth
 
 LEAST, GREAT = 0.02, 0.10  # mean change of colour, of 1, from which detail gives way, and at which it is gone
 SPREAD = 0.02  # of the picture's side by which the change is blurred to decide that

@@ -132,14 +132,16 @@ def finish(
     image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
     painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
     change = (painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
-    side = len(chosen.inside)
+    skin, side = add_change(moved, change, matrix), len(chosen.inside)
+    if not chosen.inside.any():
+        return skin
     large = lambda x: cv2.resize(x, (side, side), interpolation=cv2.INTER_LINEAR)
     drawn, correction = chosen.drawn, painted - base
     if light_blur:
         drawn = drawn * large(light_inside(painted, base, mouth, light_blur))
         correction = correction * (1 - mouth)[..., None]
     inside = np.clip(drawn + large(correction), 0, 1)
-    return paste(add_change(moved, change, matrix), inside, chosen.inside, matrix * (side / len(change)))
+    return paste(skin, inside, chosen.inside, matrix * (side / len(change)))
 
 
 def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:

@@ -14,9 +14,10 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
+from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
-from .phototexture import CAVITY, EYES, HIDDEN, MOUTH_SHUT, NECK, SKIN, TEETH, smooth
+from .phototexture import CAVITY, EYES, HIDDEN, MOUTH_SHUT, NECK, SKIN, TEETH
 from .render import interpolate, rasterize, vertex_normals
 from .uvlayout import triangle_areas, uv_layout
 
@@ -112,9 +113,7 @@ class PhotoView:
 
     def _polygon(self, points: np.ndarray) -> np.ndarray:
         """Pixels of the window inside the polygon through points [N, 2] of the photo, uint8."""
-        mask = np.zeros((WINDOW, WINDOW), np.uint8)
-        corners = np.round(((points - self.origin) * self.zoom - 0.5) * 16).astype(np.int32)
-        return cv2.fillPoly(mask, [corners], 1, shift=4)
+        return fill_polygon((WINDOW, WINDOW), (points - self.origin) * self.zoom).astype(np.uint8)
 
     def _fade(self, mask: np.ndarray, rim: float) -> np.ndarray:
         """From 0 at the border of a mask to 1 at `rim` metres inside."""

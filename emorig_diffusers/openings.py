@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .masks import fill_polygon, smooth
 from .models.landmarks import EYES, INNER_LIPS
 
 LIDS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
@@ -100,8 +101,7 @@ def _blend(
     """
     inside = fill_polygon(motion.shape, there)
     edge, far = _edge_motion(here, there, _centres(motion.shape))
-    share = np.clip(far / np.where(inside, *reach), 0, 1)
-    share = (share * share * (3 - 2 * share))[..., None]
+    share = smooth(np.clip(far / np.where(inside, *reach), 0, 1))[..., None]
     motion[:] = edge + share * (np.where(inside[..., None], within, motion) - edge)
     return inside | (far < reach[1])
 
@@ -158,10 +158,3 @@ def _look(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _centres(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), -1)
-
-
-def fill_polygon(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:
-    """Pixels [H, W] bool within a polygon [N, 2]; of `shape` the first two count."""
-    mask = np.zeros(shape[:2], np.uint8)
-    cv2.fillPoly(mask, [np.round((points - 0.5) * 16).astype(np.int32)], 1, shift=4)
-    return mask > 0

@@ -18,6 +18,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from .faces import invert, reach
+from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
 from .mouth import Mouth
@@ -170,18 +171,17 @@ class PhotoTexture:
     def _draw(self, pixels: Tensor, size: int, scale: float) -> _Drawing:
         """Rasterise the outside, then teeth before cavity, which show only between the lips."""
         points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
-        mouth = np.zeros((size, size), np.uint8)
-        lips = points[list(INNER_LIPS)]
+        mouth, lips = np.zeros((size, size), bool), points[list(INNER_LIPS)]
         if np.linalg.norm(lips[5] - lips[15]) > MOUTH_SHUT * scale:
-            cv2.fillPoly(mouth, [np.round((lips - 0.5) * 16).astype(np.int32)], 1, shift=4)
+            mouth = fill_polygon(mouth.shape, lips)
         drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
         face, bary, depth = drawn[0]
         for layer_face, layer_bary, layer_depth in reversed(drawn[1:]):
-            show = (mouth > 0) & (layer_face >= 0)
+            show = mouth & (layer_face >= 0)
             face = np.where(show, layer_face, face)
             bary = np.where(show[..., None], layer_bary, bary)
             depth = np.where(show, layer_depth, depth)
-        return _Drawing(pixels.numpy(), face, bary, depth, mouth > 0, points)
+        return _Drawing(pixels.numpy(), face, bary, depth, mouth, points)
 
     def _layer(self, pixels: Tensor, layer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         fragments = rasterize(pixels[None], self.faces[layer], size, size)
@@ -246,18 +246,6 @@ def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> 
     motion *= (smooth(np.clip(edge, 0, 1))[:, None] * smooth(np.clip(edge, 0, 1))[None])[..., None]
     motion[np.hypot(motion[..., 0], motion[..., 1]) < STILL] = 0
     return motion
-
-
-def smooth(x: np.ndarray) -> np.ndarray:
-    """Smoothstep on [0, 1]."""
-    return x * x * (3 - 2 * x)
-
-
-def border_mask(size: int, reach: float) -> np.ndarray:
-    """A mask [S, S] in [0, 1] that fades in from the border, where it is 0, over a share of the side."""
-    steps = np.arange(size)
-    edge = smooth(np.clip(np.minimum(steps, steps[::-1]) / (reach * size), 0, 1))
-    return edge[:, None] * edge
 
 
 def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:

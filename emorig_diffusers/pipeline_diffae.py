@@ -24,13 +24,13 @@ from .hub import HubMixin
 from .inputs import moods
 from .inputs_diffae import CodeRequest, check_code_request
 from .keeping import CodeReader, ShapeGuide
+from .masks import border_mask
 from .models.diffae import LatentNet, SemanticEncoder
 from .models.emoca import EmocaEncoder
 from .models.latents import LatentClassifier
 from .models.unet import RigUNet
 from .outputs import EditedCode, EmoRigOutput, as_type
 from .photos import read_photo
-from .phototexture import border_mask
 from .sampling import Sampling
 
 __all__ = ["DiffAEEmotionPipeline"]

@@ -328,19 +328,18 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
-        irises = transform_points(face.grid_matrix(GRID), face.face.landmarks[list(IRISES), :2])
+        grid, size = face.grid_matrix(GRID), self.config.crop_size
+        irises = transform_points(grid, face.face.landmarks[list(IRISES), :2])
         warp = self.texture.warp(here, there, GRID, turning, irises)
-        moved = move_pixels(rgb, face.grid_matrix(GRID), warp)
-        size, matrix = self.config.crop_size, face.grid_matrix(self.config.crop_size)
+        moved = move_pixels(rgb, grid, warp)
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
-        plan = compose.plan(warp, warp_crop(moved, face.grid_matrix(GRID), GRID), size, unfolding(change))
+        plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change))
         painted = plan.base
         if self.unet is not None and plan.network_mask.any():
             painted = self._paint(plan, target, sampling)
-        done = compose.finish(moved, plan, painted, matrix, self.config.light_blur)
+        done = compose.finish(moved, plan, painted, face.grid_matrix(size), self.config.light_blur)
         if change and self.config.wrinkles:
-            matrix, depth = face.grid_matrix(GRID), self.config.wrinkles
-            done = shade_wrinkles(done, moved, matrix, warp, change, target.light[0], depth)
+            done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
         return done, plan.picture()
 
     def _paint(self, plan: compose.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:

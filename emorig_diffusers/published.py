@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .codes import FaceCodes
 from .faces import paste
+from .masks import border_mask, smooth
 from .models.detail import detail_normals
-from .phototexture import border_mask, smooth
 from .render import Buffers
 from .rig import EncodedFace, RigMixin, crop_tensor
 from .sampling import Sampling, SamplingMixin

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .masks import fill_polygon
 from .models.landmarks import INNER_LIPS, OUTER_LIPS
-from .openings import LIDS, fill_polygon
+from .openings import LIDS
 from .phototexture import Warp
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample

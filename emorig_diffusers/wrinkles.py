@@ -19,8 +19,10 @@ from torch import Tensor
 
 from .faces import reach, warp_crop
 from .light import sh_shading
-from .models.landmarks import EYES, OUTER_LIPS
-from .phototexture import Warp, smooth
+from .masks import fill_polygon, smooth
+from .models.landmarks import OUTER_LIPS
+from .openings import LIDS
+from .phototexture import Warp
 
 Anchor = tuple[int, int, float]  # a share of the way from one landmark to another
 Stroke = tuple[np.ndarray, np.ndarray, float]
@@ -268,9 +270,8 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
 
 def _features(warp: Warp, ratio: float) -> np.ndarray:
     """Brows, eyes and lips [S, S] float32 in [0, 1]."""
-    mask = np.zeros((SKIN_GRID, SKIN_GRID), np.uint8)
-    for outline in (*BROWS, EYES[:16], EYES[16:], OUTER_LIPS):
-        cv2.fillPoly(mask, [np.round((warp.points[list(outline)] * ratio - 0.5) * 16).astype(np.int32)], 1, shift=4)
+    outlines = (warp.points[list(outline)] * ratio for outline in (*BROWS, *LIDS, OUTER_LIPS))
+    mask = np.any([fill_polygon((SKIN_GRID, SKIN_GRID), points) for points in outlines], axis=0)
     return cv2.blur(mask.astype(np.float32), (3, 3))
 
 
