@@ -23,7 +23,7 @@ WHITES = 1.9  # radii from the iris's middle up to which the white is white, and
 RIM = 0.0018  # metres outside an opening over which the skin's motion turns into that of the edge
 LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
 WET = 0.0010  # metres inside the lips over which their motion turns into that of the teeth
-LID_MOTION = 0.0003  # metres by which a lid must move against its eyeball before anything is done
+LEAST_MOTION = 0.0003  # metres by which an edge must move against eyeball or teeth before anything is done
 
 
 def move_lids(
@@ -43,7 +43,7 @@ def move_lids(
     motion, done = motion.copy(), np.zeros(motion.shape[:2], bool)
     for outline, middle, iris in zip(LIDS, IRISES, irises):
         here, there, gaze = before[list(outline)], after[list(outline)], before[middle] - after[middle]
-        if np.hypot(*(here - there - gaze).T).max() < LID_MOTION * scale:
+        if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale:
             continue
         box, corner = _box(here, there, motion.shape, scale)
         if min(motion[box].shape) >= 2:
@@ -65,11 +65,14 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     """
     motion, unseen = motion.copy(), np.zeros(motion.shape[:2], bool)
     here, there = (points[list(INNER_LIPS)] for points in (before, after))
+    skull = (before - after)[BRIDGE]
+    if np.hypot(*(here - there - skull).T).max() < LEAST_MOTION * scale:
+        return motion, unseen
     box, corner = _box(here, there, motion.shape, scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
         centre, shown = _centres(motion[box].shape), fill_polygon(motion[box].shape, here)
-        teeth = centre + (before - after)[BRIDGE]
+        teeth = centre + skull
         unseen[box] = fill_polygon(motion[box].shape, there) & ~_look(shown, teeth)
         sure = cv2.erode(shown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         if sure.any():

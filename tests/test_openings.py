@@ -120,4 +120,7 @@ def test_lips_part_before_teeth_that_stay() -> None:
 def test_lips_that_stay() -> None:
     points = lips(30, 6, 8)
     motion, unseen = move_lips(STILL, points, points, SCALE)
-    assert np.abs(motion).max() < 1.5 and not unseen.any()  # only the rim, where teeth are taken from farther in
+    assert not motion.any() and not unseen.any()
+    skull = lips(30, 6, 8) + [4.0, 0]  # the whole head moves, lips and teeth with it
+    motion, unseen = move_lips(STILL - [4.0, 0], points, skull, SCALE)
+    assert (motion == [-4.0, 0]).all() and not unseen.any()
