@@ -17,8 +17,7 @@ from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
 UNSEEN = 0.25  # share of an open mouth that the photo may not show, before all of it is painted anew
-LIGHT_RANGE = (0.8, 1.5)  # by which a network that is asked for the light alone may change it
-TINT = 0.5  # share of its colour that is taken then
+LIGHT_RANGE = (0.5, 1.25)  # within which a network that is asked for the light alone may spread it
 
 
 @dataclass
@@ -138,20 +137,21 @@ def finish(
     large = lambda x: cv2.resize(x, (side, side), interpolation=cv2.INTER_LINEAR)
     drawn, correction = chosen.drawn, painted - base
     if light_blur:
-        drawn = drawn * large(light_inside(painted, base, mouth, light_blur))
+        drawn = drawn * large(light_inside(painted, base, mouth, light_blur))[..., None]
         correction = correction * (1 - mouth)[..., None]
     inside = np.clip(drawn + large(correction), 0, 1)
     return paste(skin, inside, chosen.inside, matrix * (side / len(change)))
 
 
 def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:
-    """The factor [S, S, 3] by which a network has changed colour and light within the mouth [S, S], averaged over
-    `blur` pixels; 1 elsewhere."""
-    mean = lambda x: cv2.GaussianBlur(x * mouth[..., None], (0, 0), blur) + 1e-3
-    gain = mean(painted) / mean(base)
-    light = gain.mean(-1, keepdims=True)
-    gain = np.clip(light, *LIGHT_RANGE) * (gain / light) ** TINT
-    return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0)[..., None] * (gain - 1)
+    """The factor [S, S, 1] by which a network spreads the light within the mouth [S, S], averaged over `blur` pixels; 1
+    elsewhere, and in the mean of what is bright: how much light there is, it knows less well than `light_on_teeth`."""
+    painted, base = painted.mean(-1), base.mean(-1)
+    mean = lambda x: cv2.GaussianBlur(x * mouth, (0, 0), blur) + 1e-3
+    weight = mouth * base.clip(0) ** 2
+    level = ((painted * weight).sum() + 1e-3) / ((base * weight).sum() + 1e-3)
+    gain = np.clip(mean(painted) / mean(base) / max(level, 0.1), *LIGHT_RANGE)
+    return (1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1))[..., None]
 
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .masks import smooth
 from .models.head import PARTS, HeadModel
 from .render import rasterize
 
 FINER = 2  # samples a side of a grid pixel
 GUMS = 9.0  # millimetres of gum drawn beyond the crowns
-ENAMEL, CANINE = np.float32([0.80, 0.69, 0.60]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
+ENAMEL, CANINE = np.float32([0.60, 0.54, 0.49]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
 GUM, TONGUE, DARK = np.float32([[0.42, 0.15, 0.14], [0.62, 0.22, 0.20], [0.06, 0.018, 0.016]])
 
 
@@ -38,6 +39,7 @@ class Arch:
         side: +1 if the crowns stand upwards from their edges (upper jaw), -1 downwards.
         widths, heights: Of the crowns, from the middle outwards.
         rise: How far each crown's edge lies back from the first's, towards the gum.
+        corner: How far the corners of a crown's edge are rounded off.
         curve: a, b of the arch's depth a x² + b x⁴ at x from the middle.
     """
 
@@ -48,13 +50,14 @@ class Arch:
     widths: tuple[float, ...]
     heights: tuple[float, ...]
     rise: tuple[float, ...]
+    corner: float
     curve: tuple[float, float]
 
 
 UPPER = Arch("upper_teeth", -5.3, 4.0, 1, (8.5, 6.6, 7.6, 7.0, 6.8, 10.2, 9.8), (10.5, 9.2, 10.2, 8.5, 8.0, 7.5, 7.0),
-             (0.0, 0.7, 0.1, 0.8, 1.2, 1.5, 1.8), (1.31e-2, 3.87e-5))  # fmt: skip
+             (0.0, 0.7, 0.1, 0.8, 1.2, 1.5, 1.8), 1.05, (1.31e-2, 3.87e-5))  # fmt: skip
 LOWER = Arch("lower_teeth", -2.0, 2.0, -1, (5.4, 5.9, 6.9, 7.0, 7.1, 11.0, 10.5), (9.0, 9.3, 10.5, 8.5, 8.0, 7.5, 7.0),
-             (0.0, 0.0, -0.2, 0.6, 1.0, 1.2, 1.2), (1.6e-2, 4.2e-5))  # fmt: skip
+             (0.0, 0.0, -0.2, 0.6, 1.0, 1.2, 1.2), 0.15, (1.6e-2, 4.2e-5))  # fmt: skip
 
 
 @dataclass
@@ -189,7 +192,7 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
     high = pick(arch.heights)
     share = np.clip(up / high, 0, 1)
     point = np.where(tooth == 2, 0.9 * np.abs(x), 0)  # canines are pointed
-    edge = 0.35 * np.abs(x) ** 3 + 0.7 * np.abs(x) ** 9 + point
+    edge = arch.corner * (np.abs(x) ** 3 + 2 * np.abs(x) ** 9) / 3 + point
     neck = high * (1 - 0.22 * x**2)
     crown = soft(up - edge) * soft(neck - up)
     gap = (1 - np.abs(x)) * width / 2  # millimetres from the next tooth
@@ -206,4 +209,4 @@ def _paint_tongue(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndar
     across, back = chart[..., 0], chart[..., 1]
     groove = 0.25 * np.exp(-((across / 0.1) ** 2)) * np.clip(4 * back, 0, 1)
     shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.1 - 1.1 * back, 0.1, 1)
-    return TONGUE * shade[..., None], np.ones(across.shape, np.float32)
+    return TONGUE * shade[..., None], smooth(np.clip(3 * (1 - np.abs(across)), 0, 1)).astype(np.float32)

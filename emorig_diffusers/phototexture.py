@@ -32,6 +32,7 @@ STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
 REACH = 0.033  # metres outside the face over which its motion fades out
 RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
+STEP, SLOPE = 1.0, 0.0007  # pixels of a jump in motion within the skin, and metres to each side that make it a slope
 STRETCH = 2.2  # times the outline's motion over which it has to fade out at least: else pixels smear to streaks
 TURNING_REACH = 0.09  # the same when the head turns
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
@@ -137,6 +138,8 @@ class PhotoTexture:
         centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
         motion = np.where(on[..., None], origin[..., :2] - centre, 0)
         hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
+        skin = on & (self.part[after.face] == SKIN) & ~after.mouth
+        motion = soften_steps(motion.astype(np.float32), skin, SLOPE * scale)
         # the mesh has no hair, and its ears and neck would tear away: they follow the face
         moves, reach = on & _outline(after.points, size), max(REACH, STRETCH * _rim_motion(before, after) / scale)
         if turning:  # the far cheek, hidden in the photo, follows the part that was seen
@@ -144,7 +147,7 @@ class PhotoTexture:
             hole &= after.mouth
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
-        motion = fade_out(motion.astype(np.float32), moves, scale, reach)
+        motion = fade_out(motion, moves, scale, reach)
         if before.mouth.any() and after.mouth.any() and not turning:
             motion, unseen = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)
@@ -227,6 +230,23 @@ def _outline(points: np.ndarray, size: int) -> np.ndarray:
     mask = np.zeros((size, size), np.uint8)
     cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1)
     return mask > 0
+
+
+def soften_steps(motion: np.ndarray, skin: np.ndarray, width: float) -> np.ndarray:
+    """Motion [G, G, 2] whose jumps within `skin` [G, G] become slopes `width` pixels to each side.
+
+    Where a lip or fold comes to hide what lay below it, a photo sampled across the jump shows specks of the hidden.
+    """
+    inner = cv2.erode(skin.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    jump = cv2.morphologyEx(motion, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(-1) > STEP
+    if not (jump & inner).any():
+        return motion
+    weight = skin.astype(np.float32)
+    soft = cv2.GaussianBlur(motion * weight[..., None], (0, 0), width)
+    soft /= cv2.GaussianBlur(weight, (0, 0), width).clip(1e-3)[..., None]
+    far = cv2.distanceTransform((~(jump & inner)).astype(np.uint8), cv2.DIST_L2, 5)
+    share = smooth(np.clip(1.5 - far / (2 * width), 0, 1)) * skin
+    return motion + share[..., None] * (soft - motion)
 
 
 def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> np.ndarray:

@@ -27,8 +27,9 @@ FOLDS = (
     (358, 371, 266, 425, 427, 432, 422, 287, 410, 322, 391, 327),
 )  # MediaPipe points around the nasolabial fold: wing of the nose, cheek, jowl, corner of the mouth
 LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
-TYPICAL_SKIN = 0.30  # linear luminance of skin under which the head's albedo looks right
-TYPICAL_WHITE = 0.35  # the same for the brightest part of the eyes
+TYPICAL_SKIN = 0.42  # linear luminance of skin in the light that shows teeth as light as `mouth.ENAMEL`
+TYPICAL_WHITE = 0.27  # the same for the brightest part of the eyes
+CAST = np.float32([0.3, 0, 0.5])  # powers of the whites' red and blue, over green, that the teeth have too
 DEEP, DARKENING = 0.006, 0.008  # metres behind the lips from which light falls, and over which it falls to 1/e
 LIP_SHADOW = 0.0014  # metres by which the shade of the lips reaches down
 
@@ -75,20 +76,29 @@ def paint_mouth(warp: Warp, crop: np.ndarray) -> np.ndarray:
     lips = np.float32([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]])  # light comes from above
     shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
     sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
-    shade = light_on_teeth(warp, crop) * depth * np.clip(1.5 * sky, 0.25, 1)
-    return np.clip(warp.albedo * shade[..., None], 0, 1) ** (1 / 2.2)
+    shade = depth * np.clip(1.5 * sky, 0.25, 1)
+    return np.clip(warp.albedo * shade[..., None] * light_on_teeth(warp, crop), 0, 1) ** np.float32(1 / 2.2)
 
 
-def light_on_teeth(warp: Warp, crop: np.ndarray) -> float:
-    """How much light falls on the face, relative to TYPICAL_SKIN: told by the skin or, where that is dark itself, by
-    the whites of the eyes, which are as light as teeth in everybody."""
-    linear = (crop / np.float32(255)) ** 2.2 @ np.float32([0.2126, 0.7152, 0.0722])
+def light_on_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray:
+    """Light that falls on the mouth [3], 1 in that which shows teeth as light as they are.
+
+    Told by the skin or, where that is dark itself, by the whites of the eyes, which are as light as teeth in everybody;
+    its colour by the whites. Constants fitted to 247 smiles of five sets of portraits in many lights; errors of 22 % in
+    light, 9 % in red over green and 8 % in blue over green are left, 26, 7 and 5 % on 26 smiles of another set.
+    """
+    linear = (crop / np.float32(255)) ** 2.2
+    bright = linear @ np.float32([0.2126, 0.7152, 0.0722])
     skin = warp.albedo.any(-1) & ~warp.mouth
     right, left = (fill_polygon(crop.shape, warp.points[list(lids)]) for lids in LIDS)
     eyes = right | left
-    lit = (np.median(linear[skin]) / TYPICAL_SKIN) ** 0.7 if skin.any() else 1.0
-    white = min(np.quantile(linear[eyes], 0.85) / TYPICAL_WHITE, 1.0) if eyes.any() else 0.0
-    return float(np.clip(max(lit, white), 0.25, 1.4))
+    lit = (np.median(bright[skin]) / TYPICAL_SKIN) ** 0.7 if skin.any() else 1.0
+    if not eyes.any():
+        return np.full(3, np.clip(lit, 0.25, 1.4), np.float32)
+    limits = np.quantile(bright[eyes], [0.75, 0.85, 0.92])
+    white = linear[eyes & (bright >= limits[0]) & (bright <= limits[2])].mean(0).clip(1e-3)
+    level = np.clip(max(lit, min(limits[1] / TYPICAL_WHITE, 1.0)), 0.25, 1.4)
+    return level * np.clip(white / white[1], 0.5, 2.5) ** CAST
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

@@ -14,9 +14,19 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.compose import LIGHT_RANGE, Plan, add_change, finish, mouth_changes, plan
 from emorig_diffusers.faces import invert, transform_points, warp_crop
+from emorig_diffusers.masks import fill_polygon
 from emorig_diffusers.models.landmarks import OUTER_LIPS
+from emorig_diffusers.openings import LIDS
 from emorig_diffusers.phototexture import Warp, move_pixels
-from emorig_diffusers.repaint import CONDITIONS, fill, make_base, paint_mouth, regions, stack_conditions
+from emorig_diffusers.repaint import (
+    CONDITIONS,
+    fill,
+    light_on_teeth,
+    make_base,
+    paint_mouth,
+    regions,
+    stack_conditions,
+)
 from emorig_diffusers.rig import EncodedFace
 
 GRID, SIZE = 512, 256
@@ -143,6 +153,22 @@ def test_painted_mouth(opened: Warp, crop: np.ndarray) -> None:
     darker = paint_mouth(opened, large // 3)
     assert darker[inside].mean() < picture[inside].mean()
     assert np.isfinite(paint_mouth(opened, np.zeros_like(large))).all()
+
+
+def test_light_on_teeth(opened: Warp) -> None:
+    """Dark skin does not darken teeth below what the whites of the eyes tell; a cast of the light tints both."""
+    photo, colour = np.full((GRID, GRID, 3), 150, np.uint8), lambda *rgb: np.uint8(rgb)
+    eyes = np.any([fill_polygon(photo.shape, opened.points[list(lids)]) for lids in LIDS], axis=0)[..., None]
+    with_eyes = lambda skin, white: light_on_teeth(opened, np.where(eyes, colour(*white), photo // 150 * colour(*skin)))
+    plain = with_eyes((150, 150, 150), (140, 140, 140))
+    assert plain.shape == (3,) and np.ptp(plain) < 1e-3 and 0.7 < plain[0] < 1.1
+    assert with_eyes((200, 200, 200), (140, 140, 140))[0] > 1.2 * plain[0]
+    dark, shut = (with_eyes((60, 60, 60), (w, w, w)) for w in (140, 60))
+    assert 0.8 * plain[0] < dark[0] < plain[0] * 1.01 and shut[0] < 0.5 * plain[0]
+    warm = with_eyes((150, 150, 150), (160, 140, 120))
+    assert warm[0] > 1.05 * warm[1] and warm[2] < 0.95 * warm[1] and warm[1] == pytest.approx(plain[1], rel=0.2)
+    away = replace(opened, points=opened.points - 10 * GRID)
+    assert np.ptp(light_on_teeth(away, photo)) == 0
 
 
 def test_base_is_the_photo_but_for_the_mask() -> None:
@@ -286,8 +312,8 @@ def test_finish_on_a_turned_and_scaled_face(zoom: float) -> None:
     assert np.abs(result[whole_mouth] - expected).max() < 3
 
 
-def test_the_network_lights_the_drawn_mouth() -> None:
-    """With `light_blur` teeth keep their drawn edges, and get the network's light within bounds."""
+def test_the_network_spreads_the_light_in_the_drawn_mouth() -> None:
+    """With `light_blur` teeth keep their drawn edges, colour and mean light, and get the network's shade."""
     inside = np.zeros((2 * SIZE, 2 * SIZE), np.float32)
     inside[300:360, 180:340] = 1
     teeth = np.where(np.arange(2 * SIZE) // 8 % 2 > 0, 0.5, 0.2)[None, :, None] * np.ones((2 * SIZE, 1, 3))
@@ -295,20 +321,23 @@ def test_the_network_lights_the_drawn_mouth() -> None:
     mouth[..., 150:180, 90:170] = 1
     photo, base = np.full((SIZE, SIZE, 3), 100, np.uint8), torch.full((1, 3, SIZE, SIZE), -0.3)
     chosen = replace(plan_of(photo, np.zeros((SIZE, SIZE)), inside), base=base, mouth=mouth, drawn=teeth)
-    scaled = lambda factor: (base + 1) * torch.tensor(factor).view(1, 3, 1, 1) - 1
+    scaled = lambda factor: (base + 1) * factor - 1
     noise = 0.2 * torch.rand(base.shape, generator=torch.Generator().manual_seed(0)) - 0.1
     middle, identity = (slice(155, 175), slice(100, 160)), np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    drawn = finish(photo, chosen, base, identity, 3.0)[middle].astype(float)
+    look = lambda painted: finish(photo, chosen, painted, identity, 3.0)[middle].astype(float)
+    drawn = look(base)
     assert np.ptp(drawn) > 50  # the stripes
-    lit = finish(photo, chosen, scaled([1.2, 1.2, 1.2]) + noise, identity, 3.0)[middle]
-    assert np.median(lit / drawn) == pytest.approx(1.2, abs=0.03) and (lit / drawn).std() < 0.05
-    too_dark = finish(photo, chosen, scaled([0.1, 0.1, 0.1]), identity, 3.0)[middle]
-    assert np.median(too_dark / drawn) == pytest.approx(LIGHT_RANGE[0], abs=0.03)
-    red = (finish(photo, chosen, scaled([1.3, 1.0, 1.0]), identity, 3.0)[middle] / drawn).mean((0, 1))
-    assert 1.05 < red[0] / red[1] < 1.2
+    lit = look(scaled(1.2) + noise) / drawn
+    assert np.median(lit) == pytest.approx(1, abs=0.03) and lit.std() < 0.05
+    red = torch.tensor([1.3, 1.0, 1.0]).view(1, 3, 1, 1)
+    np.testing.assert_allclose(look(scaled(red)), drawn, atol=4)
+    slope = look(scaled(1 + 0.2 * torch.linspace(-1, 1, SIZE) * SIZE / 80)) / drawn
+    assert slope[:, -5:].mean() - slope[:, :5].mean() > 0.2 and np.median(slope) == pytest.approx(1, abs=0.05)
+    half = torch.where(torch.arange(SIZE) < 130, 0.05, 1.0)
+    assert (look(scaled(half)) / drawn)[:, :20].mean() == pytest.approx(LIGHT_RANGE[0], abs=0.03)
     own = finish(photo, chosen, base + 0.2, identity)[middle].astype(float)
     assert np.abs(own - drawn - 0.1 * 255).mean() < 3
-    outside = finish(photo, chosen, scaled([1.2, 1.2, 1.2]), identity, 3.0)
+    outside = finish(photo, chosen, scaled(half), identity, 3.0)
     assert (outside[:140] == 100).all() and (outside[190:] == 100).all()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.faces import BLENDSHAPES, transform_points, warp_crop
 from emorig_diffusers.models.head import PARTS
-from emorig_diffusers.phototexture import MOUTH_SHUT, REACH, Warp, fade_out, move_pixels
+from emorig_diffusers.phototexture import MOUTH_SHUT, REACH, Warp, fade_out, move_pixels, soften_steps
 from emorig_diffusers.render import rasterize
 from emorig_diffusers.rig import EncodedFace
 
@@ -135,6 +135,21 @@ def test_fade_out_of_a_disc() -> None:
     assert (np.diff(length) <= 1e-4).all()  # less and less outwards
     assert length[29 + int(REACH * scale / 2)] == pytest.approx(2, abs=0.5)
     assert not motion[radius > 30 + 2 * REACH * scale].any()
+
+
+def test_a_jump_of_the_skin_becomes_a_slope() -> None:
+    """Below a lip that hides ten rows, motion goes over by steps smaller than the jump, and without overshoot."""
+    motion = np.zeros((60, 60, 2), np.float32)
+    motion[30:, :, 1] = -10
+    skin = np.zeros((60, 60), bool)
+    skin[:, :40] = True
+    soft = soften_steps(motion, skin, 2.0)
+    steps = np.diff(soft[:, 20, 1])
+    assert -3 < steps.min() < -1 and steps.max() <= 1e-4
+    assert np.array_equal(soft[:20], motion[:20]) and np.array_equal(soft[40:], motion[40:])
+    assert np.array_equal(soft[:, 40:], motion[:, 40:])
+    gentle = np.cumsum(np.full((60, 60, 2), 0.4, np.float32), axis=0)
+    assert np.array_equal(soften_steps(gentle, skin, 2.0), gentle)
 
 
 def test_photo_of_another_frame() -> None:
