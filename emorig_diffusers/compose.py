@@ -145,11 +145,11 @@ def finish(
 
 def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:
     """The factor [S, S, 1] by which a network spreads the light within the mouth [S, S], averaged over `blur` pixels; 1
-    elsewhere, and in the mean of what is bright: how much light there is, it knows less well than `light_on_teeth`."""
+    elsewhere, and in the mean of the teeth: how light they are it knows less well than `light_on_teeth`."""
+    teeth = mouth * np.clip((base[..., 1] / base[..., 0].clip(1e-3) - 0.7) / 0.2, 0, 1)  # tongue and gums are redder
     painted, base = painted.mean(-1), base.mean(-1)
     mean = lambda x: cv2.GaussianBlur(x * mouth, (0, 0), blur) + 1e-3
-    weight = mouth * base.clip(0) ** 2
-    level = ((painted * weight).sum() + 1e-3) / ((base * weight).sum() + 1e-3)
+    level = ((painted * teeth).sum() + 1e-3) / ((base * teeth).sum() + 1e-3)
     gain = np.clip(mean(painted) / mean(base) / max(level, 0.1), *LIGHT_RANGE)
     return (1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1))[..., None]
 

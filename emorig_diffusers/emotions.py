@@ -56,9 +56,10 @@ RECIPES: dict[str, dict[str, float]] = {
             "mouthSmile": -0.1},
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.62, "AU18": 0.35, "mouthSmile": -0.15},
     # unlike surprise: brows drawn together, only their inner ends up, the mouth stretched
-    "fear": {"AU1": 0.7, "AU4": 0.4, "AU5": 0.8, "AU20": 1.0, "AU16": 0.7, "AU26": 0.4, "mouthSmile": -0.1},
-    "disgust": {"AU9": 1.0, "AU10": 1.0, "AU4": 0.3, "AU7": 0.65, "AU17": 0.3, "AU15": 0.15, "AU6": 0.3,
-                "mouthLowerDown": 0.1},
+    "fear": {"AU1": 0.6, "AU4": 0.35, "AU5": 0.9, "AU20": 0.9, "AU16": 0.7, "AU26": 0.5, "mouthSmile": -0.1},
+    # unlike anger: nose and upper lip up, corners down, chin up, brows all but still
+    "disgust": {"AU9": 0.8, "AU10": 0.85, "AU4": 0.06, "AU7": 0.4, "AU17": 0.7, "AU15": 0.5, "AU6": 0.35,
+                "mouthShrugUpper": 0.25},
     "anger": {"AU4": 0.85, "AU9": 0.5, "AU7": 0.6, "AU5": 0.2, "AU23": 0.25, "AU15": 0.35},
     "contempt": {"R12": 0.9, "mouthDimpleRight": 0.3, "R10": 0.25, "AU7": 0.3, "AU4": 0.12, "L15": 0.15},
 }

@@ -24,7 +24,8 @@ from .render import rasterize
 
 FINER = 2  # samples a side of a grid pixel
 GUMS = 9.0  # millimetres of gum drawn beyond the crowns
-ENAMEL, CANINE = np.float32([0.60, 0.54, 0.49]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
+NARROW = 0.92  # crowns' widths in photos of smiles, of the tabled ones
+ENAMEL, CANINE = np.float32([0.52, 0.49, 0.455]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
 GUM, TONGUE, DARK = np.float32([[0.42, 0.15, 0.14], [0.62, 0.22, 0.20], [0.06, 0.018, 0.016]])
 
 
@@ -54,8 +55,8 @@ class Arch:
     curve: tuple[float, float]
 
 
-UPPER = Arch("upper_teeth", -5.3, 4.0, 1, (8.5, 6.6, 7.6, 7.0, 6.8, 10.2, 9.8), (10.5, 9.2, 10.2, 8.5, 8.0, 7.5, 7.0),
-             (0.0, 0.7, 0.1, 0.8, 1.2, 1.5, 1.8), 1.05, (1.31e-2, 3.87e-5))  # fmt: skip
+UPPER = Arch("upper_teeth", -6.2, 4.0, 1, (8.5, 6.6, 7.6, 7.0, 6.8, 10.2, 9.8), (10.5, 9.2, 10.2, 8.5, 8.0, 7.5, 7.0),
+             (0.0, 0.6, 0.4, 1.2, 1.8, 2.3, 2.7), 1.2, (1.31e-2, 3.87e-5))  # fmt: skip
 LOWER = Arch("lower_teeth", -2.0, 2.0, -1, (5.4, 5.9, 6.9, 7.0, 7.1, 11.0, 10.5), (9.0, 9.3, 10.5, 8.5, 8.0, 7.5, 7.0),
              (0.0, 0.0, -0.2, 0.6, 1.0, 1.2, 1.2), 0.15, (1.6e-2, 4.2e-5))  # fmt: skip
 
@@ -100,7 +101,7 @@ class Mouth:
         along -= along[len(x) // 2]
         up = np.linspace(-2, max(arch.heights) + GUMS, 8)
         lean = 0.08 * up + 0.006 * np.maximum(up - 4, 0) ** 2  # roots lean inwards
-        chart = np.stack(np.broadcast_arrays(along[None], up[:, None]), -1)
+        chart = np.stack(np.broadcast_arrays(along[None] / NARROW, up[:, None]), -1)
         points = np.stack(
             np.broadcast_arrays(x[None], arch.side * up[:, None], -depth[None] - lean[:, None]), -1
         ) / 1000 + self._edge(arch)
@@ -199,7 +200,8 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
     seam = np.exp(-((gap / (0.28 + 0.3 * (1 - share) ** 4)) ** 2))
     bulge = 1 - 0.22 * np.abs(x) ** 3 - 0.10 * (1 - share) ** 4 - 0.22 * share**3
     tint = np.where((tooth == 2)[..., None], CANINE, 1) * (1 - np.float32([0.0, 0.02, 0.07]) * share[..., None])
-    enamel = ENAMEL * tint * (bulge * (1 - 0.4 * seam))[..., None]
+    gloss = 0.14 * np.exp(-(((x + 0.15) / 0.4) ** 2) - ((share - 0.5) / 0.2) ** 2)
+    enamel = (ENAMEL * tint * bulge[..., None] + gloss[..., None]) * (1 - 0.4 * seam)[..., None]
     gum = GUM * (1 + 0.25 * np.exp(-(((up - neck) / 1.2) ** 2)) - 0.06 * np.clip(up - high, 0, 8))[..., None]
     colour = gum + crown[..., None] * (enamel - gum)
     return colour.astype(np.float32), np.maximum(crown, soft(up - neck))
@@ -208,5 +210,5 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
 def _paint_tongue(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
     across, back = chart[..., 0], chart[..., 1]
     groove = 0.25 * np.exp(-((across / 0.1) ** 2)) * np.clip(4 * back, 0, 1)
-    shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.1 - 1.1 * back, 0.1, 1)
+    shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.05 - 1.5 * back, 0.08, 1)
     return TONGUE * shade[..., None], smooth(np.clip(3 * (1 - np.abs(across)), 0, 1)).astype(np.float32)

@@ -1,25 +1,25 @@
-"""Eyes and lips that open and close: their edges go along, and what they uncover is taken from what the photo shows.
+"""Eyes and lips that open and close: their edges go along, before eyeballs and teeth that stay.
 
-The edge of a lid is no line: lashes and shade hang over the eyeball. So a rim along the opening moves with the lid;
-where the moved eyeball would show what was lid in the photo, it shows the point mirrored at the iris's horizontal axis,
-for irises are round, or else the nearest point of iris or white that the photo shows. Lips move before teeth the same
-way, as long as the mouth is not painted anew.
+The edge of a lid is no line: lashes and shade hang over the eyeball. So a rim along the opening moves with the lid, and
+what it uncovers is left to eyes.py. Lips move before teeth the same way, as long as the mouth is not painted anew; what
+they uncover is taken from the nearest that the photo shows.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .eyes import Eyeball, centres, downwards, eyeball, look
 from .masks import fill_polygon, smooth
 from .models.landmarks import EYES, INNER_LIPS
 
 LIDS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
 IRISES = (468, 473)  # their middles among the landmarks
 BRIDGE = 6  # landmark on the nose that moves with the skull
-RADIUS = 0.0057  # metres, of an iris
-WHITES = 1.9  # radii from the iris's middle up to which the white is white, and no corner of the eye
 RIM = 0.0018  # metres outside an opening over which the skin's motion turns into that of the edge
 LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
 WET = 0.0010  # metres inside the lips over which their motion turns into that of the teeth
@@ -28,8 +28,8 @@ LEAST_MOTION = 0.0003  # metres by which an edge must move against eyeball or te
 
 def move_lids(
     motion: np.ndarray, before: np.ndarray, after: np.ndarray, irises: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Motion with whole eyes.
+) -> tuple[np.ndarray, np.ndarray, list[Eyeball]]:
+    """Motion of the eyes' openings.
 
     Args:
         motion: Where each pixel comes from, minus where it is [G, G, 2], grid pixels.
@@ -38,9 +38,10 @@ def move_lids(
         scale: Grid pixels per metre.
 
     Returns:
-        The motion, new in and around the openings of eyes whose lids move, and those pixels [G, G] bool.
+        The motion, in and around the openings of eyes whose lids move that of their rims; those pixels [G, G] bool;
+        the eyeballs, for `eyes.paint_eyeball`.
     """
-    motion, done = motion.copy(), np.zeros(motion.shape[:2], bool)
+    motion, done, eyes = motion.copy(), np.zeros(motion.shape[:2], bool), []
     for outline, middle, iris in zip(LIDS, IRISES, irises):
         here, there, gaze = before[list(outline)], after[list(outline)], before[middle] - after[middle]
         if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale:
@@ -48,10 +49,11 @@ def move_lids(
         box, corner = _box(here, there, motion.shape, scale)
         if min(motion[box].shape) >= 2:
             here, there, iris = here - corner, there - corner, iris - corner
-            centre, lift = _centres(motion[box].shape), ((here - there - gaze) @ _down(here))[1:8].max()
-            ball = _eyeball(centre + gaze, here, iris, scale, np.clip(lift, 0, LASHES * scale))
-            done[box] = _blend(motion[box], here, there, ball - centre, (LASHES * scale, RIM * scale))
-    return motion, done
+            lift = ((here - there - gaze) @ downwards(here))[1:8].max()
+            done[box], cover = _blend(motion[box], here, there, None, (LASHES * scale, RIM * scale))
+            eye = eyeball(here, iris, gaze, cover, np.clip(lift, 0, LASHES * scale), scale)
+            eyes.append(replace(eye, corner=corner))
+    return motion, done, eyes
 
 
 def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -71,12 +73,12 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     box, corner = _box(here, there, motion.shape, scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
-        centre, shown = _centres(motion[box].shape), fill_polygon(motion[box].shape, here)
+        centre, shown = centres(motion[box].shape), fill_polygon(motion[box].shape, here)
         teeth = centre + skull
-        unseen[box] = fill_polygon(motion[box].shape, there) & ~_look(shown, teeth)
+        unseen[box] = fill_polygon(motion[box].shape, there) & ~look(shown, teeth)
         sure = cv2.erode(shown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         if sure.any():
-            teeth = np.where(_look(sure, teeth)[..., None], teeth, _look(_nearest(sure), teeth))
+            teeth = np.where(look(sure, teeth)[..., None], teeth, look(_nearest(sure), teeth))
         _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
     return motion, unseen
 
@@ -93,20 +95,24 @@ def _box(
 
 
 def _blend(
-    motion: np.ndarray, here: np.ndarray, there: np.ndarray, within: np.ndarray, reach: tuple[float, float]
-) -> np.ndarray:
-    """Write the motion [H, W, 2] of one opening, and return where.
+    motion: np.ndarray, here: np.ndarray, there: np.ndarray, within: np.ndarray | None, reach: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write the motion [H, W, 2] of one opening.
 
     Args:
         here, there: Its outline in source and target [N, 2]: the edge moves with it.
-        within: Motion of what lies behind the opening [H, W, 2].
+        within: Motion of what lies behind the opening [H, W, 2]; without it all of the inside moves with the edge.
         reach: Pixels inside and outside the edge over which its motion turns into the others.
+
+    Returns:
+        Where that is [H, W] bool, and how much of a pixel lies within the opening and behind its rim [H, W].
     """
     inside = fill_polygon(motion.shape, there)
-    edge, far = _edge_motion(here, there, _centres(motion.shape))
-    share = smooth(np.clip(far / np.where(inside, *reach), 0, 1))[..., None]
-    motion[:] = edge + share * (np.where(inside[..., None], within, motion) - edge)
-    return inside | (far < reach[1])
+    edge, far = _edge_motion(here, there, centres(motion.shape))
+    share = smooth(np.clip(far / np.where(inside, *reach), 0, 1))
+    beyond = np.where(inside[..., None], edge if within is None else within, motion)
+    motion[:] = edge + share[..., None] * (beyond - edge)
+    return inside | (far < reach[1]), smooth(np.clip(2 * far / reach[0] - 0.3, 0, 1)) * inside
 
 
 def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,30 +124,6 @@ def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tup
     return cv2.blur((source - target)[nearest], (5, 5)), far
 
 
-def _eyeball(ball: np.ndarray, opening: np.ndarray, iris: np.ndarray, scale: float, lashes: float) -> np.ndarray:
-    """Points of the eyeball [H, W, 2], each replaced by a like one where the photo shows a lid, or lashes, which
-    reach `lashes` pixels down."""
-    down, shape = _down(opening), ball.shape[:2]
-    clear = fill_polygon(shape, opening) & fill_polygon(shape, opening + lashes * down)
-    height, radius = (ball - iris) @ down, np.linalg.norm(_centres(ball.shape) - iris, axis=-1)
-    donor = clear & fill_polygon(shape, opening - 0.5 * lashes * down) & (radius < WHITES * RADIUS * scale)
-    mirrored = ball - 2 * height[..., None] * down
-    hidden = ~_look(clear, ball)
-    result = np.where((hidden & (height < 0) & _look(donor, mirrored))[..., None], mirrored, ball)
-    hidden &= ~_look(donor, result)
-    of_iris = np.linalg.norm(ball - iris, axis=-1) < RADIUS * scale
-    for kind, place in ((of_iris, radius < 0.95 * RADIUS * scale), (~of_iris, radius > 1.1 * RADIUS * scale)):
-        if (donor & place).any():
-            result = np.where((kind & hidden)[..., None], _look(_nearest(donor & place), result), result)
-    return result
-
-
-def _down(opening: np.ndarray) -> np.ndarray:
-    """Unit vector [2] from the upper to the lower lid, across the line of the corners."""
-    axis = opening[8] - opening[0]
-    return np.array([-axis[1], axis[0]]) / np.linalg.norm(axis).clip(1e-6) * (1 if axis[0] > 0 else -1)
-
-
 def _nearest(known: np.ndarray) -> np.ndarray:
     """Middle (x, y) of the nearest known pixel, for every pixel [H, W, 2]."""
     _, label = cv2.distanceTransformWithLabels(
@@ -151,13 +133,3 @@ def _nearest(known: np.ndarray) -> np.ndarray:
     table = np.zeros((label.max() + 1, 2))
     table[label[y, x]] = np.column_stack([x, y]) + 0.5
     return table[label]
-
-
-def _look(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Values of a picture [H, W, ...] at points [..., 2], those beyond its edges at the edge."""
-    x, y = (np.clip(points[..., k].astype(int), 0, picture.shape[1 - k] - 1) for k in (0, 1))
-    return picture[y, x]
-
-
-def _centres(shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack(np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5), -1)

@@ -7,6 +7,7 @@ closed, skin that was hidden) is marked for the network to paint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from .eyes import Eyeball, paint_eyeball
 from .faces import invert, reach
 from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
@@ -52,6 +54,7 @@ class Warp:
         points: Dense landmarks of the target [N, 2], grid pixels.
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
+        eyes: Eyeballs whose lids move.
     """
 
     motion: np.ndarray
@@ -63,6 +66,7 @@ class Warp:
     points: np.ndarray
     source_points: np.ndarray
     scale: float
+    eyes: Sequence[Eyeball] = ()
 
 
 @dataclass
@@ -151,16 +155,17 @@ class PhotoTexture:
         if before.mouth.any() and after.mouth.any() and not turning:
             motion, unseen = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)
+        eyes = []
         if irises is not None:
-            motion, eyes = move_lids(motion, before.points, after.points, irises, scale)
-            hole &= ~eyes
+            motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale)
+            hole &= ~done
         normal, albedo = self._attributes(target, after)
         around = cv2.dilate(after.mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # for soft edges
         inside, far = self.mouth.draw(target, around)
         albedo = np.where(around[..., None], inside, albedo)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])
         depth = np.where(around, np.maximum(far - lips, 0) / scale, 0)
-        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale)
+        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes)
 
     def _scale(self, pixels: Tensor) -> float:
         eyes = self.head.landmarks(pixels[None])[0, [33, 263]]
@@ -291,5 +296,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     result = photo.copy()
     still = ~motion.any(-1)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
+    for eye in warp.eyes:
+        paint_eyeball(result, photo, matrix, eye)
     return result
 

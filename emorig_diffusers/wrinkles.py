@@ -65,11 +65,11 @@ FOLDS: tuple[Fold, ...] = (
     Fold({"browDown": 1.0}, 0.30, CREASE, ((55, 193, 0.6), (55, 8, 0.35), (107, 9, 0.38), (107, 108, 0.35))),
     *_forehead(0.36, 0.14), *_forehead(0.56, 0.16), *_forehead(0.76, 0.11),
     # root of the nose, then its sides
-    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.30, LINE, ((168, 8, 0.3), (193, 55, 0.25), (193, 189, 0.4)), True),
-    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.14, CREASE, ((168, 8, 0.3), (193, 55, 0.2), (193, 189, 0.3)), True),
-    Fold({"noseSneer": 0.8}, 0.20, LINE, ((168, 6, 0.4), (193, 122, 0.35), (193, 245, 0.4)), True),
-    Fold({"noseSneer": 1.0}, 0.18, FINE, ((245, 244, 0.4), (122, 188, 0.5), (6, 196, 0.6))),
-    Fold({"noseSneer": 1.0}, 0.16, FINE, ((128, 233, 0.3), (188, 174, 0.4), (196, 197, 0.3))),
+    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.42, LINE, ((168, 8, 0.3), (193, 55, 0.25), (193, 189, 0.4)), True),
+    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.22, CREASE, ((168, 8, 0.3), (193, 55, 0.2), (193, 189, 0.3)), True),
+    Fold({"noseSneer": 0.8}, 0.34, LINE, ((168, 6, 0.4), (193, 122, 0.35), (193, 245, 0.4)), True),
+    Fold({"noseSneer": 1.0}, 0.30, FINE, ((245, 244, 0.4), (122, 188, 0.5), (6, 196, 0.6))),
+    Fold({"noseSneer": 1.0}, 0.26, FINE, ((128, 233, 0.3), (188, 174, 0.4), (196, 197, 0.3))),
     # nasolabial fold: a furrow, in it a line; the lip's side in shade, the cheek pushed up. Depths and places are those
     # of the mean difference between 17 people's toothy smiles and their neutral faces
     Fold(CHEEK, 0.44, CREASE, ((49, 142, 0.7), (129, 36, 0.28), (203, 36, 0.12), (206, 207, 0.07), (216, 214, 0.3))),

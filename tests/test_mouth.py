@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.emotions import action_unit_offset
-from emorig_diffusers.mouth import DARK, LOWER, UPPER, Mouth
+from emorig_diffusers.mouth import DARK, LOWER, NARROW, UPPER, Mouth
 from emorig_diffusers.render import ndc_to_pixels, project
 
 SIZE = 768
@@ -56,8 +56,9 @@ def test_crowns_are_as_wide_as_the_tables_say(pipe: EmoRigPipeline, mouth: Mouth
     middle = np.argmin(np.abs(seams - SIZE / 2))
     assert abs(seams[middle] - SIZE / 2) < 0.3 * unit
     widths = np.diff(seams[middle - 2 : middle + 3]) / unit
-    assert widths[1:3] == pytest.approx([UPPER.widths[0]] * 2, rel=0.05)
-    assert (widths[[0, 3]] < UPPER.widths[1]).all() and (widths[[0, 3]] > 0.8 * UPPER.widths[1]).all()  # seen aslant
+    assert widths[1:3] == pytest.approx([NARROW * UPPER.widths[0]] * 2, rel=0.05)
+    aslant = widths[[0, 3]] / UPPER.widths[1] / NARROW
+    assert (aslant < 1).all() and (aslant > 0.8).all()
 
 
 def test_the_lower_row_goes_with_the_jaw(pipe: EmoRigPipeline, mouth: Mouth) -> None:

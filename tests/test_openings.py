@@ -1,13 +1,16 @@
-"""openings.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
+"""openings.py and eyes.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pytest
 
+from emorig_diffusers.eyes import RADIUS, Eyeball, paint_eyeball
 from emorig_diffusers.models.landmarks import INNER_LIPS
-from emorig_diffusers.openings import IRISES, LASHES, LIDS, RADIUS, RIM, move_lids, move_lips
+from emorig_diffusers.openings import IRISES, LASHES, LIDS, RIM, move_lids, move_lips
 
 SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
 IRIS = np.array([[50.0, 82.0], [110.0, 82.0]])
@@ -40,10 +43,14 @@ def draw(upper: float, lower: float = 10.0) -> np.ndarray:
     return photo
 
 
-def moved(photo: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def moved(photo: np.ndarray, motion: np.ndarray, eyes: Sequence[Eyeball] = ()) -> np.ndarray:
     x, y = np.meshgrid(np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32))
     x, y = x + motion[..., 0].astype(np.float32), y + motion[..., 1].astype(np.float32)
-    return cv2.remap(photo, x, y, cv2.INTER_LINEAR)
+    colour = np.repeat(photo.astype(np.uint8)[..., None], 3, 2)
+    result = cv2.remap(colour, x, y, cv2.INTER_LINEAR)
+    for eye in eyes:
+        paint_eyeball(result, colour, np.eye(2, 3), eye)
+    return result[..., 0].astype(np.float32)
 
 
 STILL = np.zeros((SIZE, SIZE, 2))
@@ -51,16 +58,16 @@ STILL = np.zeros((SIZE, SIZE, 2))
 
 def test_lids_that_stay_change_nothing() -> None:
     points = landmarks(8)
-    motion, done = move_lids(STILL, points, points, IRIS, SCALE)
-    assert not motion.any() and not done.any()
-    shifted, done = move_lids(STILL - [3.0, 0], points, landmarks(8, shift=3.0), IRIS, SCALE)
-    assert (shifted == [-3.0, 0]).all() and not done.any()  # the whole eye moves
+    motion, done, eyes = move_lids(STILL, points, points, IRIS, SCALE)
+    assert not motion.any() and not done.any() and not eyes
+    shifted, done, eyes = move_lids(STILL - [3.0, 0], points, landmarks(8, shift=3.0), IRIS, SCALE)
+    assert (shifted == [-3.0, 0]).all() and not done.any() and not eyes  # the whole eye moves
 
 
 @pytest.mark.parametrize("upper", [12.0, 16.0])
 def test_a_rising_lid_uncovers_a_round_iris(upper: float) -> None:
-    motion, done = move_lids(STILL, landmarks(6), landmarks(upper), IRIS, SCALE)
-    result = moved(draw(6), motion)
+    motion, done, eyes = move_lids(STILL, landmarks(6), landmarks(upper), IRIS, SCALE)
+    result = moved(draw(6), motion, eyes)
     for x, y in IRIS.astype(int):
         depth = int(upper - LASHES * SCALE)  # rows above the iris's middle that lashes leave free
         column = result[y - depth + 3 : y, x]
@@ -74,8 +81,8 @@ def test_a_rising_lid_uncovers_a_round_iris(upper: float) -> None:
 
 
 def test_a_falling_lid_takes_its_lashes_along() -> None:
-    motion, done = move_lids(STILL, landmarks(12), landmarks(5), IRIS, SCALE)
-    result = moved(draw(12), motion)
+    motion, done, eyes = move_lids(STILL, landmarks(12), landmarks(5), IRIS, SCALE)
+    result = moved(draw(12), motion, eyes)
     for x, y in IRIS.astype(int):
         assert np.abs(result[y + 2, x] - BLUE) < 25
         assert result[y - 8 : y - 1, x].min() < 60
@@ -85,10 +92,10 @@ def test_a_falling_lid_takes_its_lashes_along() -> None:
 def test_eyes_at_the_border_and_shut_eyes() -> None:
     for shift, upper in ((-45.0, 12.0), (200.0, 12.0), (0.0, -8.0)):
         before, after = landmarks(6), landmarks(upper)
-        motion, _ = move_lids(STILL, before + [shift, 0], after + [shift, 0], IRIS + [shift, 0], SCALE)
-        assert np.isfinite(motion).all()
-    motion, _ = move_lids(STILL, landmarks(-9.9), landmarks(10), IRIS, SCALE)  # nothing of the eyeball is shown
-    assert np.isfinite(motion).all()
+        motion, _, eyes = move_lids(STILL, before + [shift, 0], after + [shift, 0], IRIS + [shift, 0], SCALE)
+        assert np.isfinite(motion).all() and np.isfinite(moved(draw(6), motion, eyes)).all()
+    motion, _, eyes = move_lids(STILL, landmarks(-9.9), landmarks(10), IRIS, SCALE)  # nothing of the eyeball is shown
+    assert np.isfinite(motion).all() and np.isfinite(moved(draw(-9.9), motion, eyes)).all()
 
 
 def lips(width: float, upper: float, lower: float) -> np.ndarray:
