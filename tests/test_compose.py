@@ -25,6 +25,7 @@ from emorig_diffusers.repaint import (
     make_base,
     paint_mouth,
     regions,
+    side_light,
     stack_conditions,
 )
 from emorig_diffusers.rig import EncodedFace
@@ -169,6 +170,21 @@ def test_light_on_teeth(opened: Warp) -> None:
     assert warm[0] > 1.05 * warm[1] and warm[2] < 0.95 * warm[1] and warm[1] == pytest.approx(plain[1], rel=0.2)
     away = replace(opened, points=opened.points - 10 * GRID)
     assert np.ptp(light_on_teeth(away, photo)) == 0
+
+
+def test_teeth_on_the_side_in_shade(opened: Warp) -> None:
+    ramp = np.linspace(0.4, 1, GRID, dtype=np.float32)[None, :, None]
+    lit = (np.full((GRID, GRID, 3), (220, 180, 160), np.float32) * ramp).astype(np.uint8)
+    x, y = opened.points[[78, 308]].astype(int).T
+    light = side_light(opened, lit)[y, x]
+    assert (light[1] > 1.15 * light[0]).all() and (light[1] / light[0]).max() < 2
+    np.testing.assert_allclose(side_light(opened, lit[:, ::-1])[y, x][::-1], light, rtol=0.2)
+    even = side_light(opened, np.full((GRID, GRID, 3), 140, np.uint8))
+    np.testing.assert_allclose(even, 1, atol=1e-6)
+    red = np.full((GRID, GRID, 3), 120, np.uint8)
+    red[:, : int(opened.points[13, 0]), 0] = 200  # from the person's right
+    right, left = side_light(opened, red)[y, x]
+    assert right[0] / right[2] > 1.2 > 1 / 1.2 > left[0] / left[2]
 
 
 def test_base_is_the_photo_but_for_the_mask() -> None:
