@@ -11,7 +11,7 @@ from torch import Tensor
 from .codes import FaceCodes
 from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order
 from .models.head import rotation_matrix
-from .models.landmarks import axis_angle
+from .models.landmarks import axis_angle, settle_lids
 from .rig import EncodedFace, RigMixin
 
 MODES = ("exp", "pose", "light", "latent")
@@ -89,6 +89,8 @@ class EditMixin(RigMixin):
         if action_units:
             offset = action_unit_offset(action_units, self.head.config.expression_names)
             target = target.with_(expression=target.expression + offset)
+        if not torch.equal(target.expression, face.codes.expression):
+            target = target.with_(expression=settle_lids(self.head, face.codes, target, face.offsets))
         if rotate is not None and any(rotate):
             target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
         return target

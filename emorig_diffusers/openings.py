@@ -20,9 +20,11 @@ from .models.landmarks import EYES, INNER_LIPS
 LIDS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
 IRISES = (468, 473)  # their middles among the landmarks
 BRIDGE = 6  # landmark on the nose that moves with the skull
+TOUCHING = 0.6  # pixels between lids that are shut, for each pixel to be nearer to one of them
 RIM = 0.0018  # metres outside an opening over which the skin's motion turns into that of the edge
 LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
 WET = 0.0010  # metres inside the lips over which their motion turns into that of the teeth
+SHUT = 0.09  # height of an opening, in its widths, below which the photo shows no eyeball to uncover more of
 LEAST_MOTION = 0.0003  # metres by which an edge must move against eyeball or teeth before anything is done
 
 
@@ -43,8 +45,9 @@ def move_lids(
     """
     motion, done, eyes = motion.copy(), np.zeros(motion.shape[:2], bool), []
     for outline, middle, iris in zip(LIDS, IRISES, irises):
-        here, there, gaze = before[list(outline)], after[list(outline)], before[middle] - after[middle]
-        if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale:
+        here, there = (_uncrossed(points[list(outline)]) for points in (before, after))
+        gaze = before[middle] - after[middle]
+        if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale or _height(here) < SHUT:
             continue
         box, corner = _box(here, there, motion.shape, scale)
         if min(motion[box].shape) >= 2:
@@ -81,6 +84,20 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
             teeth = np.where(look(sure, teeth)[..., None], teeth, look(_nearest(sure), teeth))
         _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
     return motion, unseen
+
+
+def _height(opening: np.ndarray) -> float:
+    """Of an outline of lids, in its widths."""
+    width = np.linalg.norm(opening[8] - opening[0])
+    return float(((opening[:8:-1] - opening[1:8]) @ downwards(opening)).max() / max(width, 1e-6))
+
+
+def _uncrossed(opening: np.ndarray) -> np.ndarray:
+    """An outline of lids [16, 2] whose upper lid stays above the lower one: they meet where the lower one is."""
+    opening, down = opening.copy(), downwards(opening)
+    gap = (opening[:8:-1] - opening[1:8]) @ down
+    opening[1:8] -= np.maximum(TOUCHING - gap, 0)[:, None] * down
+    return opening
 
 
 def _box(
@@ -121,7 +138,10 @@ def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tup
     dense = lambda p: (p[:, None] * (1 - steps) + np.roll(p, -1, 0)[:, None] * steps).reshape(-1, 2)
     source, target = dense(here), dense(there)
     far, nearest = cKDTree(target).query(centre)
-    return cv2.blur((source - target)[nearest], (5, 5)), far
+    upper, motion = (nearest < len(target) // 2).astype(np.float64), (source - target)[nearest]
+    smoothed = [cv2.blur(motion * half[..., None], (5, 5)) / cv2.blur(half, (5, 5)).clip(1e-6)[..., None]
+                for half in (upper, 1 - upper)]  # fmt: skip
+    return np.where(upper[..., None] > 0, *smoothed), far  # where lids meet, their motions differ
 
 
 def _nearest(known: np.ndarray) -> np.ndarray:

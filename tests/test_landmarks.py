@@ -15,6 +15,8 @@ from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.models.landmarks import (
     LIP_PAIRS,
     LIPS_TOUCH,
+    SMILE,
+    SMILE_SHOWN,
     UNSEEN_UNITS,
     FitResult,
     LandmarkEncoder,
@@ -199,6 +201,25 @@ def test_neutral_closes_the_lips(
     assert after.min() > -0.002  # the lips do not run through each other
     assert relaxed.shape == (1, 52)
     assert torch.equal(wide.expression, expression)  # the argument is left alone
+
+
+def test_a_smile_is_taken_back_on_the_side_that_shows_it(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], astronaut_face: EncodedFace
+) -> None:
+    """Less of the smile's units than their range leaves; nothing on a side that does not smile."""
+    codes, calm = astronaut_face.codes, torch.zeros(1, 52)
+    pick = lambda expression, unit: expression[0, names.index(unit)].item()
+    for side, other in (("Left", "Right"), ("Right", "Left")):
+        shown = calm.clone()
+        shown[0, names.index("mouthSmile" + side)] = 0.5
+        relaxed = [encoder.neutral(head, codes.with_(expression=e)) for e in (shown, calm)]
+        assert pick(relaxed[0], "mouthSmile" + side) < 0.05
+        assert pick(relaxed[0], "mouthPress" + side) < pick(relaxed[1], "mouthPress" + side) - 0.1
+        for unit in SMILE:
+            assert pick(relaxed[0], unit + other) == pytest.approx(pick(relaxed[1], unit + other), abs=1e-6)
+    slight = calm.clone()
+    slight[0, [names.index("mouthSmileLeft"), names.index("mouthSmileRight")]] = SMILE_SHOWN[0]
+    assert pick(encoder.neutral(head, codes.with_(expression=slight)), "mouthSmileLeft") == pytest.approx(0.2, abs=1e-5)
 
 
 def test_neutral_of_a_relaxed_face_is_itself(

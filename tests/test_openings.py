@@ -86,7 +86,31 @@ def test_a_falling_lid_takes_its_lashes_along() -> None:
     for x, y in IRIS.astype(int):
         assert np.abs(result[y + 2, x] - BLUE) < 25
         assert result[y - 8 : y - 1, x].min() < 60
-    assert np.abs(np.diff(motion, axis=0)).max() < 4  # no tear
+    behind = np.zeros((SIZE, SIZE), bool)
+    for eye in eyes:
+        (x, y), (height, width) = eye.corner, eye.cover.shape
+        behind[y : y + height, x : x + width] = eye.cover > 0.99
+    tears = (np.abs(np.diff(motion, axis=0)) > 4).any(-1)
+    assert not (tears & ~behind[1:]).any()  # none is seen before the eyeball
+
+
+@pytest.mark.parametrize("upper", [-10.0, -18.0])  # lids that meet, and lids that would cross
+def test_shut_lids_hide_the_eye(upper: float) -> None:
+    row = np.arange(SIZE) - IRIS[0, 1]
+    skin = np.where((row > -30) & (row < -upper), (upper - 12) * (row + 30) / (30 - upper), 0)  # comes from above
+    mesh = np.stack([np.zeros((SIZE, SIZE)), np.repeat(skin[:, None], SIZE, 1)], -1)
+    motion, _, eyes = move_lids(mesh, landmarks(12), landmarks(upper), IRIS, SCALE)
+    result = moved(draw(12), motion, eyes)
+    for x, y in IRIS.astype(int):
+        lid = result[y - 14 : y + 6, x - 12 : x + 13]
+        assert (np.abs(lid - SKIN) < 10).mean() > 0.9
+        line = result[y + 4 : y + 14, x - 12 : x + 13]
+        assert line.min() < 60 and (np.abs(line - WHITE) < 10).mean() < 0.08  # lashes, hardly any eye
+
+
+def test_an_eye_that_the_photo_shows_shut_is_not_opened() -> None:
+    motion, done, eyes = move_lids(STILL, landmarks(-9.0), landmarks(10), IRIS, SCALE)
+    assert not motion.any() and not done.any() and not eyes
 
 
 def test_eyes_at_the_border_and_shut_eyes() -> None:
@@ -94,8 +118,8 @@ def test_eyes_at_the_border_and_shut_eyes() -> None:
         before, after = landmarks(6), landmarks(upper)
         motion, _, eyes = move_lids(STILL, before + [shift, 0], after + [shift, 0], IRIS + [shift, 0], SCALE)
         assert np.isfinite(motion).all() and np.isfinite(moved(draw(6), motion, eyes)).all()
-    motion, _, eyes = move_lids(STILL, landmarks(-9.9), landmarks(10), IRIS, SCALE)  # nothing of the eyeball is shown
-    assert np.isfinite(motion).all() and np.isfinite(moved(draw(-9.9), motion, eyes)).all()
+    motion, _, eyes = move_lids(STILL, landmarks(-5), landmarks(10), IRIS, SCALE)  # hardly any eyeball is shown
+    assert np.isfinite(motion).all() and np.isfinite(moved(draw(-5), motion, eyes)).all()
 
 
 def lips(width: float, upper: float, lower: float) -> np.ndarray:

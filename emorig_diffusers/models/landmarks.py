@@ -29,6 +29,9 @@ SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStret
          "cheekSquint": 0.65, "eyeSquint": 0.23}  # fmt: skip
 """Units, without side, that move landmarks as the median toothy smile of 27 people does, lips' opening apart."""
 SMILE_SHOWN = 0.2, 0.24  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
+LID_PAIRS = {"eyeBlinkRight": ((160, 144), (159, 145), (158, 153)),
+             "eyeBlinkLeft": ((385, 380), (386, 374), (387, 373))}  # fmt: skip
+SHUT = 0.003  # metres between lids below which too little of the eye is seen for it to be opened
 UNSEEN_UNITS = ("eyeLook", "tongueOut")  # units that landmarks say nothing about stay at zero
 
 
@@ -94,17 +97,47 @@ def relaxed_expression(
     closing = [i for i, n in enumerate(head.config.expression_names) if n.startswith(CLOSING_UNITS)]
     if not closing:
         return expression
-    upper, lower = (list(points) for points in zip(*LIP_PAIRS))
-    height = lambda field: (lambda y: y[..., upper] - y[..., lower])(head.landmarks(field)[..., 1])  # noqa: E731
-    gap = height(head.rest_vertices(codes.shape, expression))[0]
-    if offsets is not None:
-        flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
-        gap = gap - height(flat)[0] / codes.camera[0, 0]
-    slope = height(head.expression_basis[closing]).T  # [pairs, units], metres
+    gap = _gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets)
+    slope = _heights(head, head.expression_basis[closing], LIP_PAIRS).T  # [pairs, units], metres
     ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
     excess = (gap - LIPS_TOUCH).clamp(min=0)
     expression[:, closing] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
     return expression
+
+
+def settle_lids(head: HeadModel, source: FaceCodes, target: FaceCodes, offsets: Tensor) -> Tensor:
+    """The target's ψ [1, E] with lids that meet but do not cross; eyes that the photo shows shut stay shut, for nobody
+    knows what is behind.
+
+    Args:
+        source, target: Codes of the photo and of the edit [1, ...].
+        offsets: As for `relaxed_expression`.
+    """
+    expression, names = target.expression.clone(), head.config.expression_names
+    for unit, pairs in LID_PAIRS.items():
+        if unit in names:
+            slope = _heights(head, head.expression_basis[names.index(unit)][None], pairs).mean().item()
+            shown, asked = (_gaps(head, codes, pairs, offsets).mean().item() for codes in (source, target))
+            wanted = min(asked, shown) if shown < SHUT else asked
+            if slope < 0:
+                expression[0, names.index(unit)] += (max(wanted, min(shown, 0.0)) - asked) / slope
+    return expression
+
+
+def _heights(head: HeadModel, field: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Upper minus lower points [B, pairs] of vertices, or of their offsets, [B, V, 3]; y points up."""
+    upper, lower = (list(points) for points in zip(*pairs))
+    y = head.landmarks(field)[..., 1]
+    return y[..., upper] - y[..., lower]
+
+
+def _gaps(head: HeadModel, codes: FaceCodes, pairs: Sequence[tuple[int, int]], offsets: Tensor | None) -> Tensor:
+    """Metres between pairs of landmarks [pairs] on one face at rest, `offsets` as for `relaxed_expression`."""
+    gap = _heights(head, head.rest_vertices(codes.shape, codes.expression), pairs)[0]
+    if offsets is not None:
+        flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
+        gap = gap - _heights(head, flat, pairs)[0] / codes.camera[0, 0]
+    return gap
 
 
 def _without_smile(expression: Tensor, names: Sequence[str]) -> Tensor:
