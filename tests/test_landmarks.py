@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from emorig_diffusers import FaceCodes
 from emorig_diffusers.faces import BLENDSHAPES, transform_points
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.models.landmarks import (
+    LID_PAIRS,
     LIP_PAIRS,
     LIPS_TOUCH,
     SMILE,
@@ -21,6 +24,7 @@ from emorig_diffusers.models.landmarks import (
     FitResult,
     LandmarkEncoder,
     axis_angle,
+    settle_lids,
     solve_bounded,
 )
 from emorig_diffusers.render import project
@@ -166,15 +170,18 @@ def test_too_few_landmarks(head: HeadModel, encoder: LandmarkEncoder) -> None:
         encoder(head, np.zeros((468, 2)), {})
 
 
-def gaps(head: HeadModel, codes: FaceCodes, expression: Tensor, offsets: Tensor | None = None) -> np.ndarray:
-    """Openings between pairs of lip landmarks in metres, seen from the front."""
+def gaps(
+    head: HeadModel, codes: FaceCodes, expression: Tensor, offsets: Tensor | None = None,
+    pairs: Sequence[tuple[int, int]] = LIP_PAIRS,
+) -> np.ndarray:  # fmt: skip
+    """Openings between pairs of landmarks, of the lips unless told, in metres, seen from the front."""
     points = head.landmarks(head.rest_vertices(codes.shape, expression))[0, :, 1]
     if offsets is not None:  # y down, normalised device coordinates
         points = (
             points
             - head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None])[0, :, 1] / codes.camera[0, 0]
         )
-    upper, lower = zip(*LIP_PAIRS, strict=True)
+    upper, lower = zip(*pairs, strict=True)
     return (points[list(upper)] - points[list(lower)]).numpy()
 
 
@@ -201,6 +208,33 @@ def test_neutral_closes_the_lips(
     assert after.min() > -0.002  # the lips do not run through each other
     assert relaxed.shape == (1, 52)
     assert torch.equal(wide.expression, expression)  # the argument is left alone
+
+
+@pytest.mark.parametrize("amount", [0.2, 1.5])
+def test_lids_do_not_cross(
+    head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace, amount: float
+) -> None:
+    codes, offsets = astronaut_face.codes, astronaut_face.offsets
+    lids = [names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")]
+    expression = codes.expression.clone()
+    expression[0, lids[0]] += amount
+    wink = codes.with_(expression=expression)
+    settled = settle_lids(head, codes, wink, offsets)
+    left, right = (
+        gaps(head, wink, settled, offsets, LID_PAIRS[unit]).mean() for unit in ("eyeBlinkLeft", "eyeBlinkRight")
+    )
+    assert right > 0.004 and torch.equal(settled[0, lids[1]], expression[0, lids[1]])
+    if amount < 1:
+        assert torch.equal(settled, expression) and left > 0.002
+    else:
+        assert settled[0, lids[0]] < expression[0, lids[0]] and left == pytest.approx(0, abs=1e-5)
+    opened = wink.with_(expression=settled.clone())
+    opened.expression[0, lids[0]] -= 0.5
+    again = settle_lids(head, wink.with_(expression=settled), opened, offsets)
+    if amount > 1:  # shut in the photo
+        assert again[0, lids[0]] == pytest.approx(settled[0, lids[0]].item(), abs=1e-4)
+    else:
+        assert torch.equal(again, opened.expression)
 
 
 def test_a_smile_is_taken_back_on_the_side_that_shows_it(
