@@ -74,7 +74,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
             named units have none.
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
-            gives the drawn teeth (mouth.py) their colour and light; 0 takes its own teeth.
+            tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
 
     Raises:
         ValueError: If a code part or a crop is unknown, or `wrinkles` or `light_blur` is no number from 0 on.
