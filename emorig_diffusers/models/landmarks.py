@@ -147,7 +147,8 @@ def _without_smile(expression: Tensor, names: Sequence[str]) -> Tensor:
         if "mouthSmile" + side in names:
             shown = (expression[:, names.index("mouthSmile" + side)] - SMILE_SHOWN[0]) / SMILE_SHOWN[1]
             for unit, amount in SMILE.items():
-                expression[:, names.index(unit + side)] -= amount * shown.clamp(0, 1.3)
+                if unit + side in names:
+                    expression[:, names.index(unit + side)] -= amount * shown.clamp(0, 1.3)
     return expression
 
 
