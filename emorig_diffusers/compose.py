@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .faces import paste, reach
+from .faces import enlarge, paste, reach
 from .phototexture import Warp
 from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 
@@ -144,14 +144,14 @@ def finish(
 
 
 def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:
-    """The factor [S, S, 1] by which a network spreads the light within the mouth [S, S], averaged over `blur` pixels; 1
+    """The factor [S, S] by which a network spreads the light within the mouth [S, S], averaged over `blur` pixels; 1
     elsewhere, and in the mean of the teeth: how light they are it knows less well than `light_on_teeth`."""
     teeth = mouth * np.clip((base[..., 1] / base[..., 0].clip(1e-3) - 0.7) / 0.2, 0, 1)  # tongue and gums are redder
     painted, base = painted.mean(-1), base.mean(-1)
     mean = lambda x: cv2.GaussianBlur(x * mouth, (0, 0), blur) + 1e-3
     level = ((painted * teeth).sum() + 1e-3) / ((base * teeth).sum() + 1e-3)
     gain = np.clip(mean(painted) / mean(base) / max(level, 0.1), *LIGHT_RANGE)
-    return (1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1))[..., None]
+    return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1)
 
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -159,10 +159,7 @@ def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.
     left, top, right, bottom = reach(change.any(-1), matrix, photo.shape)
     if right <= left or bottom <= top:
         return photo
-    shift = matrix @ [left + 0.5, top + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
-    to_crop = np.column_stack([matrix[:, :2], shift])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    large = cv2.warpAffine(change.astype(np.float32) * 255, to_crop, (right - left, bottom - top), flags=flags)
+    large = enlarge(change.astype(np.float32) * 255, matrix, (left, top, right, bottom))
     result = photo.copy()
     part = result[top:bottom, left:right]
     part[:] = np.clip(np.round(part + large), 0, 255).astype(np.uint8)

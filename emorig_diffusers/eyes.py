@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .faces import invert, reach
+from .faces import enlarge, invert, reach
 from .masks import fill_polygon
 
 RADIUS = 0.0057  # metres, of an iris
@@ -98,9 +98,7 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
     x0, y0, x1, y1 = reach(eye.cover > 0, matrix, photo.shape)
     if x1 <= x0 or y1 <= y0:
         return
-    shift = matrix @ [x0 + 0.5, y0 + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
-    to_box, flags = np.column_stack([matrix[:, :2], shift]), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    large = lambda field: cv2.warpAffine(field, to_box, (x1 - x0, y1 - y0), flags=flags)
+    large = lambda field: enlarge(field, matrix, (x0, y0, x1, y1))
     to_photo = invert(matrix)[:, :2].T.astype(np.float32)
     x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
     fetch = lambda by: cv2.remap(

@@ -255,6 +255,18 @@ def reach(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
+def enlarge(field: np.ndarray, matrix: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """A crop's field [S, S] or [S, S, C] at the photo's pixels in a window (x0, y0, x1, y1); 0 beyond the crop.
+
+    Args:
+        matrix: Similarity [2, 3] from photo pixels to the crop.
+    """
+    x0, y0, x1, y1 = window
+    shift = matrix @ [x0 + 0.5, y0 + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
+    to_crop = np.column_stack([matrix[:, :2], shift])
+    return cv2.warpAffine(field, to_crop, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     """Intersection over the smaller box, so that a box inside another counts as the same face."""
     shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -89,15 +89,19 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
 def _height(opening: np.ndarray) -> float:
     """Of an outline of lids, in its widths."""
     width = np.linalg.norm(opening[8] - opening[0])
-    return float(((opening[:8:-1] - opening[1:8]) @ downwards(opening)).max() / max(width, 1e-6))
+    return float(_gaps(opening).max() / max(width, 1e-6))
 
 
 def _uncrossed(opening: np.ndarray) -> np.ndarray:
     """An outline of lids [16, 2] whose upper lid stays above the lower one: they meet where the lower one is."""
-    opening, down = opening.copy(), downwards(opening)
-    gap = (opening[:8:-1] - opening[1:8]) @ down
-    opening[1:8] -= np.maximum(TOUCHING - gap, 0)[:, None] * down
+    opening, lift = opening.copy(), np.maximum(TOUCHING - _gaps(opening), 0)
+    opening[1:8] -= lift[:, None] * downwards(opening)
     return opening
+
+
+def _gaps(opening: np.ndarray) -> np.ndarray:
+    """Pixels from points of the upper lid down to their like on the lower one [7]."""
+    return (opening[:8:-1] - opening[1:8]) @ downwards(opening)
 
 
 def _box(

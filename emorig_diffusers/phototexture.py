@@ -19,7 +19,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from .eyes import Eyeball, paint_eyeball
-from .faces import invert, reach
+from .faces import enlarge, invert, reach
 from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
@@ -285,11 +285,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     if x1 <= x0 or y1 <= y0:
         return photo.copy()
     inverse = invert(matrix)
-    # half-pixel centres: photo pixel i of the window sits at x0 + i + 0.5; grid pixel j at j + 0.5
-    shift = matrix @ [x0 + 0.5, y0 + 0.5, 1] - 0.5
-    to_grid = np.column_stack([matrix[:, :2], shift])
-    motion = cv2.warpAffine(warp.motion, to_grid, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    motion = motion @ inverse[:, :2].T.astype(np.float32)
+    motion = enlarge(warp.motion, matrix, (x0, y0, x1, y1)) @ inverse[:, :2].T.astype(np.float32)
     grid_x, grid_y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
     moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
                       borderMode=cv2.BORDER_REPLICATE)  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .faces import reach, warp_crop
+from .faces import enlarge, reach, warp_crop
 from .light import sh_shading
 from .masks import fill_polygon, smooth
 from .models.landmarks import OUTER_LIPS
@@ -284,9 +284,7 @@ def apply_field(photo: np.ndarray, field: np.ndarray, matrix: np.ndarray, warmth
         return photo
     gain = np.zeros((*field.shape, 3), np.float32)
     gain[field != 0] = np.expm1(field[field != 0][:, None] * warmth)
-    shift = matrix @ [left + 0.5, top + 0.5, 1] - 0.5  # pixel centres lie at half numbers in both frames
-    to_grid = np.column_stack([matrix[:, :2], shift])
-    large = cv2.warpAffine(gain, to_grid, (right - left, bottom - top), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    large = enlarge(gain, matrix, (left, top, right, bottom))
     result = photo.copy()
     result[top:bottom, left:right] = np.clip(np.round(photo[top:bottom, left:right] * (1 + large)), 0, 255)
     return result

@@ -28,21 +28,19 @@ STILL = [33, 133, 362, 263, 168, 6, 197, 4, 1, 98, 327]  # corners of the eyes, 
 SIZE = 256
 MOUTH = (slice(None), slice(None), slice(128, 232), slice(64, 192))  # of the crop
 TOOTHY = 0.08  # opening of the lips, in widths of the mouth
-
-
 LIPS = [*OUTER_LIPS, *INNER_LIPS]
 
 
 @dataclass
 class Pair:
-    """A photo uint8 [H, W, 3] to edit, its crop's matrix, its and the goal's crop [1, 3, S, S] in [-1, 1], and the lips
-    of both in the crop [N, 2]."""
+    """A photo uint8 [H, W, 3] to edit, its landmarks [478, 2], its crop's matrix, its and the goal's crop [1, 3, S, S]
+    in [-1, 1], and the goal's lips in the crop [N, 2]."""
 
     photo: np.ndarray
+    points: np.ndarray
     matrix: np.ndarray
     before: Tensor
     goal: Tensor
-    lips: np.ndarray
     goal_lips: np.ndarray
 
 
@@ -59,8 +57,8 @@ def read_pair(source: Path, goal: Path) -> Pair | None:
         return None
     matrix = align(here, SIZE)
     both = _onto(there, here, matrix)
-    lips, goal_lips = transform_points(matrix, here[LIPS]), transform_points(both, there[LIPS])
-    return Pair(photos[0], matrix, crop(photos[0], matrix), crop(photos[1], both), lips, goal_lips)
+    goal_lips = transform_points(both, there[LIPS])
+    return Pair(photos[0], here, matrix, crop(photos[0], matrix), crop(photos[1], both), goal_lips)
 
 
 def _opening(points: np.ndarray) -> float:
@@ -87,9 +85,9 @@ def edit(pipe: EmoRigPipeline, photo: np.ndarray, emotion: str) -> np.ndarray:
 
 def way(pair: Pair, edited: np.ndarray) -> float:
     """How much of the lips' way to the goal the edited photo has gone."""
-    here, there = find_faces(pair.photo)[0].landmarks[:, :2], find_faces(edited)[0].landmarks[:, :2]
-    gone = transform_points(_onto(there, here, pair.matrix), there[LIPS]) - pair.lips
-    whole = pair.goal_lips - pair.lips
+    there, start = find_faces(edited)[0].landmarks[:, :2], transform_points(pair.matrix, pair.points[LIPS])
+    gone = transform_points(_onto(there, pair.points, pair.matrix), there[LIPS]) - start
+    whole = pair.goal_lips - start
     return float((gone * whole).sum() / (whole**2).sum())
 
 
