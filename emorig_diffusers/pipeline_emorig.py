@@ -19,6 +19,7 @@ from .faces import transform_points, warp_crop
 from .frames import PICTURE_FRAMES
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
+from .lips import keep_flesh, shade_seam
 from .models.appearance import AppearanceEncoder
 from .models.detail import DetailModel
 from .models.emoca import EmocaEncoder
@@ -327,6 +328,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
+        there = keep_flesh(self.texture, here, there)
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
         grid, size = face.grid_matrix(GRID), self.config.crop_size
         irises = transform_points(grid, face.face.landmarks[list(IRISES), :2])
@@ -338,6 +340,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         if self.unet is not None and plan.network_mask.any():
             painted = self._paint(plan, target, sampling)
         done = compose.finish(moved, plan, painted, face.grid_matrix(size), self.config.light_blur)
+        if compose.mouth_changes(warp):
+            done = shade_seam(done, grid, warp)
         if change and self.config.wrinkles:
             done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
         return done, plan.picture()

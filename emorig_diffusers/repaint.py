@@ -27,6 +27,7 @@ FOLDS = (
     (358, 371, 266, 425, 427, 432, 422, 287, 410, 322, 391, 327),
 )  # MediaPipe points around the nasolabial fold: wing of the nose, cheek, jowl, corner of the mouth
 LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
+TEETH_EDGE = 0.0012  # metres around the photo's open mouth that may still show teeth
 TYPICAL_SKIN = 0.42  # linear luminance of skin in the light that shows teeth as light as `mouth.ENAMEL`
 TYPICAL_WHITE = 0.24  # the same for the brightest part of the eyes
 CAST = np.float32([0.3, 0, 0.5])  # powers of the whites' red and blue, over green, that the teeth have too
@@ -42,7 +43,7 @@ class Regions:
 
     Attributes:
         mouth: Between the target's lips.
-        edge: The inner lip line, thickened; also where the lips touch.
+        edge: The inner lip line, thickened, also where the lips touch; and what the photo's teeth may have reached.
         lips: Everything within the outer lip line.
         folds: Around the nasolabial folds, without the lips.
     """
@@ -60,7 +61,16 @@ def regions(warp: Warp) -> Regions:
     line, width = np.zeros(shape, np.uint8), max(1, round(2 * LIP_EDGE * warp.scale))
     cv2.polylines(line, [np.round((points[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)], True, 1, width, shift=4)
     folds = np.any([fill_polygon(shape, points[list(side)]) for side in FOLDS], axis=0)
-    return Regions(warp.mouth, (line > 0) | warp.mouth, lips, folds & ~lips)
+    return Regions(warp.mouth, (line > 0) | warp.mouth | teeth_seen(warp), lips, folds & ~lips)
+
+
+def teeth_seen(warp: Warp) -> np.ndarray:
+    """Pixels [G, G] bool that come from within the photo's open mouth, or so near to it that they may be teeth."""
+    mouth = fill_polygon(warp.mouth.shape, warp.source_points[list(INNER_LIPS)]).astype(np.uint8)
+    reach = 2 * max(1, round(TEETH_EDGE * warp.scale)) + 1
+    mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    y, x = np.mgrid[: len(mouth), : len(mouth)].astype(np.float32)
+    return cv2.remap(mouth, x + warp.motion[..., 0], y + warp.motion[..., 1], cv2.INTER_NEAREST) > 0
 
 
 def mouth_cover(warp: Warp) -> np.ndarray:

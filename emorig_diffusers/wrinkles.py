@@ -212,7 +212,7 @@ def shading(drawn: Sequence[Stroke], warp: Warp, light: Tensor) -> np.ndarray:
     for width in {width for _, _, width in drawn}:
         ink = np.zeros_like(field)
         for points, depth, _ in (stroke for stroke in drawn if stroke[2] == width):
-            _splat(ink, points - [left + 0.5, top + 0.5], depth)
+            splat(ink, points - [left + 0.5, top + 0.5], depth)
         sigmas = width, RING * width
         groove, ring = (cv2.GaussianBlur(ink, (0, 0), s) * np.float32(s * np.sqrt(2 * np.pi)) for s in sigmas)
         rise = [cv2.Sobel(groove, cv2.CV_32F, *axis, ksize=3, scale=width / 8) for axis in ((1, 0), (0, 1))]
@@ -223,7 +223,7 @@ def shading(drawn: Sequence[Stroke], warp: Warp, light: Tensor) -> np.ndarray:
     return whole
 
 
-def _splat(ink: np.ndarray, points: np.ndarray, weight: np.ndarray) -> None:
+def splat(ink: np.ndarray, points: np.ndarray, weight: np.ndarray) -> None:
     """Add weights [K] at points [K, 2] between pixels, x then y in units of pixels."""
     low, part = np.divmod(points, 1)
     for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):

@@ -210,6 +210,29 @@ def test_neutral_closes_the_lips(
     assert torch.equal(wide.expression, expression)  # the argument is left alone
 
 
+def test_relaxing_moves_a_jaw_no_more_than_it_must(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], astronaut_face: EncodedFace
+) -> None:
+    """A jaw firmer than the range of relaxed faces stays, under closed lips; parted lips go half of the way."""
+    codes, jaw = astronaut_face.codes, names.index("jawOpen")
+    shut = encoder.neutral(head, codes)
+    shut[0, jaw] = encoder.neutral_low[jaw] - 0.1
+    assert gaps(head, codes, shut).max() < LIPS_TOUCH
+    torch.testing.assert_close(encoder.neutral(head, codes.with_(expression=shut)), shut)
+    parted = shut.clone()
+    parted[0, jaw] += 0.15
+    relaxed = encoder.neutral(head, codes.with_(expression=parted))
+    chin, opening = (
+        place(relaxed) - place(parted)
+        for place in (
+            lambda e: head.landmarks(head.rest_vertices(codes.shape, e))[0, 152, 1].item(),
+            lambda e: gaps(head, codes, e).mean(),
+        )
+    )
+    assert opening < -0.002
+    assert 0 < chin < -0.6 * opening
+
+
 @pytest.mark.parametrize("amount", [0.2, 1.5])
 def test_lids_do_not_cross(
     head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace, amount: float
