@@ -45,11 +45,11 @@ def move_lids(
     """
     motion, done, eyes = motion.copy(), np.zeros(motion.shape[:2], bool), []
     for outline, middle, iris in zip(LIDS, IRISES, irises):
-        here, there = (_uncrossed(points[list(outline)]) for points in (before, after))
+        here, there = (uncrossed(points[list(outline)]) for points in (before, after))
         gaze = before[middle] - after[middle]
-        if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale or _height(here) < SHUT:
+        if np.hypot(*(here - there - gaze).T).max() < LEAST_MOTION * scale or outline_height(here) < SHUT:
             continue
-        box, corner = _box(here, there, motion.shape, scale)
+        box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
         if min(motion[box].shape) >= 2:
             here, there, iris = here - corner, there - corner, iris - corner
             lift = ((here - there - gaze) @ downwards(here))[1:8].max()
@@ -73,7 +73,7 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     skull = (before - after)[BRIDGE]
     if np.hypot(*(here - there - skull).T).max() < LEAST_MOTION * scale:
         return motion, unseen
-    box, corner = _box(here, there, motion.shape, scale)
+    box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
         centre, shown = centres(motion[box].shape), fill_polygon(motion[box].shape, here)
@@ -86,13 +86,13 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     return motion, unseen
 
 
-def _height(opening: np.ndarray) -> float:
+def outline_height(opening: np.ndarray) -> float:
     """Of an outline of lids, in its widths."""
     width = np.linalg.norm(opening[8] - opening[0])
     return float(_gaps(opening).max() / max(width, 1e-6))
 
 
-def _uncrossed(opening: np.ndarray) -> np.ndarray:
+def uncrossed(opening: np.ndarray) -> np.ndarray:
     """An outline of lids [16, 2] whose upper lid stays above the lower one: they meet where the lower one is."""
     opening, lift = opening.copy(), np.maximum(TOUCHING - _gaps(opening), 0)
     opening[1:8] -= lift[:, None] * downwards(opening)
@@ -104,11 +104,10 @@ def _gaps(opening: np.ndarray) -> np.ndarray:
     return (opening[:8:-1] - opening[1:8]) @ downwards(opening)
 
 
-def _box(
-    here: np.ndarray, there: np.ndarray, shape: tuple[int, ...], scale: float
+def outline_box(
+    here: np.ndarray, there: np.ndarray, shape: tuple[int, ...], reach: float
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Rows and columns around an opening in both states, and the corner (x, y) where they start."""
-    reach = 2 * RIM * scale
+    """Rows and columns within `reach` pixels of an opening in both states, and the corner (x, y) where they start."""
     low, high = np.minimum(here, there).min(0) - reach, np.maximum(here, there).max(0) + reach
     left, top = np.clip(low.astype(int), 0, shape[1::-1])
     right, bottom = np.clip(high.astype(int) + 1, 0, shape[1::-1])
@@ -137,15 +136,33 @@ def _blend(
 
 
 def _edge_motion(here: np.ndarray, there: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Motion of the nearest point of the opening's edge [H, W, 2], and how far that is [H, W]."""
+    """Motion of the nearest point of the opening's edge on the same side [H, W, 2], and how far the edge is [H, W]."""
     steps = np.linspace(0, 1, 8, endpoint=False)[:, None]
     dense = lambda p: (p[:, None] * (1 - steps) + np.roll(p, -1, 0)[:, None] * steps).reshape(-1, 2)
     source, target = dense(here), dense(there)
-    far, nearest = cKDTree(target).query(centre)
-    upper, motion = (nearest < len(target) // 2).astype(np.float64), (source - target)[nearest]
-    smoothed = [cv2.blur(motion * half[..., None], (5, 5)) / cv2.blur(half, (5, 5)).clip(1e-6)[..., None]
-                for half in (upper, 1 - upper)]  # fmt: skip
-    return np.where(upper[..., None] > 0, *smoothed), far  # where lids meet, their motions differ
+    half = len(target) // 2
+    sides = [slice(0, half + 1), np.r_[half : len(target), 0]]
+    found = [cKDTree(target[side]).query(centre) for side in sides]
+    motion = [cv2.blur((source - target)[side][nearest], (5, 5)) for side, (_, nearest) in zip(sides, found)]
+    # where lids meet both sides are as near: the line between them tells
+    over = along_edge((there + there[-np.arange(len(there))]) / 2, centre)[1] < 0
+    return np.where(over[..., None], *motion), np.minimum(found[0][0], found[1][0])
+
+
+def along_edge(outline: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where points [..., 2] are along an opening from its first corner to its other, in [0, 1], and how far below its
+    upper edge, pixels.
+
+    Args:
+        outline: [N, 2]: a corner, the upper edge, the other corner halfway, the lower edge.
+    """
+    edge = outline[: len(outline) // 2 + 1] - outline[0]
+    axis = edge[-1] / max(np.square(edge[-1]).sum(), 1e-6)
+    down = np.array([-axis[1], axis[0]]) / max(np.linalg.norm(axis), 1e-6) * (1 if axis[0] > 0 else -1)
+    at, depth = edge @ axis, edge @ down
+    order = np.argsort(at)
+    along = (points - outline[0]) @ axis
+    return along, (points - outline[0]) @ down - np.interp(along, at[order], depth[order])
 
 
 def _nearest(known: np.ndarray) -> np.ndarray:

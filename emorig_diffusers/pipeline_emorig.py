@@ -19,6 +19,7 @@ from .faces import transform_points, warp_crop
 from .frames import PICTURE_FRAMES
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
+from .lids import paint_lids
 from .lips import keep_flesh, shade_seam
 from .models.appearance import AppearanceEncoder
 from .models.detail import DetailModel
@@ -333,7 +334,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         grid, size = face.grid_matrix(GRID), self.config.crop_size
         irises = transform_points(grid, face.face.landmarks[list(IRISES), :2])
         warp = self.texture.warp(here, there, GRID, turning, irises)
-        moved = move_pixels(rgb, grid, warp)
+        moved = paint_lids(move_pixels(rgb, grid, warp), rgb, grid, warp)
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
         plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change))
         painted = plan.base

@@ -1,4 +1,5 @@
-"""openings.py and eyes.py on a drawn eye: what a rising lid uncovers, lashes that go along, and lids that stay."""
+"""openings.py, eyes.py and lids.py on a drawn eye: what a rising lid uncovers, lashes that go along, lids that stay and
+lids that shut."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from emorig_diffusers.eyes import RADIUS, Eyeball, paint_eyeball
+from emorig_diffusers.lids import LEAST_FALL, paint_lids
 from emorig_diffusers.models.landmarks import INNER_LIPS
 from emorig_diffusers.openings import IRISES, LASHES, LIDS, RIM, move_lids, move_lips
+from emorig_diffusers.phototexture import Warp, move_pixels
 
 SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
 IRIS = np.array([[50.0, 82.0], [110.0, 82.0]])
@@ -106,6 +109,63 @@ def test_shut_lids_hide_the_eye(upper: float) -> None:
         assert (np.abs(lid - SKIN) < 10).mean() > 0.9
         line = result[y + 4 : y + 14, x - 12 : x + 13]
         assert line.min() < 60 and (np.abs(line - WHITE) < 10).mean() < 0.08  # lashes, hardly any eye
+
+
+def falling(upper: float) -> tuple[np.ndarray, Warp]:
+    """A photo [G, G, 3] of eyes with long lashes over the upper lid, and a warp that stretches the lid's skin down."""
+    photo = draw(10)
+    for middle in IRIS:
+        for x, y in outline(middle, 10, 10)[1:8]:
+            photo[int(y) - 7 : int(y), int(x) - 1 : int(x) + 1] = BLACK
+    before, after = landmarks(10), landmarks(upper)
+    motion, y = STILL.copy(), np.arange(SIZE)[:, None] + 0.5
+    for middle in IRIS:
+        there, here = outline(middle, upper, 10)[:9], outline(middle, 10, 10)[:9]
+        x = np.arange(int(there[0, 0]), int(there[8, 0]))
+        edge, fall = (np.interp(x, there[:, 0], values) for values in (there[:, 1], (there - here)[:, 1]))
+        crease = middle[1] - 30
+        share = np.clip((y - crease) / (edge - crease), 0, 1) * (y < edge)
+        motion[:, x, 1] = -fall * share
+    motion, _, eyes = move_lids(motion, before, after, IRIS, SCALE)
+    blank = np.zeros((SIZE, SIZE))
+    warp = Warp(motion.astype(np.float32), blank > 0, blank > 0, blank, blank, blank, after, before, SCALE, eyes)
+    return np.repeat(photo.astype(np.uint8)[..., None], 3, 2), warp
+
+
+@pytest.mark.parametrize("upper", [-9.9, 1.0])
+def test_a_lid_that_comes_down_is_smooth_skin(upper: float) -> None:
+    photo, warp = falling(upper)
+    moved = move_pixels(photo, np.eye(2, 3), warp)
+    result = paint_lids(moved, photo, np.eye(2, 3), warp)[..., 0].astype(float)
+    for x, y in IRIS.astype(int):
+        lid = slice(y - 12, y - int(upper) - int(3 * RIM * SCALE)), slice(x - 12, x + 12)
+        assert np.ptp(moved[lid].astype(float)) > 100  # a curtain of lashes
+        assert np.ptp(result[lid]) < 40 and abs(np.median(result[lid]) - SKIN) < 25
+        edge = y - int(upper)
+        assert result[edge - 3 : edge + 4, x - 12 : x + 12].min(0).max() < 75  # lashes all along the edge
+        assert (result[: y - 40] == photo[: y - 40, :, 0]).all()
+        if upper < 0:  # shut: no white or iris between the lids
+            assert result[edge - 3 : edge + 6, x - 12 : x + 12].max() < SKIN + 25
+        else:
+            assert (np.abs(result[edge + 6 : y + 6, x] - BLUE) < 30).all()
+
+
+def test_a_lid_that_hardly_comes_down_stays_the_photos() -> None:
+    photo, warp = falling(10 - 0.9 * LEAST_FALL[0] * SCALE)
+    moved = move_pixels(photo, np.eye(2, 3), warp)
+    assert paint_lids(moved, photo, np.eye(2, 3), warp) is moved
+
+
+def test_lids_at_a_larger_photo_s_own_resolution() -> None:
+    photo, warp = falling(-9.9)
+    large = np.repeat(np.repeat(photo, 2, 0), 2, 1)
+    painted = [
+        paint_lids(move_pixels(rgb, matrix, warp), rgb, matrix, warp)[..., 0].astype(np.float32)
+        for rgb, matrix in ((photo, np.eye(2, 3)), (large, np.eye(2, 3) / 2))
+    ]
+    back = cv2.resize(painted[1], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    lid = slice(70, 100), slice(30, 130)
+    assert np.abs(back - painted[0])[lid].mean() < 4
 
 
 def test_an_eye_that_the_photo_shows_shut_is_not_opened() -> None:

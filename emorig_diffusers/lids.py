@@ -1,0 +1,102 @@
+"""Lids that come down: smooth skin over the eye, and a line of lashes where they meet.
+
+Of an open eye's lid a photo shows a rim, with lashes pointing up over it. Stretched over the eye they become a curtain
+of stripes, which are taken out; the lid's own colours stay. Lids that meet are closed by a line in the lashes' colour.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .eyes import centres, downwards
+from .faces import paste, warp_crop
+from .masks import smooth
+from .openings import IRISES, LIDS, RIM, SHUT, along_edge, outline_box, outline_height, uncrossed
+from .phototexture import Warp
+
+# lengths in metres
+LEAST_FALL = 0.0022, 0.0045  # by which a lid comes down from which, and by which wholly, its skin is painted
+TALL = 0.0055  # of lashes above the lid's edge, in photos
+MEETING = 0.0006, 0.0022  # between lids up to which they meet, and from which they do not
+SEAM, WET = 0.0012, 0.0018  # painted above lids that meet, and below, where white may show beyond the landmarks
+STREAK, GLINT = (0.0015, 0.004), (0.0028, 0.001)  # height and width of dark lashes, of bright lines, to take out
+BLEND, LINE = 0.0012, 0.0004  # standard deviations of the lid's colours and of the line of lashes
+DARK = 0.12  # quantile of colours around the upper lid's edge that is taken for lashes
+
+
+def paint_lids(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """A moved photo uint8 [H, W, 3] with whole lids where the warp lowers them.
+
+    Args:
+        moved, photo: After and before motion.
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+        warp: How the face moved.
+    """
+    for outline, middle in zip(LIDS, IRISES):
+        here, there = (uncrossed(points[list(outline)]) for points in (warp.source_points, warp.points))
+        gaze, down = (warp.source_points - warp.points)[middle], downwards(there)
+        fall = ((there - here + gaze) @ down)[:9] / warp.scale
+        if fall.max() < LEAST_FALL[0] or outline_height(here) < SHUT:
+            continue
+        box, corner = outline_box(here, there, warp.mouth.shape, 2 * TALL * warp.scale)
+        motion, here, there = warp.motion[box], here - corner, there - corner
+        if min(motion.shape[:2]) < 2:
+            continue
+        part = matrix - np.column_stack([np.zeros((2, 2)), corner])
+        height, width, _ = motion.shape
+        before, after = (warp_crop(rgb, part, max(height, width))[:height, :width] for rgb in (photo, moved))
+        share, line = _shares(here, there, fall, motion, warp.scale)
+        skin = _without_lashes(after, along_edge(there, centres(share.shape))[1] > 0, warp.scale)
+        painted = skin + line[..., None] * (_lashes(before, here, warp.scale) - skin)
+        moved = paste(moved, painted, share, part)
+    return moved
+
+
+def _shares(
+    here: np.ndarray, there: np.ndarray, fall: np.ndarray, motion: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each pixel is painted [H, W], and how much of that is the line of lashes [H, W].
+
+    Args:
+        here, there: Outlines of the lids [16, 2] before and after, pixels.
+        fall: Metres that points of the upper lid [9] come down.
+        motion: Where each pixel comes from, minus where it is [H, W, 2].
+        scale: Pixels per metre.
+    """
+    place = centres(motion.shape)
+    along, below = along_edge(there, place)
+    above, was_above = -below / scale, -along_edge(here, place + motion)[1] / scale
+    at = lambda values: np.interp(along, np.linspace(0, 1, 9), values)
+    lowered = _ramp(at(fall) / fall.max(), 0, 0.3) * _ramp(fall.max(), *LEAST_FALL)
+    gap = at(np.r_[0, (there[:8:-1] - there[1:8]) @ downwards(there), 0]) / scale
+    meeting = lowered * (1 - _ramp(gap, *MEETING)) * _ramp(0.5 - np.abs(along - 0.5), -0.02, 0.03)
+    lid = lowered * _ramp(was_above, 0.3 * RIM, RIM) * (1 - _ramp(was_above, 0.7 * TALL, 1.1 * TALL)) * (above > 0)
+    seam = meeting * (1 - _ramp(above, 0.7 * SEAM, SEAM)) * (1 - _ramp(-above - gap, WET, 1.4 * WET))
+    line = meeting * np.exp(-0.5 * ((above + gap / 2) / LINE) ** 2)
+    return cv2.GaussianBlur(np.maximum(lid, seam).astype(np.float32), (0, 0), 0.6), line.astype(np.float32)
+
+
+def _without_lashes(crop: np.ndarray, below: np.ndarray, scale: float) -> np.ndarray:
+    """Colours [H, W, 3] in [0, 1] of a crop uint8: above a lid's edge without dark streaks, `below` [H, W] bool without
+    bright lines."""
+    kernel = lambda *size: np.ones([2 * round(length * scale / 2) + 1 for length in size], np.uint8)
+    upper = cv2.morphologyEx(crop, cv2.MORPH_CLOSE, kernel(*STREAK)).astype(np.float32) / 255
+    lower = cv2.morphologyEx(crop, cv2.MORPH_OPEN, kernel(*GLINT)).astype(np.float32) / 255
+    upper, lower = (cv2.GaussianBlur(x, (0, 0), blur * scale) for x, blur in ((upper, BLEND), (lower, 0.4 * BLEND)))
+    return upper + cv2.blur(below.astype(np.float32), (3, 3))[..., None] * (lower - upper)
+
+
+def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """From 0 at `low` to 1 at `high`."""
+    return smooth(np.clip((x - low) / (high - low), 0, 1))
+
+
+def _lashes(photo: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarray:
+    """Colour [3] in [0, 1] of the darkest along the upper lid's edge."""
+    along, below = along_edge(opening, centres(photo.shape))
+    near = photo[(np.abs(below) < 0.0012 * scale) & (along > 0.15) & (along < 0.85)].astype(np.float32) / 255
+    if not len(near):
+        return np.zeros(3, np.float32)
+    light = near.mean(1)
+    return near[light <= np.quantile(light, DARK)].mean(0)
