@@ -13,6 +13,7 @@ from torch import Tensor
 from .faces import enlarge, paste, reach
 from .phototexture import Warp
 from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
+from .tones import Tone, find_tone
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
@@ -34,6 +35,7 @@ class Plan:
         inside: How much of the painted mouth is taken, soft [G, G] on the warp's finer grid; the photo's detail is
             dropped there.
         drawn: The base on that grid [G, G, 3] in [0, 1].
+        tone: Of a monochrome photo.
     """
 
     moved: np.ndarray
@@ -45,6 +47,7 @@ class Plan:
     skin: np.ndarray
     inside: np.ndarray
     drawn: np.ndarray
+    tone: Tone | None = None
 
     def picture(self) -> Image.Image:
         """The repainted pixels as an 8-bit mask."""
@@ -70,13 +73,15 @@ def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0) -> Pla
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
-    shrunk = _shrink(warp, size)
-    painted = image(paint_mouth(shrunk, moved)) * 2 - 1
+    shrunk, tone = _shrink(warp, size), find_tone(moved)
+    toned = tone or (lambda picture: picture)
+    painted = image(toned(paint_mouth(shrunk, moved))) * 2 - 1
     base = make_base(image(moved) / 127.5 - 1, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
     inside = _feather(area.edge, 1.0) if edge.any() else np.zeros(fine.shape[:2], np.float32)
     skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0)) * (1 - _resize(inside, size))
-    return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth),
-                skin, inside, draw_fine(warp, area.edge, fine) if edge.any() else fine / np.float32(255))  # fmt: skip
+    drawn = toned(draw_fine(warp, area.edge, fine)) if edge.any() else fine / np.float32(255)
+    return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth), skin, inside,
+                drawn, tone)  # fmt: skip
 
 
 def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
@@ -130,6 +135,7 @@ def finish(
     """
     image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
     painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
+    painted = chosen.tone(painted) if chosen.tone else painted
     change = (painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
     skin, side = add_change(moved, change, matrix), len(chosen.inside)
     if not chosen.inside.any():
