@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .codes import FaceCodes
-from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order
+from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order, part_late
 from .models.head import rotation_matrix
 from .models.landmarks import axis_angle, settle_lids
 from .rig import EncodedFace, RigMixin
@@ -82,8 +82,9 @@ class EditMixin(RigMixin):
         """Target codes of one face; the arguments mean what they mean in `__call__`."""
         target = face.codes
         if emotion is not None:
-            change = self.emotion_change(emotion)[None]
-            target = self._express(face, target, change[:, :-3], change[:, -3:], intensity)
+            change = self.emotion_change(emotion)
+            expression = part_late(change[:-3], self.head.config.expression_names, intensity)
+            target = self._express(face, target, expression[None], change[None, -3:], intensity)
         if reference is not None:
             target = self._borrow(face, target, reference, intensity, modes)
         if action_units:

@@ -19,6 +19,9 @@ EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "
 MAX_INTENSITY = 1.5
 MAX_AMOUNT = 2.0  # of one action unit, either way
 
+PARTING_UNITS = ("jawOpen", "mouthUpperUp", "mouthLowerDown")
+PARTING = 0.45, 0.75  # intensities of a smile at which its lips begin to part, and have parted as far as they would
+
 ACTION_UNITS: dict[str, dict[str, float]] = {
     "AU1": {"browInnerUp": 1.0},
     "AU2": {"browOuterUp": 1.0},
@@ -149,6 +152,18 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
             "or an expression unit such as jawOpen."
         )
     return {p + s: share for p, share in parts.items() for s in sides[prefix] if p + s in names}
+
+
+def part_late(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tensor:
+    """A smile's offset [E] with lips that part late, so that a faint smile is one of closed lips and not a slit; the
+    offset of another emotion as it is."""
+    smile = sum(offset[i] for i, name in enumerate(names) if name.startswith("mouthSmile"))
+    if not smile > 0:
+        return offset
+    share = min(max((intensity - PARTING[0]) / (PARTING[1] - PARTING[0]), 0.0), 1.0)
+    share *= share * (3 - 2 * share)
+    late = torch.tensor([share if name.startswith(PARTING_UNITS) else 1.0 for name in names])
+    return torch.where(offset > 0, offset * late, offset)
 
 
 def blend_expression(source: Tensor, relaxed: Tensor, offset: Tensor, intensity: float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from emorig_diffusers import ACTION_UNITS, EMOTIONS
 from emorig_diffusers.emotions import (
+    PARTING,
     RECIPES,
     action_unit_offset,
     blend_expression,
@@ -16,6 +17,7 @@ from emorig_diffusers.emotions import (
     check_emotion,
     emotion_offset,
     expand_unit,
+    part_late,
 )
 
 
@@ -136,6 +138,20 @@ def test_intensity_on_a_relaxed_face() -> None:
     for intensity in (0.0, 0.4, 1.0, 1.5):
         result = blend_expression(relaxed, relaxed, offset[0], intensity)
         torch.testing.assert_close(result, relaxed + intensity * offset)
+
+
+def test_a_smiles_lips_part_late(names: tuple[str, ...]) -> None:
+    happy = emotion_offset("happy", names)
+    amounts = [moved(part_late(happy, names, i), names) for i in (0.0, PARTING[0], 0.55, 0.65, PARTING[1], 1.0, 1.5)]
+    jaw = [a.get("jawOpen", 0.0) for a in amounts]
+    assert jaw[:2] == [0, 0] and jaw == sorted(jaw) and 0 < jaw[2] < jaw[3] < jaw[4]
+    assert jaw[4:] == [pytest.approx(RECIPES["happy"]["jawOpen"])] * 3
+    for unit in ("mouthSmileLeft", "cheekSquintRight", "mouthPressLeft"):
+        assert len({a[unit] for a in amounts}) == 1
+    for emotion in ("surprise", "fear", "disgust", {"happy": 0.1, "surprise": 0.9}):
+        offset = emotion_offset(emotion, names)
+        assert torch.equal(part_late(offset, names, 0.5), offset)
+    assert not part_late(torch.zeros(4), (), 0.5).any()  # a code without names
 
 
 def test_intensity_zero_is_the_photos_own_expression() -> None:
