@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .faces import enlarge, paste, reach
+from .openings import lips_apart
 from .phototexture import Warp
 from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
 from .tones import Tone, find_tone
@@ -93,7 +94,7 @@ def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
 
 def mouth_changes(warp: Warp) -> bool:
     """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
-    before, after = (np.linalg.norm(p[13] - p[14]) / warp.scale for p in (warp.source_points, warp.points))
+    before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
     return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
 

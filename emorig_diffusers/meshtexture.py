@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
+from .openings import lips_apart
 from .phototexture import CAVITY, EYES, HIDDEN, MOUTH_SHUT, NECK, SKIN, TEETH
 from .render import interpolate, rasterize, vertex_normals
 from .uvlayout import triangle_areas, uv_layout
@@ -102,9 +103,9 @@ class PhotoView:
         self.origin = (low + high) / 2 - WINDOW / 2 / self.zoom
         self.low, self.high = low, high
         self.outline = self._fade(self._polygon(cv2.convexHull(face.astype(np.float32))[:, 0]), RIM)
-        lips = points[list(INNER_LIPS)]
-        shut = np.linalg.norm(lips[5] - lips[15]) < MOUTH_SHUT * self.scale
-        self.lips = np.zeros((WINDOW, WINDOW)) if shut else 1 - self._fade(1 - self._polygon(lips), LIP_RIM)
+        self.lips = np.zeros((WINDOW, WINDOW))
+        if lips_apart(points) >= MOUTH_SHUT * self.scale:
+            self.lips = 1 - self._fade(1 - self._polygon(points[list(INNER_LIPS)]), LIP_RIM)
         part = head.face_part.numpy()
         within = np.isin(part, INSIDE)
         layers = ~within, within & (part != LEFT_OUT)

@@ -24,7 +24,7 @@ from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS
 from .mouth import Mouth
-from .openings import move_lids, move_lips
+from .openings import lips_apart, move_lids, move_lips
 from .render import Fragments, interpolate, rasterize, vertex_normals
 
 SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
@@ -179,9 +179,9 @@ class PhotoTexture:
     def _draw(self, pixels: Tensor, size: int, scale: float) -> _Drawing:
         """Rasterise the outside, then teeth before cavity, which show only between the lips."""
         points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
-        mouth, lips = np.zeros((size, size), bool), points[list(INNER_LIPS)]
-        if np.linalg.norm(lips[5] - lips[15]) > MOUTH_SHUT * scale:
-            mouth = fill_polygon(mouth.shape, lips)
+        mouth = np.zeros((size, size), bool)
+        if lips_apart(points) > MOUTH_SHUT * scale:
+            mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
         drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
         face, bary, depth = drawn[0]
         for layer_face, layer_bary, layer_depth in reversed(drawn[1:]):

@@ -213,7 +213,7 @@ def test_neutral_closes_the_lips(
 def test_relaxing_moves_a_jaw_no_more_than_it_must(
     head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], astronaut_face: EncodedFace
 ) -> None:
-    """A jaw firmer than the range of relaxed faces stays, under closed lips; parted lips go half of the way."""
+    """A jaw firmer than the range of relaxed faces stays, under closed lips; to close lips it goes part of the way."""
     codes, jaw = astronaut_face.codes, names.index("jawOpen")
     shut = encoder.neutral(head, codes)
     shut[0, jaw] = encoder.neutral_low[jaw] - 0.1

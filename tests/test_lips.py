@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.compose import mouth_changes
 from emorig_diffusers.lips import DARKNESS, LOWER_LIP, MOST_FLESH, TOUCHING, keep_flesh, shade_seam
 from emorig_diffusers.masks import fill_polygon
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import INNER_LIPS
+from emorig_diffusers.openings import lips_apart
 from emorig_diffusers.phototexture import Warp, move_pixels
 from emorig_diffusers.repaint import regions, teeth_seen
 from emorig_diffusers.rig import EncodedFace
@@ -72,6 +74,14 @@ def test_lips_meet_in_a_dark_line_from_corner_to_corner(closed: Warp) -> None:
         assert not column[: y - round(0.003 * scale)].any() and not column[y + round(0.004 * scale) :].any()
     inside, far = np.sort(points[[61, 291], 0])
     assert not drawn[:, : int(inside) - 3].any() and not drawn[:, int(far) + 3 :].any()
+
+
+def test_lips_that_run_through_each_other_are_closed(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
+    here = vertices(pipe, hopper_face)
+    for units, apart in (({"mouthClose": 0.5}, False), ({"jawOpen": 0.3}, True)):
+        warp = pipe.texture.warp(here, vertices(pipe, hopper_face, **units), GRID)
+        assert lips_apart(warp.points) * (1 if apart else -1) > 0.002 * warp.scale
+        assert warp.mouth.any() == apart and mouth_changes(warp) == apart
 
 
 def test_parted_lips_get_no_line(closed: Warp) -> None:

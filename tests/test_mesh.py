@@ -279,7 +279,7 @@ def test_the_edited_head_wears_the_edited_photo(
     moved = np.linalg.norm(after.vertices - mesh.vertices, axis=1)
     assert 0.005 < moved.max() < 0.05
     assert (after.texture != mesh.texture).any()
-    assert np.abs(after.texture.astype(int) - mesh.texture).mean() < 12  # the same person
+    assert np.abs(after.texture.astype(int) - mesh.texture).mean() < 14  # the same person
 
 
 # the command

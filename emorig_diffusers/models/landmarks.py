@@ -24,6 +24,8 @@ INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 3
 LIP_PAIRS = ((13, 14), (312, 317), (82, 87), (311, 402), (81, 178), (310, 318), (80, 88))
 CLOSING_UNITS = ("jawOpen", "mouthClose", "mouthUpperUp", "mouthLowerDown")
 CLOSING_RIDGE = 0.002  # metres; keeps the least-squares closing of the lips tame
+CLOSED_BELOW_JAW = 0.2  # mouthClose up to which lips close while the jaw stays; relaxed people have 0.1 to 0.22
+CLOSING_STEPS = 3  # a wide mouth's lips meet in one place before they do in others
 LIPS_TOUCH = 0.0003  # metres of opening at which lips count as closed
 SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStretch": 0.04,
          "cheekSquint": 0.65, "eyeSquint": 0.23}  # fmt: skip
@@ -100,13 +102,18 @@ def relaxed_expression(
     low = low.expand_as(expression).clone()
     low[:, closing] = torch.minimum(low, expression)[:, closing]  # nothing parts lips that are closed
     expression = expression.clamp(low, high)
-    if not closing:
-        return expression
-    gap = _gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets)
-    slope = _heights(head, head.expression_basis[closing], LIP_PAIRS).T  # [pairs, units], metres
-    ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
-    excess = (gap - LIPS_TOUCH).clamp(min=0)
-    expression[:, closing] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+    high = torch.full_like(expression, torch.inf)
+    if "mouthClose" in names:
+        i = names.index("mouthClose")
+        high[0, i] = max(expression[0, i].item(), CLOSED_BELOW_JAW)
+    for _ in range(CLOSING_STEPS if closing else 0):
+        free = [i for i in closing if expression[0, i] < high[0, i]]
+        slope = _heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
+        gap = _gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets)
+        excess = (gap - LIPS_TOUCH).clamp(min=0)
+        ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
+        expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+        expression = expression.minimum(high)
     return expression
 
 
