@@ -87,8 +87,8 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
 
 
 def lips_apart(points: np.ndarray) -> float:
-    """Pixels from the upper to the lower lip of landmarks [N, 2], in the mouth's middle; below 0 where a head's lips run
-    through each other."""
+    """Pixels from the upper lip down to the lower one in the middle of the mouth, of landmarks [N, 2]; below 0 where a
+    head's lips run through each other."""
     axis = points[INNER_LIPS[10]] - points[INNER_LIPS[0]]
     down = np.array([-axis[1], axis[0]]) / max(np.linalg.norm(axis), 1e-6)
     return float((points[INNER_LIPS[15]] - points[INNER_LIPS[5]]) @ down)
