@@ -85,7 +85,7 @@ def relaxed_expression(
 
     A fit tells a smile by its own unit, but explains half of what it moves by shape, by what it leaves over and by
     units that people differ in; so the whole of a usual smile is taken back. (From 26 people's toothy smiles the lips
-    then go 84 % of the way to the same people's neutral photos, by the range alone 58 %:
+    then go 85 % of the way to the same people's neutral photos, by the range alone 58 %:
     `tests/benchmarks/smile_distance.py --back`.) Units that tell people apart rather than emotions (how lips roll,
     where the jaw sits) are kept by a wide range. Without named units no lips are closed, and a range of zero width, as
     for FLAME, gives expression zero.
