@@ -76,6 +76,18 @@ def test_lips_meet_in_a_dark_line_from_corner_to_corner(closed: Warp) -> None:
     assert not drawn[:, : int(inside) - 3].any() and not drawn[:, int(far) + 3 :].any()
 
 
+def test_a_laugh_stays_open_when_it_is_to_look_happy(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
+    """Lips are closed by mouthClose on the way to a relaxed face; a laugh is not to lose its open mouth by that."""
+    laugh = {"jawOpen": 0.5, "mouthClose": -0.2, "mouthSmile": 0.5, "mouthUpperUp": 0.3}
+    face = replace(hopper_face, codes=pipe.edit_codes(hopper_face, action_units=laugh))
+    points = lambda codes: pipe.head.landmarks(pipe.grid_vertices(face, codes, GRID)[None])[0, :, :2].numpy()
+    opening = lambda codes: lips_apart(points(codes))
+    shown = opening(face.codes)
+    assert shown > 20
+    assert opening(pipe.edit_codes(face, "happy")) > 0.85 * shown
+    assert opening(pipe.edit_codes(face, "neutral")) < 0.05 * shown
+
+
 def test_lips_that_run_through_each_other_are_closed(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
     here = vertices(pipe, hopper_face)
     for units, apart in (({"mouthClose": 0.5}, False), ({"jawOpen": 0.3}, True)):
