@@ -229,7 +229,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
             emotion: One of the eight emotions, or a blend such as `{"happy": .6, "surprise": .4}`; a list gives each
                 photo its own, and one photo every one of them.
-            intensity: 0 returns the photo itself, 1 is a clear emotion, 1.5 the most.
+            intensity: 0 returns the photo itself, 1 is a clear emotion, 1.5 the most; faint smiles have closed lips.
             reference: A photo whose (largest) face lends what `modes` says.
             action_units: Amounts of action units (`AU12`, `L12`, `R12`) or expression units to add, e.g. `{"AU1": .5}`.
             codes: Codes whose expression and pose are used as they are.
