@@ -55,11 +55,11 @@ RECIPES: dict[str, dict[str, float]] = {
     "happy": {"AU6": 0.65, "mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStretch": 0.04,
               "mouthUpperUp": 0.5, "mouthLowerDown": 0.5, "jawOpen": 0.14, "mouthClose": -0.001},
     # The others were tuned on eight people, by eye and by what each unit costs identity: AU1 and AU4 cost most.
-    "sad": {"AU1": 0.8, "AU2": -0.2, "AU4": 0.55, "AU15": 0.9, "AU17": 0.2, "AU43": 0.14, "AU7": 0.1,
+    "sad": {"AU1": 0.8, "AU2": -0.2, "AU4": 0.5, "AU15": 0.9, "AU17": 0.2, "AU43": 0.14, "AU7": 0.1,
             "mouthSmile": -0.1},
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.62, "AU18": 0.35, "mouthSmile": -0.15},
     # unlike surprise: brows drawn together, only their inner ends up, the mouth stretched
-    "fear": {"AU1": 0.6, "AU4": 0.35, "AU5": 0.9, "AU20": 0.9, "AU16": 0.7, "AU26": 0.5, "mouthSmile": -0.1},
+    "fear": {"AU1": 0.55, "AU4": 0.28, "AU5": 0.9, "AU20": 0.9, "AU16": 0.7, "AU26": 0.5, "mouthSmile": -0.1},
     # unlike anger: nose and upper lip up, corners down, chin up, brows all but still
     "disgust": {"AU9": 0.8, "AU10": 0.85, "AU4": 0.06, "AU7": 0.4, "AU17": 0.7, "AU15": 0.5, "AU6": 0.35,
                 "mouthShrugUpper": 0.25},
