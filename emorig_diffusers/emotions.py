@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .masks import ramp
+
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 """AffectNet's names in AffectNet's order (0-7)."""
 
@@ -160,8 +162,7 @@ def part_late(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tenso
     smile = sum(offset[i] for i, name in enumerate(names) if name.startswith("mouthSmile"))
     if not smile > 0:
         return offset
-    share = min(max((intensity - PARTING[0]) / (PARTING[1] - PARTING[0]), 0.0), 1.0)
-    share *= share * (3 - 2 * share)
+    share = float(ramp(intensity, *PARTING))
     late = torch.tensor([share if name.startswith(PARTING_UNITS) else 1.0 for name in names])
     return torch.where(offset > 0, offset * late, offset)
 

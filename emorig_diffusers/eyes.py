@@ -118,8 +118,9 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
 
 
 def downwards(opening: np.ndarray) -> np.ndarray:
-    """Unit vector [2] from the upper to the lower lid, across the line of the corners."""
-    axis = opening[8] - opening[0]
+    """Unit vector [2] from the upper to the lower edge of an outline [N, 2], across the line of its corners, which are
+    its first point and the one halfway."""
+    axis = opening[len(opening) // 2] - opening[0]
     return np.array([-axis[1], axis[0]]) / np.linalg.norm(axis).clip(1e-6) * (1 if axis[0] > 0 else -1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .eyes import centres, downwards
 from .faces import paste, warp_crop
-from .masks import smooth
+from .masks import ramp
 from .openings import IRISES, LIDS, RIM, SHUT, along_edge, outline_box, outline_height, uncrossed
 from .phototexture import Warp
 
@@ -68,11 +68,11 @@ def _shares(
     along, below = along_edge(there, place)
     above, was_above = -below / scale, -along_edge(here, place + motion)[1] / scale
     at = lambda values: np.interp(along, np.linspace(0, 1, 9), values)
-    lowered = _ramp(at(fall) / fall.max(), 0, 0.3) * _ramp(fall.max(), *LEAST_FALL)
+    lowered = ramp(at(fall) / fall.max(), 0, 0.3) * ramp(fall.max(), *LEAST_FALL)
     gap = at(np.r_[0, (there[:8:-1] - there[1:8]) @ downwards(there), 0]) / scale
-    meeting = lowered * (1 - _ramp(gap, *MEETING)) * _ramp(0.5 - np.abs(along - 0.5), -0.02, 0.03)
-    lid = lowered * _ramp(was_above, 0.3 * RIM, RIM) * (1 - _ramp(was_above, 0.7 * TALL, 1.1 * TALL)) * (above > 0)
-    seam = meeting * (1 - _ramp(above, 0.7 * SEAM, SEAM)) * (1 - _ramp(-above - gap, WET, 1.4 * WET))
+    meeting = lowered * (1 - ramp(gap, *MEETING)) * ramp(0.5 - np.abs(along - 0.5), -0.02, 0.03)
+    lid = lowered * ramp(was_above, 0.3 * RIM, RIM) * (1 - ramp(was_above, 0.7 * TALL, 1.1 * TALL)) * (above > 0)
+    seam = meeting * (1 - ramp(above, 0.7 * SEAM, SEAM)) * (1 - ramp(-above - gap, WET, 1.4 * WET))
     line = meeting * np.exp(-0.5 * ((above + gap / 2) / LINE) ** 2)
     return cv2.GaussianBlur(np.maximum(lid, seam).astype(np.float32), (0, 0), 0.6), line.astype(np.float32)
 
@@ -85,11 +85,6 @@ def _without_lashes(crop: np.ndarray, below: np.ndarray, scale: float) -> np.nda
     lower = cv2.morphologyEx(crop, cv2.MORPH_OPEN, kernel(*GLINT)).astype(np.float32) / 255
     upper, lower = (cv2.GaussianBlur(x, (0, 0), blur * scale) for x, blur in ((upper, BLEND), (lower, 0.4 * BLEND)))
     return upper + cv2.blur(below.astype(np.float32), (3, 3))[..., None] * (lower - upper)
-
-
-def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """From 0 at `low` to 1 at `high`."""
-    return smooth(np.clip((x - low) / (high - low), 0, 1))
 
 
 def _lashes(photo: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarray:

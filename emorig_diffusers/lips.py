@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .masks import smooth
+from .masks import ramp
 from .models.landmarks import INNER_LIPS, OUTER_LIPS
 from .phototexture import PhotoTexture, Warp
 from .wrinkles import WARMTH, apply_field, splat
@@ -60,15 +60,14 @@ def shade_seam(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
         warp: How the face moved.
     """
     upper, lower = (warp.points[list(edge)] for edge in (UPPER_EDGE, LOWER_EDGE))
-    touch = 1 - smooth(np.clip((np.linalg.norm(lower - upper, axis=1) / warp.scale - TOUCHING[0])
-                               / (TOUCHING[1] - TOUCHING[0]), 0, 1))  # fmt: skip
+    touch = 1 - ramp(np.linalg.norm(lower - upper, axis=1) / warp.scale, *TOUCHING)
     knots = np.vstack([warp.points[61], (upper + lower) / 2, warp.points[291]])
     touch = np.concatenate([touch[:1], touch, touch[-1:]])
     where = np.cumsum([0, *np.linalg.norm(np.diff(knots, axis=0), axis=1)])
     at = np.arange(0.5, where[-1])
     points = np.column_stack([np.interp(at, where, knots[:, k]) for k in (0, 1)])
     ends = np.abs(2 * at / where[-1] - 1)
-    taper = smooth(np.clip((1 - ends) / 0.08, 0, 1))
+    taper = ramp(1 - ends, 0, 0.08)
     depth = np.interp(ends, (0.5, 0.9), DARKNESS) * np.interp(at, where, touch) * taper
     sigma = WIDTH * warp.scale
     ink = np.zeros(warp.mouth.shape, np.float32)

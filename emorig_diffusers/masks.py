@@ -11,6 +11,11 @@ def smooth(x: np.ndarray) -> np.ndarray:
     return x * x * (3 - 2 * x)
 
 
+def ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    """From 0 at `low` smoothly to 1 at `high`."""
+    return smooth(np.clip((x - low) / (high - low), 0, 1))
+
+
 def border_mask(size: int, reach: float) -> np.ndarray:
     """A mask [S, S] in [0, 1] that fades in from the border, where it is 0, over a share of the side."""
     steps = np.arange(size)

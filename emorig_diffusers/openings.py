@@ -89,9 +89,8 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
 def lips_apart(points: np.ndarray) -> float:
     """Pixels from the upper lip down to the lower one in the middle of the mouth, of landmarks [N, 2]; below 0 where a
     head's lips run through each other."""
-    axis = points[INNER_LIPS[10]] - points[INNER_LIPS[0]]
-    down = np.array([-axis[1], axis[0]]) / max(np.linalg.norm(axis), 1e-6)
-    return float((points[INNER_LIPS[15]] - points[INNER_LIPS[5]]) @ down)
+    lips = points[list(INNER_LIPS)]
+    return float((lips[15] - lips[5]) @ downwards(lips))
 
 
 def outline_height(opening: np.ndarray) -> float:
@@ -166,7 +165,7 @@ def along_edge(outline: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.
     """
     edge = outline[: len(outline) // 2 + 1] - outline[0]
     axis = edge[-1] / max(np.square(edge[-1]).sum(), 1e-6)
-    down = np.array([-axis[1], axis[0]]) / max(np.linalg.norm(axis), 1e-6) * (1 if axis[0] > 0 else -1)
+    down = downwards(outline)
     at, depth = edge @ axis, edge @ down
     order = np.argsort(at)
     along = (points - outline[0]) @ axis

@@ -102,18 +102,18 @@ def relaxed_expression(
     low = low.expand_as(expression).clone()
     low[:, closing] = torch.minimum(low, expression)[:, closing]  # nothing parts lips that are closed
     expression = expression.clamp(low, high)
-    high = torch.full_like(expression, torch.inf)
+    most = torch.full_like(expression, torch.inf)
     if "mouthClose" in names:
         i = names.index("mouthClose")
-        high[0, i] = max(expression[0, i].item(), CLOSED_BELOW_JAW)
+        most[0, i] = max(expression[0, i].item(), CLOSED_BELOW_JAW)
     for _ in range(CLOSING_STEPS if closing else 0):
-        free = [i for i in closing if expression[0, i] < high[0, i]]
+        free = [i for i in closing if expression[0, i] < most[0, i]]
         slope = _heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
         gap = _gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets)
         excess = (gap - LIPS_TOUCH).clamp(min=0)
         ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
         expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
-        expression = expression.minimum(high)
+        expression = expression.minimum(most)
     return expression
 
 
