@@ -1,8 +1,8 @@
 """Where pipelines come from and how they get there: bundled names, folders, Hub ids; export and push.
 
-Hub layout: what `save_pretrained` writes, plus one line of code for each of our classes (a *shim*: it imports
-the class from the installed package), named in model_index.json as diffusers wants it. Without shims
-`DiffusionPipeline.from_pretrained(id)` refuses classes that are not its own, `trust_remote_code=True` or not.
+A saved pipeline has one line of code for each of our classes (a *shim*: it imports the class from the installed
+package), named in model_index.json as diffusers wants it. Without shims `DiffusionPipeline.from_pretrained` refuses
+classes that are not its own, `trust_remote_code=True` or not; our own classes read the shims' text and run none.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from torch import nn
 
 from .folders import write_folder
+from .models.aligned import align_weights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,7 +33,7 @@ INDEX = "model_index.json"
 SHIM = "from {module} import {name}\n"
 
 _PACKAGE = __name__.split(".")[0]
-_OURS = re.compile(rf"from {_PACKAGE}(\.\w+)* import \w+\n")
+_OURS = re.compile(rf"from ({_PACKAGE}(?:\.\w+)*) import (\w+)\n")
 _LIBRARIES = ("diffusers", "transformers")  # diffusers loads these without code in the repository
 _DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "token", "revision", "local_files_only")
 
@@ -82,7 +86,7 @@ TERMS = """
 
 
 class HubMixin:
-    """Opens a pipeline from a bundled name, a folder or the Hub; goes before DiffusionPipeline in the bases.
+    """Opens a pipeline from a bundled name, a folder or the Hub, and saves it; goes before DiffusionPipeline.
 
     Attributes:
         brought: The models that its weights come from and that are licensed to each user; empty for open weights.
@@ -94,12 +98,51 @@ class HubMixin:
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
         folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
-        folder = fetch(pretrained_model_name_or_path, **kwargs)
-        if kwargs.get("custom_pipeline") is None:
-            kwargs.setdefault("trust_remote_code", needs_no_trust(folder))
-        pipe = super().from_pretrained(folder, **kwargs)
+        pipe = super().from_pretrained(fetch(pretrained_model_name_or_path, **kwargs), **kwargs)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipe
+
+    @classmethod
+    def load_config(cls, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As `ConfigMixin.load_config`; shims are replaced by the modules that they import from."""
+        config = super().load_config(folder, *args, **kwargs)
+        return _without_shims(config, Path(folder)) if isinstance(config, dict) else config
+
+    def save_config(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As `ConfigMixin.save_config`, and the shims: so `save_pretrained` and `push_to_hub` write them too."""
+        super().save_config(save_directory, *args, **kwargs)
+        _add_shims(Path(save_directory), _shims(self))
+
+    def register_modules(self, **modules: Any) -> None:
+        """As `DiffusionPipeline.register_modules`; weights of other packages' models are aligned as ours are."""
+        for module in modules.values():
+            if isinstance(module, nn.Module):
+                align_weights(module)
+        super().register_modules(**modules)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the checkpoint says besides its components: steps, crop, emotions and so on."""
+        _, names = self._get_signature_keys(self)
+        return {name: self.config[name] for name in names if name in self.config}
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """As `DiffusionPipeline.components`, and `settings`, so that `type(pipe)(**pipe.components)` is the same
+        pipeline; settings that are given beside them count."""
+        return super().components | {"settings": self.settings}
+
+
+def chosen_settings(defaults: Mapping[str, Any], settings: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict:
+    """Settings of a pipeline: what was given, else the checkpoint's, else the defaults; `None` is not given.
+
+    Raises:
+        ValueError: If the checkpoint's have a name that is not among the defaults.
+    """
+    settings = settings or {}
+    if unknown := settings.keys() - defaults.keys():
+        raise ValueError(f"settings has {', '.join(sorted(unknown))}: choose from {', '.join(defaults)}.")
+    return {**defaults, **settings, **{name: value for name, value in given.items() if value is not None}}
 
 
 def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:
@@ -161,16 +204,16 @@ def needs_no_trust(folder: str | os.PathLike) -> bool:
     """
     folder = Path(folder)
     # an index may point out of its folder ("../x"), and diffusers runs some files that no index names
-    files = [*_named_files(folder), *folder.rglob("*.py")]
+    files = [*_named_files(folder).values(), *folder.rglob("*.py")]
     return all(_OURS.fullmatch(file.read_text("utf-8", "replace")) for file in files if file.is_file())
 
 
-def _named_files(folder: Path) -> list[Path]:
-    """Where diffusers looks for the code of [module, class] entries of the index."""
+def _named_files(folder: Path) -> dict[str, Path]:
+    """Key -> where diffusers looks for the code of [module, class] entries of the index."""
     file = folder / INDEX
     index = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     modules = {key: value[0] for key, value in index.items() if isinstance(value, list) and value}
-    return [folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()]
+    return {key: folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()}
 
 
 def export_hub(pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None = None) -> Path:
@@ -227,26 +270,30 @@ def push(
 def _export(
     pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None, repo_id: str | None
 ) -> Path:
-    shims, name = _shims(pipe), repo_id or f"<owner>/{Path(folder).absolute().name}"
+    name = repo_id or f"<owner>/{Path(folder).absolute().name}"
+    for part, kind in _classes(pipe).items():
+        if kind.__module__.split(".")[0] not in (*_LIBRARIES, _PACKAGE):
+            raise ValueError(
+                f"The {part} is a {kind.__module__}.{kind.__name__}, which users of the Hub cannot import: "
+                f"use a class of {', '.join(_LIBRARIES)} or {_PACKAGE}."
+            )
 
     def write(part: Path) -> None:
         pipe.save_pretrained(part, safe_serialization=True)
-        _add_shims(part, shims)
         (part / "README.md").write_text(card or _card(pipe, name), "utf-8")
 
     return write_folder(Path(folder), write)
 
 
+def _classes(pipe: DiffusionPipeline) -> dict[str, type]:
+    """Name -> class of the components that a pipeline has."""
+    parts = {name: part for name, part in pipe.components.items() if part is not None and name != "settings"}
+    return {name: type(getattr(part, "_orig_mod", part)) for name, part in parts.items()}  # torch.compile wraps
+
+
 def _shims(pipe: DiffusionPipeline) -> dict[str, type]:
     """Key of model_index.json -> class that needs a shim."""
-    classes = {name: type(part) for name, part in pipe.components.items() if part is not None}
-    for name, kind in classes.items():
-        if kind.__module__.split(".")[0] not in (*_LIBRARIES, _PACKAGE):
-            raise ValueError(
-                f"The {name} is a {kind.__module__}.{kind.__name__}, which users of the Hub cannot import: "
-                f"use a class of {', '.join(_LIBRARIES)} or {_PACKAGE}."
-            )
-    ours = {name: kind for name, kind in classes.items() if kind.__module__.split(".")[0] == _PACKAGE}
+    ours = {name: kind for name, kind in _classes(pipe).items() if kind.__module__.split(".")[0] == _PACKAGE}
     return {"_class_name": type(pipe), **ours}
 
 
@@ -257,11 +304,26 @@ def _add_shims(folder: Path, shims: dict[str, type]) -> None:
         # diffusers copies the shims of all repositories into one folder, so that their names have to differ
         place, stem = (key, f"{key}_emorig") if key != "_class_name" else ("", kind.__module__.split(".")[-1])
         code = SHIM.format(module=kind.__module__, name=kind.__name__)
+        (folder / place).mkdir(exist_ok=True)
         (folder / place / f"{stem}.py").write_text(code, "utf-8")
         entries[key] = [stem, kind.__name__]
     rewrite_json(folder / INDEX, entries)
     for file in folder.glob("*/*config.json"):
         rewrite_json(file, {})
+
+
+def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An index with our modules in the place of the shims, so that none of a folder's code has to run; unchanged
+    where there is other code."""
+    if not needs_no_trust(folder):
+        return index
+    plain = dict(index)
+    for key, file in _named_files(folder).items():
+        if file.is_file():
+            module, name = _OURS.fullmatch(file.read_text("utf-8")).groups()
+            import_module(module)  # diffusers takes classes from modules that are imported already
+            plain[key] = name if key == "_class_name" else [module, name]
+    return plain
 
 
 def rewrite_json(file: Path, entries: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from .coded import CodedFace, CodingMixin, unit_picture
 from .emotions import blend_shares, in_order
 from .faces import paste, warp_crop
 from .frames import PICTURE_FRAMES, encoder_transform
-from .hub import HubMixin
+from .hub import HubMixin, chosen_settings
 from .inputs import moods
 from .inputs_diffae import CodeRequest, check_code_request
 from .keeping import CodeReader, ShapeGuide
@@ -52,11 +52,14 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         inversion_steps: Steps T_inv in which x_T is found.
         crop: Which square of the photo is the picture: one of `frames.PICTURE_FRAMES`.
         brought: Whose the weights are, in a sentence without a full stop, where users must not pass them on.
+        settings: The checkpoint's, of the four arguments above (`pipe.components` has them); they count for those that
+            are `None`, else DEFAULTS do.
 
     Raises:
         ValueError: An unknown crop, or a UNet that takes pictures or another code.
     """
 
+    DEFAULTS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": ""}
     model_cpu_offload_seq = "semantic_encoder->latent_net->unet"
     _optional_components = [
         "emotion_classifier", "attribute_classifier", "latent_net", "latent_scheduler", "shape_encoder",
@@ -72,14 +75,17 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         latent_net: LatentNet | None = None,
         latent_scheduler: Any | None = None,
         shape_encoder: EmocaEncoder | None = None,
-        default_num_inference_steps: int = 100,
-        inversion_steps: int = 250,
-        crop: str = "ffhq",
-        brought: str = "",
+        default_num_inference_steps: int | None = None,
+        inversion_steps: int | None = None,
+        crop: str | None = None,
+        brought: str | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if crop not in PICTURE_FRAMES:
-            raise ValueError(f"crop is {crop!r}: choose one of {', '.join(PICTURE_FRAMES)}.")
+        given = {name: value for name, value in locals().items() if name in self.DEFAULTS}
+        chosen = chosen_settings(self.DEFAULTS, settings, given)
+        if chosen["crop"] not in PICTURE_FRAMES:
+            raise ValueError(f"crop is {chosen['crop']!r}: choose one of {', '.join(PICTURE_FRAMES)}.")
         if unet.config.in_channels != 3 or unet.config.cond_dim != semantic_encoder.config.cond_dim:
             raise ValueError("The UNet must take noisy pictures alone, and codes as long as the semantic encoder's.")
         self.register_modules(
@@ -87,10 +93,7 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
             attribute_classifier=attribute_classifier, latent_net=latent_net, latent_scheduler=latent_scheduler,
             shape_encoder=shape_encoder,
         )  # fmt: skip
-        self.register_to_config(
-            default_num_inference_steps=default_num_inference_steps, inversion_steps=inversion_steps, crop=crop,
-            brought=brought,
-        )  # fmt: skip
+        self.register_to_config(**chosen)
 
     @property
     def brought(self) -> str:

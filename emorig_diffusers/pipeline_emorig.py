@@ -17,7 +17,7 @@ from .codes import FaceCodes
 from .editing import EditMixin
 from .faces import transform_points, warp_crop
 from .frames import PICTURE_FRAMES
-from .hub import HubMixin
+from .hub import HubMixin, chosen_settings
 from .inputs import OUTPUT_TYPES, Request, check_request
 from .lids import paint_lids
 from .lips import keep_flesh, shade_seam
@@ -77,11 +77,18 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             named units have none.
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
+        settings: The checkpoint's, of the arguments above from `emotions` on (`pipe.components` has them); they count
+            for those that are `None`, else DEFAULTS do.
 
     Raises:
         ValueError: If a code part or a crop is unknown, or `wrinkles` or `light_blur` is no number from 0 on.
     """
 
+    DEFAULTS = {
+        "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
+        "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
+        "emotion_codes": None, "wrinkles": 1.0, "light_blur": 3.0,
+    }  # fmt: skip
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
     _optional_components = ["unet", "scheduler", "appearance_encoder", "detail"]
     _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
@@ -95,46 +102,33 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         appearance_encoder: AppearanceEncoder | None = None,
         detail: DetailModel | None = None,
         emotions: dict[str, dict[str, float]] | None = None,
-        default_num_inference_steps: int = 4,
-        crop_size: int = 256,
-        repaint_window: tuple[int, int, int] | list[int] = (48, 88, 160),
-        residual_scale: float = 2.0,
-        code_parts: str | tuple[str, ...] | list[str] = OPEN_CODE,
+        default_num_inference_steps: int | None = None,
+        crop_size: int | None = None,
+        repaint_window: tuple[int, int, int] | list[int] | None = None,
+        residual_scale: float | None = None,
+        code_parts: str | tuple[str, ...] | list[str] | None = None,
         shape: list[float] | None = None,
-        crop: str = "aligned",
-        crop_landmarks: str = "mediapipe",
+        crop: str | None = None,
+        crop_landmarks: str | None = None,
         emotion_codes: dict[str, list[float]] | None = None,
-        wrinkles: float = 1.0,
-        light_blur: float = 3.0,
+        wrinkles: float | None = None,
+        light_blur: float | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not wrinkles >= 0:
-            raise ValueError(f"wrinkles is {wrinkles!r}: give a number from 0 (none) on, 1 for the usual.")
-        if not light_blur >= 0:
-            raise ValueError(f"light_blur is {light_blur!r}: give pixels, or 0 for the network's own mouths.")
-        for name, value, known in (
-            ("crop", crop, PICTURE_FRAMES), ("crop_landmarks", crop_landmarks, ("mediapipe", "fan"))
-        ):  # fmt: skip
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}.")
+        given = {name: value for name, value in locals().items() if name in self.DEFAULTS}
+        chosen = chosen_settings(self.DEFAULTS, settings, given)
+        _check_settings(chosen)
         self.register_modules(
             head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder,
             detail=detail,
         )  # fmt: skip
-        self.register_to_config(
-            emotions=emotions,
-            default_num_inference_steps=default_num_inference_steps,
-            crop_size=crop_size,
-            repaint_window=tuple(repaint_window),
-            residual_scale=residual_scale,
-            code_parts=" ".join(part_names(code_parts)),  # diffusers takes lists of texts for components
-            shape=shape,
-            crop=crop,
-            crop_landmarks=crop_landmarks,
-            emotion_codes=emotion_codes,
-            wrinkles=wrinkles,
-            light_blur=light_blur,
-        )
+        # a tuple, and a text of the names, as diffusers takes lists of texts for components
+        typed = {
+            "repaint_window": tuple(chosen["repaint_window"]),
+            "code_parts": " ".join(part_names(chosen["code_parts"])),
+        }
+        self.register_to_config(**chosen | typed)
         self.texture = PhotoTexture(head)
 
     @property
@@ -380,3 +374,14 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         picture = to_picture(drawn.picture) if drawn else None
         number, box = face.face.index + 1, face.face.box
         return EditedFace(number, box, face.codes, target, crop, buffers, vertices[0], picture)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError with one sentence for a setting of a pipeline that cannot be."""
+    if not settings["wrinkles"] >= 0:
+        raise ValueError(f"wrinkles is {settings['wrinkles']!r}: give a number from 0 (none) on, 1 for the usual.")
+    if not settings["light_blur"] >= 0:
+        raise ValueError(f"light_blur is {settings['light_blur']!r}: give pixels, or 0 for the network's own mouths.")
+    for name, known in (("crop", PICTURE_FRAMES), ("crop_landmarks", ("mediapipe", "fan"))):
+        if settings[name] not in known:
+            raise ValueError(f"{name} is {settings[name]!r}: choose one of {', '.join(known)}.")

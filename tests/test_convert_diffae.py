@@ -269,7 +269,7 @@ def test_everything_is_in_the_pipeline(converted: Path, pipe: DiffAEEmotionPipel
     assert pipe.config.crop == "ffhq" and pipe.emotion_names == EMOTIONS and pipe.latents_side == SMALL.size
     assert pipe.attribute_classifier.names == CELEBA_ATTRIBUTES
     parts = ["attribute_classifier", "emotion_classifier", "latent_net", "latent_scheduler", "model_index.json",
-             "scheduler", "semantic_encoder", "unet"]  # fmt: skip
+             "pipeline_diffae.py", "scheduler", "semantic_encoder", "unet"]  # fmt: skip
     assert sorted(p.name for p in converted.iterdir()) == parts and not any(converted.parent.glob(".*"))
     texts = [file.read_text() for file in converted.rglob("*.json")]
     assert not any("_name_or_path" in text or str(converted.parent) in text for text in texts)

@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from huggingface_hub import ModelCard
+from diffusers.pipelines import pipeline_loading_utils, pipeline_utils
+from diffusers.utils import dynamic_modules_utils, hub_utils
+from huggingface_hub import ModelCard, RepoUrl
+from pictures import assert_close
+from small_diffae import small_diffae
 
-from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
 from emorig_diffusers.hub import bundled, export_hub, needs_no_trust, resolve
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
@@ -45,6 +49,10 @@ assert "emorig_diffusers" not in sys.modules
 pipe = DiffusionPipeline.from_pretrained("{ID}", trust_remote_code=True)
 print("class:", type(pipe).__module__, type(pipe).__name__)
 edit(pipe, "by_id.npy")
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+weights = [w for part in (pipe.head, pipe.encoder, pipe.unet) for w in (*part.parameters(), *part.buffers())]
+print("odd addresses:", sum(w.data_ptr() % 64 > 0 for w in weights))
+edit(pipe, "saved.npy")
 """
 
 WITH_OUR_CLASS = f"""{START}
@@ -113,10 +121,11 @@ class Child:
 
 @pytest.fixture(scope="module")
 def children(
-    hub: fake_hub.FakeHub, exported: Path, tmp_path_factory: pytest.TempPathFactory
+    hub: fake_hub.FakeHub, exported: Path, tiny_pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Child]]:
     folders = [tmp_path_factory.mktemp(name) for name in ("theirs", "ours")]
-    made = [Child(hub, folders[0], WITH_DIFFUSERS), Child(hub, folders[1], WITH_OUR_CLASS, str(exported))]
+    tiny_pipe.save_pretrained(folders[0] / "saved")
+    made = [Child(hub, folders[0], WITH_DIFFUSERS, "saved"), Child(hub, folders[1], WITH_OUR_CLASS, str(exported))]
     yield made
     for child in made:
         child.process.kill()
@@ -235,7 +244,7 @@ def test_saved_and_loaded_paints_the_same(
     tiny_pipe: EmoRigPipeline, picture: np.ndarray, tmp_path: Path
 ) -> None:
     tiny_pipe.save_pretrained(tmp_path)
-    assert np.array_equal(edit(EmoRigPipeline.from_pretrained(tmp_path)), picture)
+    assert_close(edit(EmoRigPipeline.from_pretrained(tmp_path)), picture)
 
 
 def test_half_precision_network(tiny_pipe: EmoRigPipeline, picture: np.ndarray, tmp_path: Path) -> None:
@@ -293,7 +302,12 @@ def test_code_outside_the_folder_is_refused(tiny_pipe: EmoRigPipeline, tmp_path:
 
 def test_diffusers_alone_paints_the_same(children: list[Child], picture: np.ndarray) -> None:
     assert "class: emorig_diffusers.pipeline_emorig EmoRigPipeline" in children[0].output
-    assert np.array_equal(children[0].picture("by_id.npy"), picture)
+    assert_close(children[0].picture("by_id.npy"), picture)
+
+
+def test_diffusers_alone_opens_what_was_saved(children: list[Child], picture: np.ndarray) -> None:
+    assert "odd addresses: 0\n" in children[0].output
+    assert_close(children[0].picture("saved.npy"), picture)
 
 
 def test_without_trust_it_is_refused_politely(children: list[Child]) -> None:
@@ -303,8 +317,8 @@ def test_without_trust_it_is_refused_politely(children: list[Child]) -> None:
 
 def test_our_class_needs_no_trust_by_id_or_folder(children: list[Child], picture: np.ndarray) -> None:
     assert f"name: {ID}\n" in children[1].output
-    assert np.array_equal(children[1].picture("by_id.npy"), picture)
-    assert np.array_equal(children[1].picture("by_folder.npy"), picture)
+    assert_close(children[1].picture("by_id.npy"), picture)
+    assert_close(children[1].picture("by_folder.npy"), picture)
 
 
 def test_downloaded_pipeline_opens_offline(children: list[Child]) -> None:
@@ -318,8 +332,68 @@ def test_push(children: list[Child], hub: fake_hub.FakeHub) -> None:
     assert pushed == here | {"README.md": b"edited"}  # the second push leaves an edited card alone
 
 
-def test_save_pretrained_of_a_loaded_pipeline_is_plain(children: list[Child]) -> None:
+def test_save_pretrained_of_a_loaded_pipeline_is_laid_out_alike(children: list[Child], exported: Path) -> None:
     assert children[1].output
-    index = index_of(children[1].folder / "plain")
-    assert index["_class_name"] == "EmoRigPipeline"
-    assert index["unet"] == ["emorig_diffusers.models.unet", "RigUNet"]
+    plain, names = children[1].folder / "plain", lambda folder: {p.relative_to(folder) for p in folder.rglob("*")}
+    assert names(plain) == names(exported) - {Path("README.md")}
+    assert index_of(plain) == index_of(exported)
+
+
+def test_old_folders_without_shims(tiny_pipe: EmoRigPipeline, tmp_path: Path) -> None:
+    """What earlier versions and diffusers' own `save_pretrained` write."""
+    tiny_pipe.save_pretrained(tmp_path)
+    for shim in tmp_path.rglob("*.py"):
+        shim.unlink()
+    modules = {"head": "head", "encoder": "landmarks", "unet": "unet"}
+    index = index_of(tmp_path)
+    plain = {name: [f"emorig_diffusers.models.{module}", index[name][1]] for name, module in modules.items()}
+    (tmp_path / "model_index.json").write_text(json.dumps(index | plain | {"_class_name": "EmoRigPipeline"}))
+    assert EmoRigPipeline.from_pretrained(tmp_path).config.default_num_inference_steps == 3
+
+
+def test_our_class_runs_no_code_of_a_folder(
+    tiny_pipe: EmoRigPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_pipe.save_pretrained(tmp_path)
+    refuse = lambda *_, **__: pytest.fail("code was loaded")
+    for module in (pipeline_loading_utils, dynamic_modules_utils):
+        monkeypatch.setattr(module, "get_class_from_dynamic_module", refuse)
+    assert isinstance(EmoRigPipeline.from_pretrained(tmp_path).unet, RigUNet)
+
+
+def test_pushed_by_diffusers_own_method(
+    tiny_pipe: EmoRigPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shims are there before diffusers uploads."""
+    sent: list[set[str]] = []
+    upload = lambda self, folder, *_, **__: sent.append({p.name for p in Path(folder).rglob("*.py")})
+    monkeypatch.setattr(EmoRigPipeline, "_upload_folder", upload)
+    for module in (hub_utils, pipeline_utils):
+        if hasattr(module, "create_repo"):
+            monkeypatch.setattr(module, "create_repo", lambda *_, **__: RepoUrl("https://huggingface.co/someone/x"))
+    monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *_, **__: ModelCard("---\nlicense: mit\n---\n"))
+    tiny_pipe.push_to_hub("someone/x")
+    assert sent == [{"pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}]
+
+
+# the pipeline again from its parts
+
+
+def test_components_have_the_checkpoints_settings(pipe: EmoRigPipeline) -> None:
+    again = EmoRigPipeline(**pipe.components)
+    assert again.config.default_num_inference_steps == pipe.config.default_num_inference_steps == 1
+    assert again.settings == pipe.settings and again.unet is pipe.unet
+    other = EmoRigPipeline(**pipe.components, wrinkles=0.5)
+    assert other.settings == pipe.settings | {"wrinkles": 0.5}
+    assert EmoRigPipeline(**other.components).config.wrinkles == 0.5
+    assert EmoRigPipeline(**other.components, **other.parameters).settings == other.settings
+    assert EmoRigPipeline.from_pipe(other, crop_size=128).settings == other.settings | {"crop_size": 128}
+    assert EmoRigPipeline(pipe.head, pipe.encoder, pipe.unet, pipe.scheduler).settings != pipe.settings
+    with pytest.raises(ValueError, match="settings has colour: choose from emotions"):
+        EmoRigPipeline(pipe.head, pipe.encoder, settings={"colour": 1})
+
+
+def test_components_of_a_diffusion_autoencoder() -> None:
+    small = small_diffae()
+    again = DiffAEEmotionPipeline(**small.components)
+    assert again.settings == small.settings and again.config.inversion_steps == 25

@@ -78,6 +78,8 @@ def test_what_a_run_leaves(repaint: Path) -> None:
     with Image.open(repaint / "windows-4.png") as picture:
         assert picture.size == (2 * 5 * 160, 6 * 160)  # two halves of photo, base, 1, 2 and 4 steps
         assert np.asarray(picture).std() > 20
+    shims = {p.name for p in (repaint / "pipeline").rglob("*.py")}  # for diffusers' own class
+    assert shims == {"pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}
 
 
 def test_the_result_is_the_average(repaint: Path, hopper: np.ndarray) -> None:
@@ -115,7 +117,9 @@ def test_the_bundled_pipeline_is_the_trained_one_in_half_the_bytes(
     (target / "old").write_text("goes away")
     bundle.bundle(repaint / "pipeline", target)
     assert [p.name for p in tmp_path.iterdir()] == ["open"]
-    assert {p.name for p in target.iterdir()} == {"model_index.json", "head", "encoder", "unet", "scheduler"}
+    assert {p.name for p in target.iterdir()} == {
+        "model_index.json", "pipeline_emorig.py", "head", "encoder", "unet", "scheduler"
+    }  # fmt: skip
     assert len(weights(target / "unet")) < 0.55 * len(weights(repaint / "pipeline" / "unet"))
     before, after = (EmoRigPipeline.from_pretrained(f) for f in (repaint / "pipeline", target))
     assert after.recipes == RECIPES

@@ -12,15 +12,12 @@ from pathlib import Path
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.emotions import RECIPES
-from emorig_diffusers.hub import INDEX, rewrite_json
 
 
 def bundle(source: Path, target: Path, steps: int | None = None) -> None:
     """Write `target` anew from the pipeline in `source`; the old folder stays until the new one is whole."""
     pipe = EmoRigPipeline.from_pretrained(source)
-    config = {k: v for k, v in pipe.config.items() if not k.startswith("_") and k not in pipe.components}
-    config |= {"emotions": RECIPES, "default_num_inference_steps": steps or pipe.config.default_num_inference_steps}
-    pipe = EmoRigPipeline(**pipe.components, **config)
+    pipe = EmoRigPipeline(**pipe.components, emotions=RECIPES, default_num_inference_steps=steps)
     new = target.with_name(f".{target.name}")
     shutil.rmtree(new, ignore_errors=True)
     for name in ("head", "unet"):
@@ -28,8 +25,6 @@ def bundle(source: Path, target: Path, steps: int | None = None) -> None:
     pipe.encoder.save_pretrained(new / "encoder")
     pipe.scheduler.save_pretrained(new / "scheduler")
     pipe.save_config(new)
-    for file in [*new.glob("*/*config.json"), new / INDEX]:
-        rewrite_json(file, {})
     if target.exists():
         shutil.rmtree(target)
     os.replace(new, target)

@@ -120,7 +120,8 @@ def read_codes(
 def _kept(file: Path, mark: str) -> Tensor | None:
     try:
         with safe_open(file, "pt") as kept:
-            return kept.get_tensor("codes") if (kept.metadata() or {}).get("fingerprint") == mark else None
+            same = (kept.metadata() or {}).get("fingerprint") == mark
+            return kept.get_tensor("codes").clone() if same else None  # aligned, as when they were computed
     except (OSError, SafetensorError):  # not there, or half of it
         return None
 

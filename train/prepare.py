@@ -3,8 +3,8 @@
     accelerate launch train/prepare.py PHOTOS OUT
 
 PHOTOS is a folder or file in one of the layouts of `emorig_diffusers.data.sources`. Which photo goes into which shard
-depends on the data set alone, so any number of processes and any interruption give the same shards bit for bit;
-finished shards are kept, and an interrupted run goes on where it stopped.
+depends on the data set alone, so any number of processes and any interruption give the same shards, on machines of
+one kind bit for bit; finished shards are kept, and an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class CodeShards:
             with Image.open(io.BytesIO(jpeg)) as image:
                 picture = np.array(image.convert("RGB"))
             arrays, info = load(tensors), json.loads(text)
-            codes = FaceCodes(*(torch.from_numpy(arrays[name]) for name in _CODES))
+            codes = FaceCodes(*(torch.tensor(arrays[name]) for name in _CODES))  # copies, aligned as torch does
             residual = arrays["residual"].astype(np.float32)
             return Sample(entry["key"], picture, codes, arrays["transform"], residual, info)
         except _DAMAGE as error:

@@ -7,10 +7,11 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from emorig_diffusers.models.resnet import ResNetTrunk
+from .aligned import AlignedMixin
+from .resnet import ResNetTrunk
 
 
-class AppearanceEncoder(ResNetTrunk, ModelMixin, ConfigMixin):
+class AppearanceEncoder(AlignedMixin, ResNetTrunk, ModelMixin, ConfigMixin):
     """DiffusionRig's global encoder (Ding et al. 2023): a torchvision-named ResNet; `fc` gives the code z.
 
     The resnet18 with a code of 64 has 11,209,344 parameters. The photo is not normalised with ImageNet's mean

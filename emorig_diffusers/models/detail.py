@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ..render import interpolate, rasterize, vertex_normals
+from .aligned import AlignedMixin
 from .emoca import CodeRegressor, build_trunk
 from .head import HeadModel
 
@@ -23,7 +24,7 @@ _WIDE_EPS = 0.8  # of all normalisations but the first; as published, surely mea
 _MARGIN_X, _MARGIN_Y = 2, 5  # texels at the border of the UV map that the fine mesh leaves out
 
 
-class DetailModel(ModelMixin, ConfigMixin):
+class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
     """Crop, jaw and expression -> displacements along the coarse head's normals, in UV space.
 
     `E_detail.*` and `D_detail.*` have the published names: 318 + 4 tensors, and a generator of 8 x 8 to 256 x 256.

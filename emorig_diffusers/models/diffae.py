@@ -14,10 +14,12 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .aligned import AlignedMixin
+
 EPS = 1e-5  # of every GroupNorm
 
 
-class SemanticEncoder(ModelMixin, ConfigMixin):
+class SemanticEncoder(AlignedMixin, ModelMixin, ConfigMixin):
     """Photo [B, 3, H, W] in [-1, 1] -> semantic code z_sem [B, cond_dim]: half a UNet without time.
 
     The defaults are those of ffhq128 (24,673,536 parameters). Tensors are named as in UNet2DModel.
@@ -136,7 +138,7 @@ def _attention(width: int, groups: int) -> Attention:
     )  # fmt: skip
 
 
-class LatentNet(ModelMixin, ConfigMixin):
+class LatentNet(AlignedMixin, ModelMixin, ConfigMixin):
     """Predicts the noise in normalised codes [B, cond_dim]: a multilayer perceptron that sees its input at every layer.
 
     h_0 = x; h_{i+1} = SiLU(LN((W_i [h_i, x] + b_i) (1 + s_i))), s_i linear in SiLU(time embedding); the last layer is

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ..codes import FaceCodes
+from .aligned import AlignedMixin
 from .head import HeadModel
 from .landmarks import FitResult, compare, relaxed_expression
 from .resnet import ResNetTrunk
@@ -27,7 +28,7 @@ _SMALL_STEM, _SMALL_FEATURES = 24, 384
 _SMALL_STRIDE = 16
 
 
-class EmocaEncoder(ModelMixin, ConfigMixin):
+class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
     """Codes from a picture: DECA (Feng et al. 2021); with a second trunk for expression EMOCA (Daněček et al. 2022).
 
     The defaults are EMOCA's published layout, `E_flame.encoder.*`, `E_flame.layers.{0,2}.*` and the same under

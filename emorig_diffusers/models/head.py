@@ -10,6 +10,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from .aligned import AlignedMixin
+
 PARTS = (
     "skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "mouth_cavity", "neck",
 )  # fmt: skip
@@ -26,7 +28,7 @@ def rotation_matrix(axis_angle: Tensor) -> Tensor:
     return torch.eye(3, dtype=x.dtype, device=x.device) + sin * skew + (1 - cos) * (skew @ skew)
 
 
-class HeadModel(ModelMixin, ConfigMixin):
+class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
     """Shape, expression and joint rotations -> vertices and landmarks of a head.
 
     Axes: x to the subject's left, y up, z to the viewer, in metres. Joints are

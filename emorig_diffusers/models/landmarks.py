@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..codes import FaceCodes
 from ..render import project
+from .aligned import AlignedMixin
 from .head import HeadModel, rotation_matrix
 
 EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7,
@@ -164,7 +165,7 @@ def _without_smile(expression: Tensor, names: Sequence[str]) -> Tensor:
     return expression
 
 
-class LandmarkEncoder(ModelMixin, ConfigMixin):
+class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
     """Gauss-Newton fit of shape, expression, rotation and weak-perspective camera to 2-D landmarks.
 
     Minimises |w (landmark - projection)|² / σ² + a |β|² + b |ψ - ψ0|², ψ in [-0.6, 1.3], where ψ0 is linear in

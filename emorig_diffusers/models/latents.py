@@ -15,12 +15,14 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .aligned import AlignedMixin
+
 DIRECTION = 0.3  # how far DiffAE's demonstrations go along a direction, in units of sqrt(C)
 LOSSES = ("bce", "softmax")
 MOVES = ("direction", "means")
 
 
-class LatentClassifier(ModelMixin, ConfigMixin):
+class LatentClassifier(AlignedMixin, ModelMixin, ConfigMixin):
     """A linear classifier of codes z [B, C], with what normalises them: ẑ = (z - mean) / std.
 
     Args:

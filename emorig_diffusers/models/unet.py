@@ -13,6 +13,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 from torch.nn import functional as F
 
+from .aligned import AlignedMixin
+
 COND_MODES = {"scale_shift": 2, "scale": 1}
 """Modulation by the code -> numbers per channel that `cond_emb_proj` gives."""
 
@@ -124,7 +126,7 @@ def _check_widths(
         raise ValueError(f"attention_head_dim {head_dim} does not divide {odd}; use None for one head.")
 
 
-class RigUNet(ModelMixin, ConfigMixin):
+class RigUNet(AlignedMixin, ModelMixin, ConfigMixin):
     """UNet of DiffusionRig, of the 314-wide variant, of Diffusion Autoencoders and of the open default.
 
     The defaults are DiffusionRig's at 256 (133,400,835 parameters). The network is diffusers' UNet2DModel,

@@ -1,0 +1,35 @@
+"""Weights that lie in memory as torch lays its own tensors, however a model was opened.
+
+safetensors maps a file into memory and diffusers takes the tensors from there, at any multiple of their size. Matrix
+products of such weights take other paths (MKL's differ by 3e-7 on some processors), so that a model that was saved and
+opened would compute something else than the one that was saved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import nn
+
+ALIGNMENT = 64  # bytes; what torch's own CPU allocator gives (c10's gAlignment), a cache line
+
+
+def align_weights(module: nn.Module) -> None:
+    """Copy the parameters and buffers of a module on the CPU to addresses that ALIGNMENT divides, where they are not.
+
+    The parameters stay the same objects, so that optimisers and whoever else holds them go on.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
+class AlignedMixin:
+    """Goes before `diffusers.ModelMixin` in the bases of every model of this package."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """As `ModelMixin.from_pretrained`; the weights are aligned."""
+        opened = super().from_pretrained(*args, **kwargs)
+        align_weights(opened[0] if isinstance(opened, tuple) else opened)  # a tuple with `output_loading_info`
+        return opened

@@ -1,0 +1,1 @@
+from emorig_diffusers.models.landmarks import LandmarkEncoder

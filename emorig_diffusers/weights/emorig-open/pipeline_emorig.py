@@ -1,0 +1,1 @@
+from emorig_diffusers.pipeline_emorig import EmoRigPipeline
