@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -131,18 +130,6 @@ class HubMixin:
         """As `DiffusionPipeline.components`, and `settings`, so that `type(pipe)(**pipe.components)` is the same
         pipeline; settings that are given beside them count."""
         return super().components | {"settings": self.settings}
-
-
-def chosen_settings(defaults: Mapping[str, Any], settings: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict:
-    """Settings of a pipeline: what was given, else the checkpoint's, else the defaults; `None` is not given.
-
-    Raises:
-        ValueError: If the checkpoint's have a name that is not among the defaults.
-    """
-    settings = settings or {}
-    if unknown := settings.keys() - defaults.keys():
-        raise ValueError(f"settings has {', '.join(sorted(unknown))}: choose from {', '.join(defaults)}.")
-    return {**defaults, **settings, **{name: value for name, value in given.items() if value is not None}}
 
 
 def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:

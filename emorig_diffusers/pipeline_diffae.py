@@ -19,8 +19,8 @@ from .changes import BORDER, paste_change
 from .coded import CodedFace, CodingMixin, unit_picture
 from .emotions import blend_shares, in_order
 from .faces import paste, warp_crop
-from .frames import PICTURE_FRAMES, encoder_transform
-from .hub import HubMixin, chosen_settings
+from .frames import encoder_transform
+from .hub import HubMixin
 from .inputs import moods
 from .inputs_diffae import CodeRequest, check_code_request
 from .keeping import CodeReader, ShapeGuide
@@ -32,6 +32,7 @@ from .models.unet import RigUNet
 from .outputs import EditedCode, EmoRigOutput, as_type
 from .photos import read_photo
 from .sampling import Sampling
+from .settings import DIFFAE, chosen_settings
 
 __all__ = ["DiffAEEmotionPipeline"]
 
@@ -53,13 +54,12 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         crop: Which square of the photo is the picture: one of `frames.PICTURE_FRAMES`.
         brought: Whose the weights are, in a sentence without a full stop, where users must not pass them on.
         settings: The checkpoint's, of the four arguments above (`pipe.components` has them); they count for those that
-            are `None`, else DEFAULTS do.
+            are `None`, else `settings.DIFFAE` do.
 
     Raises:
         ValueError: An unknown crop, or a UNet that takes pictures or another code.
     """
 
-    DEFAULTS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": ""}
     model_cpu_offload_seq = "semantic_encoder->latent_net->unet"
     _optional_components = [
         "emotion_classifier", "attribute_classifier", "latent_net", "latent_scheduler", "shape_encoder",
@@ -82,10 +82,7 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        given = {name: value for name, value in locals().items() if name in self.DEFAULTS}
-        chosen = chosen_settings(self.DEFAULTS, settings, given)
-        if chosen["crop"] not in PICTURE_FRAMES:
-            raise ValueError(f"crop is {chosen['crop']!r}: choose one of {', '.join(PICTURE_FRAMES)}.")
+        chosen = chosen_settings(DIFFAE, settings, locals())
         if unet.config.in_channels != 3 or unet.config.cond_dim != semantic_encoder.config.cond_dim:
             raise ValueError("The UNet must take noisy pictures alone, and codes as long as the semantic encoder's.")
         self.register_modules(

@@ -16,8 +16,7 @@ from . import compose
 from .codes import FaceCodes
 from .editing import EditMixin
 from .faces import transform_points, warp_crop
-from .frames import PICTURE_FRAMES
-from .hub import HubMixin, chosen_settings
+from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
 from .lids import paint_lids
 from .lips import keep_flesh, shade_seam
@@ -33,8 +32,9 @@ from .photos import read_photo
 from .phototexture import PhotoTexture, move_pixels
 from .published import PublishedMixin, Redrawing, Redrawn, paste_redrawn
 from .repaint import stack_conditions
-from .rig import OPEN_CODE, EncodedFace, part_names, unchanged
+from .rig import EncodedFace, unchanged
 from .sampling import Sampling
+from .settings import EMORIG, chosen_settings
 from .wrinkles import shade_wrinkles, unfolding
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
@@ -78,17 +78,12 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
         settings: The checkpoint's, of the arguments above from `emotions` on (`pipe.components` has them); they count
-            for those that are `None`, else DEFAULTS do.
+            for those that are `None`, else `settings.EMORIG` do.
 
     Raises:
         ValueError: If a code part or a crop is unknown, or `wrinkles` or `light_blur` is no number from 0 on.
     """
 
-    DEFAULTS = {
-        "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
-        "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
-        "emotion_codes": None, "wrinkles": 1.0, "light_blur": 3.0,
-    }  # fmt: skip
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
     _optional_components = ["unet", "scheduler", "appearance_encoder", "detail"]
     _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
@@ -116,19 +111,12 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        given = {name: value for name, value in locals().items() if name in self.DEFAULTS}
-        chosen = chosen_settings(self.DEFAULTS, settings, given)
-        _check_settings(chosen)
+        chosen = chosen_settings(EMORIG, settings, locals())
         self.register_modules(
             head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder,
             detail=detail,
         )  # fmt: skip
-        # a tuple, and a text of the names, as diffusers takes lists of texts for components
-        typed = {
-            "repaint_window": tuple(chosen["repaint_window"]),
-            "code_parts": " ".join(part_names(chosen["code_parts"])),
-        }
-        self.register_to_config(**chosen | typed)
+        self.register_to_config(**chosen)
         self.texture = PhotoTexture(head)
 
     @property
@@ -374,14 +362,3 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         picture = to_picture(drawn.picture) if drawn else None
         number, box = face.face.index + 1, face.face.box
         return EditedFace(number, box, face.codes, target, crop, buffers, vertices[0], picture)
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError with one sentence for a setting of a pipeline that cannot be."""
-    if not settings["wrinkles"] >= 0:
-        raise ValueError(f"wrinkles is {settings['wrinkles']!r}: give a number from 0 (none) on, 1 for the usual.")
-    if not settings["light_blur"] >= 0:
-        raise ValueError(f"light_blur is {settings['light_blur']!r}: give pixels, or 0 for the network's own mouths.")
-    for name, known in (("crop", PICTURE_FRAMES), ("crop_landmarks", ("mediapipe", "fan"))):
-        if settings[name] not in known:
-            raise ValueError(f"{name} is {settings[name]!r}: choose one of {', '.join(known)}.")
