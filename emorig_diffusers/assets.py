@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import secrets
 import subprocess
 import sys
 import tarfile
@@ -25,6 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tqdm import tqdm
+
+from .atomic import write_atomically
 
 
 class AssetError(RuntimeError):
@@ -157,31 +158,6 @@ def offline() -> bool:
     """True when EMORIG_OFFLINE or HF_HUB_OFFLINE is switched on (1, true, yes or on)."""
     values = (os.environ.get(key, "").lower() for key in ("EMORIG_OFFLINE", "HF_HUB_OFFLINE"))
     return any(value in ("1", "true", "yes", "on") for value in values)
-
-
-@contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; it becomes `path` when the block ends well, else it is removed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        OSError: It cannot be written; the error names `path`, not the temporary file.
-    """
-    try:
-        with write_atomically(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def fetch(name: str) -> Path:

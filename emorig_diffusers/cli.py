@@ -19,7 +19,9 @@ from .cli_codes import run_codes
 from .cli_compare import add_options, run_compare
 from .cli_convert import add_commands, quiet
 from .cli_evaluate import add_command as add_evaluate
+from .cli_folder import Job, edit_folder, folder_jobs, say_left_out
 from .cli_mesh import add_command as add_mesh
+from .photo_files import WRITABLE, result_names
 from .study.cli import add_study
 from .version import __version__
 
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from .pipeline_emorig import EmoRigPipeline, EncodedFace
 
     AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
-"""File names that `photos.save_photo` writes; repeated here to refuse others before torch is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,12 +120,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--face": {"metavar": "FACE", "type": _face, "default": "largest",
                "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
     "--steps": {"metavar": "N", "type": int, "help": "steps of the network (default: the checkpoint's)"},
-    "--seed": {"metavar": "N", "type": _seed, "help": "a whole number, for repeatable results"},
+    "--seed": {"metavar": "N", "type": _seed, "default": 0, "help": "a whole number: other noise (default: 0)"},
     "--model": {"metavar": "NAME", "default": "emorig-open",
                 "help": "a bundled name, a folder or a Hub id (default: %(default)s)"},
     "-o": {"metavar": "OUT", "dest": "out", "type": _path, "required": True,
-           "help": f"the result ({' '.join(SUFFIXES)}), or a folder for it; existing files are replaced"},
+           "help": f"the result ({' '.join(WRITABLE)}), or a folder for it; existing files are replaced"},
+    "--skip-existing": {"action": "store_true", "help": "leave out photos whose results are there already"},
 }  # fmt: skip
+_SHARING = (
+    "Start it with `accelerate launch -m emorig_diffusers edit …` to share a folder between processes, on any number "
+    "of machines that see it; interrupted, it goes on with --skip-existing."
+)
 _SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
 
 
@@ -146,9 +150,10 @@ def build_parser() -> argparse.ArgumentParser:
             new.add_argument(word.lower(), metavar=word, type=_path)
         return new
 
-    edit = command(run_edit, "Change the emotion in a photo or in a folder of photos", "PHOTO")
+    edit = command(run_edit, "Change the emotion in a photo or in a folder of photos and all below it", "PHOTO")
+    edit.epilog = _SHARING
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", *_SAMPLING)
+    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", *_SAMPLING, "--skip-existing")
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")
@@ -174,16 +179,26 @@ def _add(parser: argparse._ActionsContainer, *options: str) -> None:
 
 def run_edit(args: argparse.Namespace) -> int:
     """`emorig edit`: a photo into a file, or every photo of a folder into a folder."""
-    jobs = edit_jobs(args.photo, args.out)
+    jobs, others = edit_jobs(args.photo, args.out)
     if args.reference is not None:
         check_photo(args.reference)
         for _, target in jobs:
             refuse_same(args.reference, target)
+    if args.skip_existing and not args.photo.is_dir() and jobs[0][1].is_file():
+        print(jobs[0][1])
+        return 0
     pipe = load_pipeline(args.model)
+    from .processes import start_processes
+
     check_edit(pipe, args)
+    state = start_processes()
+    if state.device.type == "cuda":
+        pipe.to(state.device)
     if args.photo.is_dir():
+        if state.is_main_process:
+            say_left_out(others)
         args.out.mkdir(parents=True, exist_ok=True)
-        return edit_folder(pipe, jobs, args)
+        return edit_folder(pipe, jobs, args, state)
     edit_file(pipe, *jobs[0], args)
     print(jobs[0][1])
     return 0
@@ -240,26 +255,22 @@ def run_fetch(args: argparse.Namespace) -> int:
     return 0
 
 
-def edit_jobs(photo: Path, out: Path) -> list[tuple[Path, Path]]:
-    """(photo, result) of every file to edit; ValueError where there is none or a result cannot be."""
+def edit_jobs(photo: Path, out: Path) -> tuple[list[Job], list[str]]:
+    """Every file to edit, and those of a folder that are no photos; ValueError where a result cannot be."""
     if not photo.is_dir():
-        return file_job(photo, out)
+        return file_job(photo, out), []
     if out.exists() and not out.is_dir():
         raise ValueError(f"'{photo}' is a folder, so the result must be one too: '{out}' is a file.")
     refuse_same(photo, out)
-    files = sorted(p for p in photo.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    jobs = [(p, out / p.name) for p in files if not p.is_dir()]
-    if not jobs:
-        raise ValueError(f"The folder '{photo}' holds no photos ({', '.join(SUFFIXES)}).")
-    return jobs
+    return folder_jobs(photo, out)
 
 
-def file_job(photo: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The one (photo, result); a folder as result takes the photo's name. Raises as `edit_jobs`."""
+def file_job(photo: Path, out: Path) -> list[Job]:
+    """The one job; a folder as result takes the photo's name. Raises as `edit_jobs`."""
     check_photo(photo)
-    target = out / photo.name if out.is_dir() else out
-    if target.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"Cannot tell the format of '{target}': use {', '.join(SUFFIXES)}.")
+    target = out / result_names([photo.name])[photo.name] if out.is_dir() else out
+    if target.suffix.lower() not in WRITABLE:
+        raise ValueError(f"Cannot tell the format of '{target}': use {', '.join(WRITABLE)}.")
     if not target.parent.is_dir():
         raise ValueError(f"The folder '{target.parent}' does not exist: create it first.")
     refuse_same(photo, target)
@@ -331,27 +342,17 @@ def find_faces_in(pipe: AnyPipeline, photo: Path, face: int | str) -> list[Encod
 
 
 def edit_file(pipe: AnyPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
-    """Edit one photo."""
-    from .photos import save_photo
-
-    with naming(source):
-        result = pipe(source, **asked(args), **sampling(args))
-    save_photo(result.images[0], target)
-
-
-def edit_folder(pipe: AnyPipeline, jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> int:
-    """Edit every photo, report the bad ones and go on; returns 1 if there were any."""
+    """Edit one photo; the folder of the result is made where it is missing."""
     from tqdm import tqdm
 
-    failed = 0
-    for source, target in tqdm(jobs, desc="emorig", unit="photo", disable=None):
-        try:
-            edit_file(pipe, source, target, args)
-        except (ValueError, OSError) as error:
-            failed += 1
-            tqdm.write(f"emorig: {sentence(error)}", file=sys.stderr)
-    print(f"{len(jobs) - failed} of {len(jobs)} photos edited, {failed} failed")
-    return int(failed > 0)
+    from .photos import count_frames, save_photo
+
+    if (frames := count_frames(source)) > 1:
+        tqdm.write(f"emorig: '{source}' holds {frames} pictures: only the first is edited.", file=sys.stderr)
+    with naming(source):
+        result = pipe(source, **asked(args), **sampling(args))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_photo(result.images[0], target)
 
 
 @contextmanager
@@ -366,13 +367,12 @@ def naming(photo: Path) -> Iterator[None]:
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """What edit and grid tell the pipeline; with a seed, a result does not depend on the edits before it."""
+    """What edit and grid tell the pipeline; no result depends on the edits before it."""
     import torch
 
-    generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
     return {
         "intensity": args.intensity,
         "face": args.face,
         "num_inference_steps": args.steps,
-        "generator": generator,
+        "generator": torch.Generator().manual_seed(args.seed),
     }

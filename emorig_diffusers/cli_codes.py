@@ -62,7 +62,7 @@ def probable(classifier: LatentClassifier, z: Any) -> dict[str, float]:
 
 def write(text: str, out: Path | None) -> None:
     """Print a text, or write it to a file."""
-    from .assets import write_file
+    from .atomic import write_file
 
     if out is None:
         print(text)

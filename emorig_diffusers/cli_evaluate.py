@@ -56,8 +56,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_packages()
     from . import cli
     from .evaluation.pairs import match
-    from .evaluation.run import EDITED, Evaluation, score_all, start_processes
+    from .evaluation.run import EDITED, Evaluation, score_all
     from .evaluation.scores import CODES, load_judges
+    from .processes import start_processes
 
     check_emotions(args.emotions)
     check_folder(args)

@@ -20,7 +20,7 @@ from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
-from .assets import write_file
+from .atomic import write_file
 from .faces import invert, transform_points
 from .meshtexture import LEFT_OUT, PhotoView, texture_map
 from .models.head import PARTS, HeadModel

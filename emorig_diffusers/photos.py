@@ -6,33 +6,48 @@ grey, alpha and 16 bits stay, and every pixel nobody changed returns bit for bit
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+import pi_heif
+from PIL import Image, UnidentifiedImageError
 
-from emorig_diffusers.assets import write_atomically
+from .atomic import write_file
+from .metadata import read_metadata, save_options, turn_upright
+from .profiles import cmyk_to_rgb, fits, to_srgb
+
+if TYPE_CHECKING:
+    import torch
+
+pi_heif.register_heif_opener()  # from here on Pillow opens HEIC too
 
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused from their header, before anything is decoded."""
 MIN_SIDE = 20
 """Shortest side, in pixels, that is worth looking for a face in."""
 
-PhotoSource = str | Path | Image.Image | np.ndarray | torch.Tensor
+PhotoSource = "str | Path | Image.Image | np.ndarray | torch.Tensor"
 
-_ORIENTATION = 0x0112
 _EDITABLE = ("RGB", "RGBA", "L", "LA", "I;16")
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0, "comment": None}  # else Pillow takes any from `.info`
+_TIFF = {"format": "TIFF", "compression": "tiff_adobe_deflate"}
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {  # of photo_files.WRITABLE
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".jpe": _JPEG,
+    ".jfif": _JPEG,
     ".png": {"format": "PNG"},
     ".webp": {"format": "WEBP", "lossless": True, "exact": True},
-    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    ".avif": {"format": "AVIF", "quality": 95, "subsampling": "4:4:4"},
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": {"format": "BMP"},
 }
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # a JPEG's further pictures are its camera's affair
 
 
 class PhotoError(ValueError):
@@ -44,16 +59,17 @@ class Photo:
     """An upright photo.
 
     Attributes:
-        rgb: uint8 [H, W, 3], what the package works on (alpha left aside, 16 bits rounded to 8).
-        original: the same pixels in the mode they came in (RGB, RGBA, L, LA or I;16), ICC profile and EXIF
-            (orientation 1) in `.info`.
+        rgb: uint8 [H, W, 3], what the package works on (16 bits rounded to 8). As far as pixels are see-through they
+            have the colours around them, not those hidden below.
+        original: the same pixels in the mode they came in (RGB, RGBA, L, LA or I;16), with what `read_metadata` found
+            and a fitting ICC profile in `.info`.
     """
 
     rgb: np.ndarray
     original: Image.Image
 
     def restore(self, edited: np.ndarray) -> Image.Image:
-        """Return `edited` (uint8 [H, W, 3]) in the original's mode, with its alpha, ICC profile and EXIF.
+        """Return `edited` (uint8 [H, W, 3]) in the original's mode, with its alpha, ICC profile and metadata.
 
         Every pixel equal to `rgb` keeps the original's value exactly, 16-bit values too. Edited grey pixels
         get the luma (ITU-R BT.601) of the edit.
@@ -66,6 +82,8 @@ class Photo:
             raise ValueError(f"An edited photo must be uint8 {wanted}, got {edited.dtype} {got}.")
         changed = (edited != self.rgb).any(axis=2)
         pixels = np.array(self.original)
+        if self.original.mode.endswith("A"):
+            changed &= pixels[:, :, -1] > 0
         if self.original.mode == "I;16":
             step = _luma(edited[changed]).astype(np.int32) - self.rgb[changed][:, 0]
             pixels[changed] = np.clip(pixels[changed].astype(np.int32) + 257 * step, 0, 65535)
@@ -84,17 +102,17 @@ def read_photo(source: PhotoSource) -> Photo:
     """Read a photo from a path, a PIL image, an array or a tensor.
 
     Args:
-        source: a file Pillow can open (EXIF orientation is applied; of an animation the first frame is used),
+        source: a file Pillow can open, HEIC too (EXIF orientation is applied; of an animation the first frame is used),
             a PIL image, a numpy array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16 or float in [0, 1]), or a
             torch tensor [1|3|4, H, W] (uint8 or float in [0, 1]).
 
-    Palette, CMYK and other colour modes become RGB; 16-bit colour becomes 8 bits a channel.
+    Palette, CMYK (through its profile) and other colour modes become RGB; 16-bit colour becomes 8 bits a channel.
 
     Raises:
         PhotoError: missing, empty, damaged, not a picture, too large (MAX_PIXELS), too small (MIN_SIDE), or
             an array of another shape, type or range.
     """
-    if isinstance(source, torch.Tensor):
+    if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
         source = _tensor_to_array(source)
     if isinstance(source, np.ndarray):
         image = _array_to_image(source)
@@ -108,14 +126,35 @@ def read_photo(source: PhotoSource) -> Photo:
     return Photo(_rgb(image), image)
 
 
-def save_photo(image: Image.Image, path: str | Path) -> Path:
-    """Write `image` to `path`, atomically; the suffix chooses JPEG, PNG, WebP or TIFF.
+def count_frames(path: str | Path) -> int:
+    """How many pictures an animation or a file of several pages holds; 1 for all else, and for what cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return 1
 
-    JPEG is written at quality 95 without chroma subsampling (alpha laid over white), all others without loss.
-    ICC profile and EXIF in `image.info` are kept.
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits rounded to 8, with its metadata; any other as it is."""
+    if image.mode != "I;16":
+        return image
+    rounded = Image.fromarray(_to_8_bits(np.asarray(image)))
+    rounded.info = image.info
+    return rounded
+
+
+def save_photo(image: Image.Image, path: str | Path) -> Path:
+    """Write `image` to `path`, atomically; the suffix chooses the format, one of `photo_files.WRITABLE`.
+
+    JPEG and AVIF are written at quality 95 without chroma subsampling, all others without loss; in JPEG and BMP alpha
+    is laid over white.
+    What `image.info` says (see `read_metadata`) is kept as far as the format has a place for it; so is a profile, where
+    it fits the pixels; where it does not, they are converted to sRGB.
 
     Raises:
-        PhotoError: unknown suffix, missing folder, or the file cannot be written.
+        PhotoError: unknown suffix, missing folder, or the file cannot be written; then a file that was there is as it
+            was.
     """
     path = Path(path)
     options = _SAVE_OPTIONS.get(path.suffix.lower())
@@ -123,13 +162,27 @@ def save_photo(image: Image.Image, path: str | Path) -> Path:
         raise PhotoError(f"Cannot tell the format of '{path.name}': use {', '.join(_SAVE_OPTIONS)}.")
     if not path.parent.is_dir():
         raise PhotoError(f"The folder '{path.parent}' does not exist: create it first.")
-    metadata = {key: image.info[key] for key in ("icc_profile", "exif") if image.info.get(key)}
     try:
-        with write_atomically(path) as file:
-            _fit_mode(image, options["format"]).save(file, **options, **metadata)
+        write_file(path, _encode(image, options))
     except OSError as error:
         raise PhotoError(f"Cannot write '{path}': {error.strerror or error}.") from error
     return path
+
+
+def _encode(image: Image.Image, options: dict[str, Any]) -> bytes:
+    fitted = _fit_format(image, options["format"])
+    profile = fitted.info.get("icc_profile")
+    profile = profile if fits(profile, fitted.mode) else None
+    try:
+        return _bytes(fitted, **options | save_options(image.info, options["format"]), icc_profile=profile)
+    except Exception:  # what others wrote into a file's tags must not cost the picture
+        return _bytes(fitted, **options, icc_profile=profile)
+
+
+def _bytes(image: Image.Image, **options: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, **options)
+    return data.getvalue()
 
 
 def _open(path: Path) -> Image.Image:
@@ -141,7 +194,7 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return _decode(image, f"The photo '{path}'")
     except UnidentifiedImageError as error:
-        raise PhotoError(f"The file '{path}' is not a readable picture: use JPEG, PNG or WebP.") from error
+        raise PhotoError(f"The file '{path}' is not a readable picture: use JPEG, PNG, WebP or HEIC.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(_too_large(f"The photo '{path}'")) from error
     except OSError as error:
@@ -152,10 +205,16 @@ def _decode(image: Image.Image, what: str) -> Image.Image:
     _check_size(image.width, image.height, what)
     try:
         image.load()
-    except (OSError, EOFError, SyntaxError, ValueError) as error:
-        raise PhotoError(f"{what} is damaged ({error}): the file may be cut off.") from error
-    upright = _to_editable(ImageOps.exif_transpose(image))
-    upright.info = _metadata(image)
+    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise PhotoError(f"{what} is damaged ({reason}): the file may be cut off.") from error
+    turned = turn_upright(image)
+    turned.format = image.format
+    upright = _to_editable(turned)
+    upright.info = read_metadata(image)
+    profile = image.info.get("icc_profile")
+    if image.mode not in ("CMYK", "LAB") and fits(profile, upright.mode):  # those have become sRGB
+        upright.info["icc_profile"] = profile
     return upright
 
 
@@ -170,19 +229,6 @@ def _too_large(what: str) -> str:
     return f"{what} has more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller first."
 
 
-def _metadata(image: Image.Image) -> dict[str, Any]:
-    info = {key: image.info[key] for key in ("dpi", "icc_profile") if image.info.get(key)}
-    if image.mode in ("CMYK", "LAB"):  # the profile describes inks or Lab, the pixels become RGB
-        info.pop("icc_profile", None)
-    if image.info.get("exif"):
-        exif = Image.Exif()
-        exif.load(image.info["exif"])
-        if _ORIENTATION in exif:
-            exif[_ORIENTATION] = 1
-        info["exif"] = exif.tobytes()
-    return info
-
-
 def _to_editable(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         values = np.asarray(image)
@@ -191,6 +237,8 @@ def _to_editable(image: Image.Image) -> Image.Image:
         return Image.fromarray(values.astype(np.uint16))
     if image.mode == "F":
         return _array_to_image(np.asarray(image))
+    if image.mode == "CMYK":
+        return cmyk_to_rgb(image)
     if "transparency" in image.info:
         return image.convert("LA" if image.mode in ("1", "L") else "RGBA")
     if image.mode in _EDITABLE:
@@ -235,22 +283,38 @@ def _to_8_bits(array: np.ndarray) -> np.ndarray:
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "I;16":
         return np.repeat(_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.mode.endswith("A"):
+        image = _fill_hidden(image.convert("RGBA"))
     pixels = np.array(image)
-    if image.mode in ("L", "LA"):
-        grey = pixels if image.mode == "L" else pixels[:, :, 0]
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3])
+    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, :3])
+
+
+def _fill_hidden(image: Image.Image) -> Image.Image:
+    """An RGBA picture whose see-through pixels take the colours around them, from ever coarser pictures."""
+    alpha = image.getchannel("A")
+    if alpha.getextrema() in ((255, 255), (0, 0)):
+        return image
+    half = image.resize([-(-side // 2) for side in image.size], Image.Resampling.BOX)  # weighed by alpha
+    half.putalpha(half.getchannel("A").point(lambda share: min(4 * share, 255)))
+    filled = _fill_hidden(half).resize(image.size, Image.Resampling.BILINEAR)
+    filled.alpha_composite(image)
+    return filled
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
     return (rgb @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)
 
 
-def _fit_mode(image: Image.Image, file_format: str) -> Image.Image:
-    if image.mode == "I;16" and file_format in ("JPEG", "WEBP"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    if file_format == "JPEG" and image.mode in ("LA", "RGBA"):
+def _fit_format(image: Image.Image, file_format: str) -> Image.Image:
+    """The picture in a mode that a format has; in sRGB where its profile could not be written beside it."""
+    info = image.info
+    if file_format not in ("PNG", "TIFF"):
+        image = to_8_bits(image)
+    if file_format in ("JPEG", "BMP") and image.mode in ("LA", "RGBA"):
         page = Image.new("RGBA", image.size, "white")
         page.alpha_composite(image.convert("RGBA"))
-        return page.convert(image.mode[:-1])
+        image = page.convert(image.mode[:-1])
+    image.info = info
+    if file_format == "BMP" or (file_format in ("WEBP", "AVIF") and image.mode in ("L", "LA")):
+        return to_srgb(image)  # a BMP has no place for a profile, the others none for grey
     return image

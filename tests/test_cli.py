@@ -18,7 +18,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes, __version__, assets, cli, photos, sheets
+from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes, __version__, assets, cli, photo_files, photos, sheets
 
 ROOT = Path(__file__).parents[1]
 ASTRONAUT = skimage.data.astronaut()
@@ -136,7 +136,9 @@ def test_folder_run_goes_on_after_bad_photos(
     printed, err = capsys.readouterr()
     assert [p.name for p in out.iterdir()] == ["b_good.png"]
     assert printed.splitlines()[-1] == "1 of 4 photos edited, 3 failed"
-    for line, name in zip(err.splitlines(), ("a_text.jpg", "coffee.png", "empty.webp"), strict=True):
+    first, *lines = err.splitlines()
+    assert first == "emorig: 1 file is left out, as no photo: 1 .txt."
+    for line, name in zip(lines, ("a_text.jpg", "coffee.png", "empty.webp"), strict=True):
         assert line.startswith("emorig: ") and name in line
     assert np.array_equal(read(out / "b_good.png"), read(surprised))
 
@@ -365,7 +367,7 @@ def test_interrupt(
 
 
 def test_suffixes_are_what_can_be_written() -> None:
-    assert tuple(photos._SAVE_OPTIONS) == cli.SUFFIXES
+    assert tuple(photos._SAVE_OPTIONS) == photo_files.WRITABLE
 
 
 def test_help_and_version_do_not_wait_for_torch() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageCms
 
 from emorig_diffusers import cli
 from emorig_diffusers.study.cli import begin, go_on
-from emorig_diffusers.study.pictures import SUFFIXES, Folders, picture_address, ruined_address
+from emorig_diffusers.study.pictures import Folders, picture_address, ruined_address
 from emorig_diffusers.study.store import FILE, StudyError, is_study
 
 FACE = skimage.data.astronaut()[20:220, 130:310]
@@ -72,10 +72,6 @@ def test_help_waits_for_nothing() -> None:
     folder = Path(__file__).parents[1]
     out = subprocess.run([sys.executable, "-c", tell], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert out == "set()\n"
-
-
-def test_suffixes_are_the_commands() -> None:
-    assert SUFFIXES == cli.SUFFIXES
 
 
 def test_pictures_that_do_not_match_are_listed_and_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +176,27 @@ def test_pictures_reach_the_page_small_and_without_a_name(root: Path) -> None:
     assert np.abs(large - ruined).mean() > 40
     with pytest.raises(StudyError, match="'none.png' cannot be read"):
         picture_address(root / "none.png")
+
+
+def test_pictures_are_in_srgb_and_on_white(root: Path) -> None:
+    import base64
+    import io
+
+    def shown(path: Path) -> np.ndarray:
+        data = base64.b64decode(picture_address(path).partition(",")[2])
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+    wide = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entry = wide.index(b"rXYZ")  # a red beyond sRGB's
+    place = int.from_bytes(wide[entry + 4 : entry + 8], "big")
+    wide[place + 8 : place + 12] = (40000).to_bytes(4, "big")
+    Image.fromarray(FACE).save(root / "wide.png", icc_profile=bytes(wide))
+    assert (shown(root / "wide.png")[..., 0] - FACE[..., 0].astype(int)).mean() > 5
+    veiled = np.dstack([FACE, np.full(FACE.shape[:2], 255, np.uint8)])
+    veiled[:50, :, 3] = 0
+    write(root / "veiled.png", veiled)
+    assert (shown(root / "veiled.png")[:50] == 255).all()
+    assert np.array_equal(shown(root / "veiled.png")[50:], FACE[50:])
 
 
 def test_folders_know_their_files(root: Path) -> None:

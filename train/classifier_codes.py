@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from emorig_diffusers.assets import write_atomically
+from emorig_diffusers.atomic import write_file
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.emotions import EMOTIONS
@@ -109,8 +109,7 @@ def read_codes(
     codes = _encode(encoder, pictures, accelerator, workers)
     if accelerator.is_main_process:
         try:
-            with write_atomically(file) as out:
-                out.write(save({"codes": codes}, {"fingerprint": mark}))
+            write_file(file, save({"codes": codes}, {"fingerprint": mark}))
         except OSError as error:
             raise DataError(f"{file} cannot be written ({error.strerror}): make room there, start again.") from error
     accelerator.wait_for_everyone()

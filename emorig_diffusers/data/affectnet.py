@@ -16,18 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from emorig_diffusers.data.dataset import (
-    UNUSED_LABELS,
-    DataError,
-    Dataset,
-    PhotoReader,
-    Source,
-    is_photo,
-    stem,
-    unique_keys,
-    walk,
-)
+from emorig_diffusers.data.dataset import UNUSED_LABELS, DataError, Dataset, PhotoReader, Source, stem, unique_keys
 from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.photo_files import is_photo, walk
 
 LABELS = (*EMOTIONS, *UNUSED_LABELS)
 """AffectNet's labels 0-10."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from emorig_diffusers.assets import write_atomically
+from emorig_diffusers.atomic import write_file
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.emotions import EMOTIONS
 
@@ -77,8 +77,7 @@ def write_attributes(path: Path, names: Sequence[str], rows: Mapping[str, Sequen
             raise DataError(f"The row of {file} must be {len(names)} values of 1 or -1, got {list(row)}.")
     body = "".join(f"{file} {' '.join(map(str, map(int, row)))}\n" for file, row in rows.items())
     try:
-        with write_atomically(Path(path)) as out:
-            out.write(f"{len(rows)}\n{' '.join(names)}\n{body}".encode())
+        write_file(Path(path), f"{len(rows)}\n{' '.join(names)}\n{body}".encode())
     except OSError as error:
         raise DataError(f"Cannot write the attribute list '{path}': {error.strerror or error}.") from error
 

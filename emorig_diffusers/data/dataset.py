@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +13,6 @@ import numpy as np
 
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.photos import read_photo
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Files that count as photos (in any case)."""
 
 UNUSED_LABELS = ("None", "Uncertain", "Non-Face")
 """AffectNet's labels 8, 9 and 10: no face with one of the eight emotions, not used for training."""
@@ -102,31 +98,6 @@ def count_table(dataset: Dataset) -> str:
         rows["Unlabelled"] = found[None]
     rows |= dataset.dropped
     return "\n".join(f"{name} {count}" for name, count in (rows | {"total": sum(rows.values())}).items())
-
-
-def walk(root: Path, recursive: bool = True) -> Iterator[str]:
-    """Files under `root` as paths relative to it with "/", hidden ones left out; links are followed, once each."""
-    seen: set[tuple[int, int]] = set()
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = folder + entry.name
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_file():
-                    yield name
-                elif recursive and entry.is_dir():
-                    status = os.stat(entry)  # a DirEntry's own stat has no inode on Windows
-                    if (status.st_dev, status.st_ino) not in seen:
-                        seen.add((status.st_dev, status.st_ino))
-                        folders.append(name + "/")
-
-
-def is_photo(file: str) -> bool:
-    """Whether the name ends as a photo's."""
-    return file.lower().endswith(SUFFIXES)
 
 
 def stem(file: str) -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from emorig_diffusers.assets import write_atomically
+from emorig_diffusers.atomic import write_file
 from emorig_diffusers.codes import FaceCodes
 from emorig_diffusers.data.dataset import DataError
 
@@ -230,8 +230,7 @@ def _canonical(value: object) -> bytes:
 
 def _write(path: Path, data: bytes | memoryview) -> None:
     try:
-        with write_atomically(path) as file:
-            file.write(data)
+        write_file(path, data)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ShardError(

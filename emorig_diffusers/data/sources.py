@@ -8,19 +8,9 @@ from pathlib import Path
 
 from emorig_diffusers.data import affectnet
 from emorig_diffusers.data.attributes import ONE_HOT_NAMES, one_hot_label, read_attributes
-from emorig_diffusers.data.dataset import (
-    SUFFIXES,
-    DataError,
-    Dataset,
-    PhotoReader,
-    Source,
-    count_table,
-    is_photo,
-    stem,
-    unique_keys,
-    walk,
-)
+from emorig_diffusers.data.dataset import DataError, Dataset, PhotoReader, Source, count_table, stem, unique_keys
 from emorig_diffusers.data.lmdb_layouts import DiffAELMDB, DiffusionRigLMDB, lmdb_file, open_lmdb
+from emorig_diffusers.photo_files import READABLE, is_photo, walk
 
 __all__ = ["LAYOUTS", "DataError", "Dataset", "Source", "count_table", "open_dataset"]
 
@@ -134,7 +124,7 @@ def _recognise(path: Path) -> str:
     if found:
         return found[0]
     if not photos:
-        what = f"holds no photos ({' '.join(SUFFIXES)})" if files else "is empty"
+        what = f"holds no photos ({' '.join(READABLE)})" if files else "is empty"
         raise DataError(f"The folder '{path}' {what}: give a folder with photos.")
     return _recognise_photos(path, photos)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.dataset import SUFFIXES
 from ..emotions import EMOTIONS
+from ..photo_files import READABLE, is_photo
 
 UNEDITED = "unedited"
 """Row of the sources themselves: what a method has to beat."""
@@ -86,7 +86,7 @@ def match(
     """
     photos, made = list_pictures(source), made or {}
     if not photos:
-        raise ValueError(f"The folder '{source}' holds no photos ({', '.join(SUFFIXES)}).")
+        raise ValueError(f"The folder '{source}' holds no photos ({', '.join(READABLE)}).")
     _check_labels([*edited, *made])
     found = {label: _by_emotion(folder, emotions) for label, folder in edited.items()}
     asked = {e for folders in found.values() for e in folders} | set(emotions or (EMOTIONS if made else ()))
@@ -114,7 +114,7 @@ def list_pictures(folder: Path) -> dict[str, Path]:
         raise ValueError(f"There is no folder '{folder}'.")
     pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or path.is_dir():
+        if not is_photo(path.name) or path.name.startswith(".") or path.is_dir():
             continue
         if path.stem in pictures:
             first = pictures[path.stem].name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..assets import write_atomically
+from ..atomic import write_file
 from ..photos import save_photo
 from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
 from .pairs import REAL, UNEDITED
@@ -56,8 +56,7 @@ def write_report(
     paths = [write_scores(evaluation, table, out, one_persons_shape_drift=floor, sets=sets)]
     for suffix, text in ((".md", to_markdown(blocks)), (".html", to_html(blocks))):
         paths.append(out / f"{REPORT}{suffix}")
-        with write_atomically(paths[-1]) as file:
-            file.write(text.encode())
+        write_file(paths[-1], text.encode())
     return paths
 
 

@@ -7,19 +7,19 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from tqdm.auto import tqdm
 
-from ..assets import AssetError, write_atomically
+from ..assets import AssetError
+from ..atomic import write_file
 from ..photos import save_photo
 from ..pipeline_diffae import DiffAEEmotionPipeline
 from ..pipeline_emorig import EmoRigPipeline
+from ..processes import start_processes
 from ..version import __version__
 from .pairs import Pair, Plan
 from .scores import CROP, LONGEST, Judges, Scorer
@@ -29,7 +29,6 @@ SCORES = "scores.json"
 SHARDS = "scores"
 EDITED = "edited"
 SETTINGS = "settings.json"
-_PATIENCE = timedelta(days=1)  # for the process with more to do, before the others give up waiting
 
 
 @dataclass
@@ -87,12 +86,6 @@ class Evaluation:
     def failures(self) -> list[Record]:
         """Records without figures."""
         return [record for record in self.records if record["failure"]]
-
-
-def start_processes() -> PartialState:
-    """This process and the others that `accelerate launch` may have started."""
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=cpu, timeout=_PATIENCE)
 
 
 def score_all(
@@ -201,8 +194,7 @@ def _made_with(out: Path, label: str) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file at once."""
-    with write_atomically(path) as file:
-        file.write(json.dumps(content, indent=1).encode() + b"\n")
+    write_file(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def write_scores(evaluation: Evaluation, table: Mapping[str, Any], out: Path, **others: Any) -> Path:

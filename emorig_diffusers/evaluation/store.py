@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -47,10 +48,15 @@ class Store:
         return records
 
     def append(self, record: Record) -> None:
-        """Add a line, in one write."""
+        """Add a line, in one write.
+
+        Raises:
+            OSError: The disk is full.
+        """
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with open(self._path, "ab", buffering=0) as file:
-            file.write(line)
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def _end_torn_line(self) -> None:
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from emorig_diffusers.assets import AssetError, cache_dir, offline, write_atomically
+from emorig_diffusers.assets import AssetError, cache_dir, offline
+from emorig_diffusers.atomic import write_atomically, write_file
 from emorig_diffusers.convert.files import ConvertError, load_exactly
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.metrics.checks import check_box
@@ -177,7 +178,6 @@ def _keep(network: EfficientNet, converted: Path, original: Path) -> None:
     # A cache that cannot be written only costs the conversion every time.
     with suppress(OSError):
         converted.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(converted.with_suffix(".json")) as out:
-            out.write(json.dumps({**made_of, "upstream": _UPSTREAM + original.name}, indent=1).encode())
-        with write_atomically(converted) as out:
-            out.write(save(network.state_dict()))
+        origin = {**made_of, "upstream": _UPSTREAM + original.name}
+        write_file(converted.with_suffix(".json"), json.dumps(origin, indent=1).encode())
+        write_file(converted, save(network.state_dict()))

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from emorig_diffusers.assets import ASSETS, fetch, write_atomically
+from emorig_diffusers.assets import ASSETS, fetch
+from emorig_diffusers.atomic import write_file
 from emorig_diffusers.unpickle import ArrayUnpickler
 
 # Sequential layouts with torchvision's numbering: (out channels, kernel, stride, padding) is a convolution,
@@ -121,8 +122,7 @@ def _weights(net: str) -> dict[str, Tensor]:
     # A cache that cannot be written only costs the conversion every time.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as out:
-            out.write(save(state))
+        write_file(path, save(state))
     return state
 
 

@@ -110,14 +110,13 @@ def go_on(args: argparse.Namespace) -> Store:
 def run_report(args: argparse.Namespace) -> int:
     """`emorig study report`: Markdown on the terminal, Markdown and JSON in the study's folder."""
     store = Store(args.folder)
-    from ..assets import write_atomically
+    from ..atomic import write_file
     from .report import summarise, write_markdown
 
     summary = summarise(store)
     text = write_markdown(summary)
     for name, content in (("report.json", json.dumps(summary, indent=1) + "\n"), ("report.md", text)):
-        with write_atomically(args.folder / name) as file:
-            file.write(content.encode())
+        write_file(args.folder / name, content.encode())
     print(text, end="")
     return 0
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
+from ..photo_files import READABLE, is_photo
+from ..photos import PhotoError, read_photo, to_8_bits
+from ..profiles import to_srgb
 from .plan import EMOTIONS
 from .store import StudyError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 MAX_SIDE = 720  # of a picture on the page, px
 MAX_STRETCH = 1.02  # between width / height of two methods' edits of one photo
 TILES = 8  # a side, of a ruined picture
@@ -90,7 +92,7 @@ class Folders:
             advice = "give --emotion NAME if all its pictures show one"
             raise StudyError(f"'{folder}' has no subfolder named {', '.join(EMOTIONS)}: {advice}.")
         if not any(names.values()):
-            raise StudyError(f"The folder '{folder}' holds no pictures ({', '.join(SUFFIXES)}).")
+            raise StudyError(f"The folder '{folder}' holds no pictures ({', '.join(READABLE)}).")
         return names
 
     def _unfit(self, emotion: str, photos: Sequence[str]) -> dict[str, str]:
@@ -132,12 +134,14 @@ def _address(path: Path, seed: int | None) -> str:
 
 
 def _read(path: Path) -> Image.Image:
-    """An upright RGB picture."""
+    """An upright picture in sRGB's colours, on white where it is see-through."""
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        picture = to_srgb(to_8_bits(read_photo(path).original))
+    except PhotoError as error:
         raise StudyError(f"The picture '{path.name}' cannot be read.") from error
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture.convert("RGBA"))
+    return page.convert("RGB")
 
 
 @cache  # an original is asked for with every emotion
@@ -173,5 +177,5 @@ def _ruin(image: Image.Image, seed: int) -> Image.Image:
 def _list(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise StudyError(f"There is no folder '{folder}'.")
-    files = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    files = (path for path in folder.iterdir() if is_photo(path.name) and not path.name.startswith("."))
     return sorted(path.name for path in files if path.is_file())
