@@ -56,16 +56,16 @@ RECIPES: dict[str, dict[str, float]] = {
     # as well. A trace of mouthClose the other way: what the photo shows of it, a laugh's open mouth, is kept.
     "happy": {"AU6": 0.65, "mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStretch": 0.04,
               "mouthUpperUp": 0.5, "mouthLowerDown": 0.5, "jawOpen": 0.14, "mouthClose": -0.001},
-    # The others were tuned on eight people, by eye and by what each unit costs identity: AU1 and AU4 cost most.
-    "sad": {"AU1": 0.8, "AU2": -0.2, "AU4": 0.5, "AU15": 0.9, "AU17": 0.2, "AU43": 0.14, "AU7": 0.1,
-            "mouthSmile": -0.1},
-    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.62, "AU18": 0.35, "mouthSmile": -0.15},
-    # unlike surprise: brows drawn together, only their inner ends up, the mouth stretched
-    "fear": {"AU1": 0.55, "AU4": 0.28, "AU5": 0.9, "AU20": 0.9, "AU16": 0.7, "AU26": 0.5, "mouthSmile": -0.1},
-    # unlike anger: nose and upper lip up, corners down, chin up, brows all but still
-    "disgust": {"AU9": 0.8, "AU10": 0.85, "AU4": 0.06, "AU7": 0.4, "AU17": 0.7, "AU15": 0.5, "AU6": 0.35,
-                "mouthShrugUpper": 0.25},
-    "anger": {"AU4": 0.85, "AU9": 0.5, "AU7": 0.6, "AU5": 0.2, "AU23": 0.25, "AU15": 0.35},
+    # The units move and shade as the median person of train/fit_expressions.py does, so that amounts only say which
+    # of them share an emotion; how far the jaw drops is people's.
+    "sad": {"AU1": 0.8, "AU4": 0.5, "AU15": 0.8, "AU17": 0.5, "AU43": 0.12, "AU7": 0.1},
+    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "AU18": 0.35},
+    # unlike surprise: brows drawn together, only their inner ends up, teeth bared behind stretched lips
+    "fear": {"AU1": 0.7, "AU4": 0.45, "AU5": 0.8, "AU20": 0.9, "AU16": 0.6, "AU10": 0.25, "AU26": 0.06},
+    # unlike anger: nose and upper lip up, teeth bared
+    "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.4, "AU7": 0.5, "AU17": 0.5, "AU15": 0.4, "AU6": 0.4, "AU16": 0.3,
+                "AU26": 0.14},
+    "anger": {"AU4": 0.9, "AU9": 0.3, "AU7": 0.5, "AU5": 0.1, "AU23": 0.4, "AU24": 0.3, "AU15": 0.3, "AU17": 0.4},
     "contempt": {"R12": 0.9, "mouthDimpleRight": 0.3, "R10": 0.25, "AU7": 0.3, "AU4": 0.12, "L15": 0.15},
 }
 """Emotion -> amounts of action units, or of expression units, at intensity 1; `R12` is AU12 on the person's right

@@ -26,7 +26,7 @@ FINER = 2  # samples a side of a grid pixel
 GUMS = 9.0  # millimetres of gum drawn beyond the crowns
 NARROW = 0.92  # crowns' widths in photos of smiles, of the tabled ones
 ENAMEL, CANINE = np.float32([0.52, 0.49, 0.455]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
-GUM, TONGUE, DARK = np.float32([[0.42, 0.15, 0.14], [0.62, 0.22, 0.20], [0.06, 0.018, 0.016]])
+GUM, TONGUE, DARK = np.float32([[0.42, 0.15, 0.14], [0.80, 0.25, 0.26], [0.06, 0.016, 0.016]])
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Mouth:
     def _tongue(self) -> _Strip:
         across, back = np.linspace(-1, 1, 17), np.linspace(0, 1, 13)[:, None]
         width = 19 * np.sqrt(np.clip(1 - (1 - np.minimum(back / 0.4, 1)) ** 2, 0.02, 1))
-        height = -1.5 + 9 * back - 4.5 * across**2 - 3 * np.exp(-((across / 0.16) ** 2)) * back * (1 - back)
+        height = 0.5 + 13 * back - 4.5 * across**2 - 3 * np.exp(-((across / 0.16) ** 2)) * back * (1 - back)
         points = np.stack(np.broadcast_arrays(width * across, height, -4 - 45 * back), -1)
         chart = np.stack(np.broadcast_arrays(across, back), -1)
         return _Strip(
@@ -210,5 +210,5 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
 def _paint_tongue(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
     across, back = chart[..., 0], chart[..., 1]
     groove = 0.25 * np.exp(-((across / 0.1) ** 2)) * np.clip(4 * back, 0, 1)
-    shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.05 - 1.5 * back, 0.08, 1)
+    shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.05 - 1.25 * back, 0.07, 1) ** 1.3
     return TONGUE * shade[..., None], smooth(np.clip(3 * (1 - np.abs(across)), 0, 1)).astype(np.float32)

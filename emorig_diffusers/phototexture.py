@@ -55,6 +55,8 @@ class Warp:
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
         eyes: Eyeballs whose lids move.
+        place: Where each pixel's skin lies in the head's shading maps [G, G, 2] in [0, 1], negative where there is no
+            skin of the face; `None` for heads without such maps.
     """
 
     motion: np.ndarray
@@ -67,6 +69,7 @@ class Warp:
     source_points: np.ndarray
     scale: float
     eyes: Sequence[Eyeball] = ()
+    place: np.ndarray | None = None
 
 
 @dataclass
@@ -134,7 +137,7 @@ class PhotoTexture:
             turning: Whether the whole head turns; then its surroundings follow from farther away.
             irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
         """
-        scale = self._scale(source)
+        scale = self.scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
         on = after.face >= 0
         corners = self.faces.numpy()[np.maximum(after.face, 0)]
@@ -165,9 +168,11 @@ class PhotoTexture:
         albedo = np.where(around[..., None], inside, albedo)
         lips = np.median(after.pixels[:, 2][self._lip_vertices])
         depth = np.where(around, np.maximum(far - lips, 0) / scale, 0)
-        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes)
+        place = self._shading_place(after) if self.head.config.shading_size else None
+        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, place)
 
-    def _scale(self, pixels: Tensor) -> float:
+    def scale(self, pixels: Tensor) -> float:
+        """Grid pixels per metre of a face whose vertices [V, 3] are given in grid pixels."""
         eyes = self.head.landmarks(pixels[None])[0, [33, 263]]
         rest = self.head.landmarks(self.head.template[None])[0, [33, 263]]
         return float((eyes[0] - eyes[1]).norm() / (rest[0] - rest[1]).norm())
@@ -222,6 +227,12 @@ class PhotoTexture:
         both = torch.cat([normal[0], self.head.albedo], 1)
         both = interpolate(fragments, self.faces, both)[0].numpy()
         return both[..., :3], both[..., 3:]
+
+    def _shading_place(self, drawn: _Drawing) -> np.ndarray:
+        corners = self.faces.numpy()[np.maximum(drawn.face, 0)]
+        place = (self.head.shading_place.numpy()[corners] * drawn.bary[..., None]).sum(2)
+        skin = (drawn.face >= 0) & (self.part[drawn.face] == SKIN) & ~drawn.mouth
+        return np.where(skin[..., None], place, -1).astype(np.float32)
 
 
 def _rim_motion(before: _Drawing, after: _Drawing) -> float:

@@ -35,6 +35,7 @@ from .repaint import stack_conditions
 from .rig import EncodedFace, unchanged
 from .sampling import Sampling
 from .settings import EMORIG, chosen_settings
+from .shading import shade_expression
 from .wrinkles import shade_wrinkles, unfolding
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
@@ -75,13 +76,14 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             without named units needs.
         wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
             named units have none.
+        shading: Strength of the shade that comes with expressions, 0 for none; heads without shading maps have none.
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
         settings: The checkpoint's, of the arguments above from `emotions` on (`pipe.components` has them); they count
             for those that are `None`, else `settings.EMORIG` do.
 
     Raises:
-        ValueError: If a code part or a crop is unknown, or `wrinkles` or `light_blur` is no number from 0 on.
+        ValueError: If a code part or a crop is unknown, or `wrinkles`, `shading` or `light_blur` is negative.
     """
 
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
@@ -107,6 +109,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         crop_landmarks: str | None = None,
         emotion_codes: dict[str, list[float]] | None = None,
         wrinkles: float | None = None,
+        shading: float | None = None,
         light_blur: float | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
@@ -325,6 +328,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         done = compose.finish(moved, plan, painted, face.grid_matrix(size), self.config.light_blur)
         if compose.mouth_changes(warp):
             done = shade_seam(done, grid, warp)
+        if change and self.config.shading:
+            done = shade_expression(done, moved, grid, warp, self.head, change, self.config.shading)
         if change and self.config.wrinkles:
             done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
         return done, plan.picture()

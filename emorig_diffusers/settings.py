@@ -11,7 +11,7 @@ from .rig import OPEN_CODE, part_names
 EMORIG = {
     "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
     "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
-    "emotion_codes": None, "wrinkles": 1.0, "light_blur": 3.0,
+    "emotion_codes": None, "wrinkles": 1.0, "shading": 1.0, "light_blur": 3.0,
 }  # fmt: skip
 """Defaults of `EmoRigPipeline`'s settings, which says what they mean."""
 DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": ""}
@@ -47,6 +47,7 @@ def chosen_settings(
 def _check(settings: Mapping[str, Any]) -> None:
     for name, advice in (
         ("wrinkles", "a number from 0 (none) on, 1 for the usual"),
+        ("shading", "a number from 0 (none) on, 1 for the usual"),
         ("light_blur", "pixels, or 0 for the network's own mouths"),
     ):
         if name in settings and not settings[name] >= 0:

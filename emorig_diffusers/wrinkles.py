@@ -248,7 +248,7 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
     """How surely pixels are bare, smooth skin [SKIN_GRID, SKIN_GRID] float32 in [0, 1]; how colourful that is."""
     size, ratio = SKIN_GRID, SKIN_GRID / len(warp.normal)
     crop = warp_crop(photo, np.asarray(matrix) * 2 * ratio, 2 * size).astype(np.float32) / 255
-    features = _features(warp, ratio)
+    features = outlined_features(warp, ratio)
     known = cv2.resize(cv2.erode((features < 0.1).astype(np.float32), np.ones((3, 3), np.uint8)), (2 * size, 2 * size))
     grey = crop @ np.float32([0.3, 0.6, 0.1])
     blur = lambda x, metres: cv2.GaussianBlur(x, (0, 0), 2 * ratio * metres * warp.scale)
@@ -268,7 +268,7 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
     return cv2.GaussianBlur(skin, (0, 0), 0.8) * np.float32(gentle), np.float32(colour)
 
 
-def _features(warp: Warp, ratio: float) -> np.ndarray:
+def outlined_features(warp: Warp, ratio: float) -> np.ndarray:
     """Brows, eyes and lips [S, S] float32 in [0, 1]."""
     outlines = (warp.points[list(outline)] * ratio for outline in (*BROWS, *LIDS, OUTER_LIPS))
     mask = np.any([fill_polygon((SKIN_GRID, SKIN_GRID), points) for points in outlines], axis=0)

@@ -17,6 +17,9 @@ PARTS = (
 )  # fmt: skip
 """Meaning of `HeadModel.face_part`."""
 
+SHADING_STEP = 1 / 4096
+"""Natural logarithms that one step of `HeadModel.shading_maps` stands for."""
+
 
 def rotation_matrix(axis_angle: Tensor) -> Tensor:
     """Rodrigues' formula: axis-angle [..., 3] in radians -> rotation matrices [..., 3, 3]."""
@@ -44,11 +47,14 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         num_texture: Length of the texture code; 0 for a head without a texture space.
         texture_size: Side of the texture, pixels.
         texture_source: Which published texture space it is ("flame", "bfm"); empty for none.
+        shading_units: Expression components that come with a map of how they darken or lighten skin; "browDownLeft"
+            stands for its mirrored twin "browDownRight" too.
+        shading_size: Side of these maps, pixels; 0 for a head without them.
     """
 
     _keep_in_fp32_modules = [
         "template", "shape_basis", "expression_basis", "pose_basis", "joint_regressor", "skinning", "albedo", "uv",
-        "landmark_bary", "landmark_weight", "landmark68_bary", "texture_mean", "texture_basis",
+        "landmark_bary", "landmark_weight", "landmark68_bary", "texture_mean", "texture_basis", "shading_place",
     ]  # fmt: skip
 
     @register_to_config
@@ -66,6 +72,8 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         num_texture: int = 0,
         texture_size: int = 256,
         texture_source: str = "",
+        shading_units: tuple[str, ...] = (),
+        shading_size: int = 0,
     ) -> None:
         super().__init__()
         joints = len(parents)
@@ -88,6 +96,10 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         if num_texture:
             self._real("texture_mean", 3, texture_size, texture_size)
             self._real("texture_basis", num_texture, 3, texture_size, texture_size)
+        if shading_size:
+            self._real("shading_place", num_vertices, 2)  # (column, row) of every vertex in the maps, in [0, 1]
+            maps = torch.zeros(len(shading_units), shading_size, shading_size, dtype=torch.int16)
+            self.register_parameter("shading_maps", nn.Parameter(maps, requires_grad=False))
 
     def _real(self, name: str, *size: int) -> None:
         self.register_parameter(name, nn.Parameter(torch.zeros(size), requires_grad=False))
@@ -166,6 +178,18 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
                 "use codes made for this head."
             )
         return self.texture_mean + torch.einsum("bt,tchw->bchw", codes, self.texture_basis)
+
+    def shading(self, expression: Tensor) -> Tensor:
+        """How much lighter or darker skin becomes by expression units [E]: natural logarithms [A, A], columns from the
+        person's right to left, rows from the forehead down, as `shading_place` has them."""
+        maps = self.shading_maps * SHADING_STEP
+        amounts = dict(zip(self.config.expression_names, expression.tolist()))
+        total = maps.new_zeros(maps.shape[1:])
+        for unit, field in zip(self.config.shading_units, maps):
+            total += amounts[unit] * field
+            if unit.endswith("Left"):
+                total += amounts[unit.removesuffix("Left") + "Right"] * field.flip(-1)
+        return total
 
     def landmarks(self, vertices: Tensor) -> Tensor:
         """Dense landmarks [B, N, 3] of posed vertices [B, V, 3]; points with weight 0 are meaningless."""

@@ -1,0 +1,80 @@
+"""Shade that an expression brings to skin, from maps of the head: measured on people, not drawn by rule.
+
+Motion alone is hardly recognised as anger, sadness or disgust: what tells them is the shade of brows drawn over the
+eyes, of cheeks and lips pushed up. `HeadModel.shading_maps` hold how much every expression unit lightens or darkens the
+skin (`train/fit_expressions.py`); the photo's own colours are multiplied, so hue and pores stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import torch
+
+from .faces import warp_crop
+from .masks import fill_polygon
+from .models.head import HeadModel
+from .openings import LIDS
+from .phototexture import Warp
+from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_features
+
+DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
+SPREAD = np.float32([30, 9, 9])  # Lab: standard deviations of skin about its samples; shadows are skin
+OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
+
+
+def shade_expression(
+    photo: np.ndarray,
+    moved: np.ndarray,
+    matrix: np.ndarray,
+    warp: Warp,
+    head: HeadModel,
+    change: Mapping[str, float],
+    strength: float = 1.0,
+) -> np.ndarray:
+    """A photo with the shade that a change of expression brings to the skin, or takes from it.
+
+    Args:
+        photo: The edited photo, uint8 [H, W, 3].
+        moved: The same before anything was painted; it tells where skin is.
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+        warp: How the face moved.
+        head: The head whose maps are used; one without them changes nothing.
+        change: Target minus source of the expression units by name.
+        strength: Factor on the logarithms.
+    """
+    if not head.config.shading_size or not strength > 0:
+        return photo
+    amounts = torch.tensor([change[name] for name in head.config.expression_names])
+    field = strength * np.clip(sample_maps(head.shading(amounts).numpy(), warp), DARKEST, LIGHTEST)
+    skin, colour = skin_colour(moved, matrix, warp)
+    return apply_field(photo, field * cv2.resize(skin, field.shape), matrix, 1 + (WARMTH - 1) * colour)
+
+
+def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:
+    """A map [A, A] on the warp's grid [G, G]; 0 between the lips, between the lids and off the face's skin."""
+    column, row = (len(shade) * warp.place[..., k] - 0.5 for k in (0, 1))
+    field = cv2.remap(shade.astype(np.float32), column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    field *= warp.place[..., 0] >= 0
+    open_eye = np.any([fill_polygon(field.shape, warp.points[list(lid)]) for lid in LIDS], axis=0)
+    return field * (1 - cv2.GaussianBlur(open_eye.astype(np.float32), (0, 0), 1.5))
+
+
+def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.float32]:
+    """How much pixels have the skin's colour [S, S] float32 in [0, 1], brows, eyes and lips that of what is around
+    them; and how colourful the skin is, from grey (0) on."""
+    ratio = SKIN_GRID / len(warp.normal)
+    crop = warp_crop(photo, np.asarray(matrix) * ratio, SKIN_GRID).astype(np.float32) / 255
+    lab = cv2.blur(cv2.cvtColor(crop, cv2.COLOR_RGB2LAB), (3, 3))
+    x, y = np.clip((warp.points[list(SAFE)] * ratio).astype(int), 0, SKIN_GRID - 1).T
+    samples = lab[y, x]
+    colour = np.clip(np.median(np.hypot(*samples[:, 1:].T)) / PALE - 0.1, 0, 1)
+    near = np.abs(samples - np.median(samples, 0)) / SPREAD
+    samples = samples[near.max(1) <= max(3.0, near.max(1).min())] / SPREAD
+    distance = np.square(lab[:, :, None] / SPREAD - samples).sum(-1).min(-1)
+    skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - outlined_features(warp, ratio)
+    blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
+    around = blur(skin * bare) / (blur(bare) + 1e-3)
+    return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
