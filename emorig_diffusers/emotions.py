@@ -159,8 +159,8 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
 def part_late(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tensor:
     """A smile's offset [E] with lips that part late, so that a faint smile is one of closed lips and not a slit; the
     offset of another emotion as it is."""
-    smile = sum(offset[i] for i, name in enumerate(names) if name.startswith("mouthSmile"))
-    if not smile > 0:
+    smile, jaw = (sum(offset[i] for i, n in enumerate(names) if n.startswith(u)) for u in ("mouthSmile", "jawOpen"))
+    if not smile > max(jaw, 0):  # a surprise that smiles a little opens its mouth all the same
         return offset
     share = float(ramp(intensity, *PARTING))
     late = torch.tensor([share if name.startswith(PARTING_UNITS) else 1.0 for name in names])

@@ -158,7 +158,7 @@ def mirror(head: HeadModel) -> np.ndarray:
 
 def test_size_and_names(head: HeadModel, names: tuple[str, ...]) -> None:
     file = Path(WEIGHTS, "emorig-open/head/diffusion_pytorch_model.safetensors")
-    assert file.stat().st_size <= 5e6
+    assert file.stat().st_size <= 6.5e6
     assert set(names) == {*BLENDSHAPES, "tongueOut"}
     assert len(names) == len(set(names)) == 52
     assert len(head.expression_basis) == 52

@@ -220,7 +220,7 @@ def test_relaxing_moves_a_jaw_no_more_than_it_must(
     assert gaps(head, codes, shut).max() < LIPS_TOUCH
     torch.testing.assert_close(encoder.neutral(head, codes.with_(expression=shut)), shut)
     parted = shut.clone()
-    parted[0, jaw] += 0.15
+    parted[0, jaw] += 0.3
     relaxed = encoder.neutral(head, codes.with_(expression=parted))
     chin, opening = (
         place(relaxed) - place(parted)
