@@ -215,7 +215,8 @@ def _nearest_pytorch3d(pixels: Tensor, faces: Tensor, height: int, width: int) -
         from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
         from pytorch3d.structures import Meshes
     except ImportError as error:
-        raise ImportError("backend 'pytorch3d' needs that package: install it or use 'torch'.") from error
+        advice = "install the extra 'pytorch3d' (its torch has to be a CUDA build) or use 'torch'."
+        raise ImportError(f"backend 'pytorch3d' does not import ({error}): {advice}") from error
     # pytorch3d's NDC: x left, y up, the shorter side spans [-1, 1], and nothing is drawn at negative z.
     centre = pixels.new_tensor((width / 2, height / 2))
     xy = (centre - pixels[..., :2]) * (2 / min(height, width))

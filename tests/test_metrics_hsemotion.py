@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from random_weights import lively
 from torch import nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
@@ -32,31 +33,15 @@ NOUNS = {"Anger": "anger", "Contempt": "contempt", "Disgust": "disgust", "Fear":
          "Neutral": "neutral", "Sadness": "sad", "Surprise": "surprise"}  # fmt: skip
 
 
-def lively(network: nn.Module) -> nn.Module:
-    """Random weights under which every layer matters."""
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias.data):
-                tensor.normal_(0, 0.2)
-            for tensor in (module.running_var, module.weight.data):
-                tensor.uniform_(0.5, 1.5)
-    return network.eval()
-
-
 @pytest.fixture
-def timm() -> Iterator[type]:
+def timm(monkeypatch: pytest.MonkeyPatch) -> type:
     """The class that the published files name, in modules that are gone when they are read."""
     names = ("timm", "timm.models", "timm.models.efficientnet")
     for name in names:
-        sys.modules[name] = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     kind = type("EfficientNet", (nn.Module,), {"__module__": names[2], "__qualname__": "EfficientNet"})
     sys.modules[names[2]].EfficientNet = kind
-    yield kind
-    for name in names:
-        del sys.modules[name]
+    return kind
 
 
 @pytest.fixture

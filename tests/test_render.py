@@ -273,7 +273,7 @@ def test_pytorch3d_missing_is_said_plainly():
         import pytorch3d  # noqa: F401
     except ImportError:
         points, faces = random_mesh(0)
-        with pytest.raises(ImportError, match="install it or use 'torch'"):
+        with pytest.raises(ImportError, match="install the extra 'pytorch3d' .* or use 'torch'"):
             render.rasterize(points, faces, 8, 8, backend="pytorch3d")
     else:
         pytest.skip("pytorch3d is installed")
