@@ -8,10 +8,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
 
 import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -294,18 +293,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def start_two() -> Callable[..., list[subprocess.Popen]]:
-    """Starts Python twice with the same arguments, as `accelerate launch` does with two processes."""
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Under it no file can grow above that many bytes."""
+    resource = pytest.importorskip("resource")
 
-    def start(*arguments: object) -> list[subprocess.Popen]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        shared = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2"}
-        shared |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, *map(str, arguments)]
-        ranks = [os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        return [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in ranks]
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    return start
+    return limit

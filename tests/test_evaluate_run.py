@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,6 +15,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from processes import start_two
 
 from emorig_diffusers import EmoRigPipeline, cli
 from emorig_diffusers.evaluation import scores
@@ -24,7 +24,6 @@ from emorig_diffusers.metrics import LPIPS, IdentityJudge, psnr, ssim
 from emorig_diffusers.metrics.codes import CodeJudge
 from emorig_diffusers.outputs import EmoRigOutput
 
-REPOSITORY = Path(__file__).parents[1]
 JUDGES = ("--judge", "fer", "--identity", "sface")
 
 
@@ -200,15 +199,12 @@ def test_a_killed_run_goes_on(folders: Path, plain: Path, tmp_path: Path) -> Non
     assert [json.loads(line)["failure"] is None for line in again] == [False]  # only a failure is tried again
 
 
-def test_two_processes_find_the_same(
-    start_two: Callable[..., list[subprocess.Popen]], folders: Path, plain: Path, tmp_path: Path
-) -> None:
+def test_two_processes_find_the_same(folders: Path, plain: Path, tmp_path: Path) -> None:
     """Started as `accelerate launch` starts them."""
     folder = ("--source", folders / "source", "--edited", f"rival={folders / 'rival'}", "-o", tmp_path / "two")
-    processes = start_two("-m", "emorig_diffusers", "evaluate", *JUDGES, *folder)
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    assert "7 of 9 pictures scored" in outputs[0] and not outputs[1]
+    scripts = start_two(tmp_path, "emorig_diffusers", "evaluate", *JUDGES, *folder)
+    assert [script.wait() for script in scripts] == [1, 1], [script.output for script in scripts]
+    assert "7 of 9 pictures scored" in scripts[0].output and "scored" not in scripts[1].output
     shards = sorted((tmp_path / "two/scores").iterdir())
     assert [len(shard.read_bytes().splitlines()) for shard in shards] == [4, 4]
     assert without_times(tmp_path / "two") == without_times(plain)

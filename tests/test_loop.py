@@ -1,30 +1,16 @@
-"""loop.py: presets, progress, checkpoints that survive a full disk, and the log."""
+"""loop.py: presets, progress and learning rates, and the log."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
-from loop import (
-    Log,
-    Progress,
-    add_loop_arguments,
-    checkpoints,
-    parse_with_preset,
-    require,
-    resume,
-    save_checkpoint,
-)
+from loop import Log, Progress, add_loop_arguments, parse_with_preset, require
 from PIL import Image
-from torch import nn
 
 Parse = Callable[..., argparse.Namespace]
 
@@ -143,136 +129,6 @@ def test_the_minutes_of_a_resumed_run_go_on(parse: Parse) -> None:
     assert later.share(0) == pytest.approx(0.5, abs=0.01)
 
 
-# checkpoints
-
-
-class Run:
-    """A small network with its optimiser."""
-
-    def __init__(self, value: float = 0.0) -> None:
-        self.accelerator = Accelerator(cpu=True)
-        network = nn.Linear(100, 100)
-        nn.init.constant_(network.weight, value)
-        self.network, self.optimizer = self.accelerator.prepare(network, torch.optim.AdamW(network.parameters()))
-
-    def save(self, args: argparse.Namespace, step: int, **settings: object) -> None:
-        save_checkpoint(self.accelerator, args, step, {"stage": "rig", "unet": {"widths": (1, 2)}} | settings)
-
-    def resume(self, args: argparse.Namespace, **settings: object) -> int:
-        return resume(self.accelerator, args, {"stage": "rig", "unet": {"widths": (1, 2)}} | settings)
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may grow above `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_the_oldest_checkpoints_go(parse: Parse, tmp_path: Path) -> None:
-    args, run = parse("--train_data_dir", "a", "--checkpoints_total_limit", 2), Run()
-    assert checkpoints(tmp_path) == []
-    for step in (8, 9, 10):
-        run.save(args, step)
-    assert [f.name for f in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
-    assert {f.name for f in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
-    assert json.loads((tmp_path / "checkpoint-9" / "settings.json").read_text())["unet"] == {"widths": [1, 2]}
-
-
-def test_resuming(parse: Parse, tmp_path: Path) -> None:
-    args = parse("--train_data_dir", "a")
-    for step, value in ((9, 0.9), (10, 1.0)):
-        Run(value).save(args, step)
-    earlier = parse("--train_data_dir", "a", "--resume_from_checkpoint", tmp_path / "checkpoint-9")
-    with pytest.raises(SystemExit, match="holds newer checkpoints than checkpoint-9: move them away first"):
-        Run().resume(earlier)  # they would be taken for its own
-    latest = parse("--train_data_dir", "a", "--resume_from_checkpoint", "latest")
-    for args, value in ((latest, 1.0), (earlier, 0.9)):
-        run = Run()
-        assert run.resume(args) == round(value * 10)
-        assert run.network.weight[0, 0].item() == pytest.approx(value)
-        if args is latest:
-            (tmp_path / "checkpoint-10").rename(tmp_path / "elsewhere")
-
-
-def test_nothing_to_resume(parse: Parse, tmp_path: Path) -> None:
-    (tmp_path / ".checkpoint-5").mkdir()  # was not finished
-    (tmp_path / "checkpoint-7").mkdir()  # is of another program
-    assert Run().resume(parse("--train_data_dir", "a", "--output_dir", tmp_path / "new")) == 0
-    for wanted in ("latest", tmp_path / "checkpoint-7", tmp_path / "nothing"):
-        with pytest.raises(SystemExit, match=r"No checkpoint to resume in .*: leave out --resume_from_checkpoint\."):
-            Run().resume(parse("--train_data_dir", "a", "--resume_from_checkpoint", wanted))
-
-
-def test_a_checkpoint_of_another_preset_is_not_resumed(parse: Parse) -> None:
-    run, args = Run(), parse("--train_data_dir", "a", "--resume_from_checkpoint", "latest")
-    run.save(args, 3, resolution=64)
-    with pytest.raises(SystemExit, match=r"checkpoint-3 was trained with another stage, unet: resume it with its own"):
-        run.resume(args, resolution=64, stage="album", unet={"widths": (1, 3)})
-    with pytest.raises(SystemExit, match="trained with another resolution: "):
-        run.resume(args)
-    assert run.resume(args, resolution=64) == 3
-
-
-def test_a_new_run_does_not_overwrite_an_earlier_one(parse: Parse, tmp_path: Path) -> None:
-    args, run = parse("--train_data_dir", "a"), Run()
-    run.save(args, 3)
-    before = contents(tmp_path)
-    with pytest.raises(SystemExit, match="holds checkpoints of an earlier run: continue it with --resume_from_check"):
-        run.resume(args)
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("room", [20_000, 60_000])
-def test_a_full_disk(parse: Parse, tmp_path: Path, room: int) -> None:
-    """With room for nothing (network 40 kB), and for the network but not for its optimiser (80 kB)."""
-    args, run = parse("--train_data_dir", "a"), Run()
-    run.network(torch.ones(1, 100)).sum().backward()
-    run.optimizer.step()
-    told = r"checkpoint-3 cannot be written \(.+\): make room and resume; kept: none\.$"
-    with full_disk(room), pytest.raises(SystemExit, match=told) as stop:
-        run.save(args, 3)
-    assert "\n" not in str(stop.value) and not list(tmp_path.iterdir())
-    run.save(args, 3)
-    before = contents(tmp_path)
-    with full_disk(room), pytest.raises(SystemExit, match=r"checkpoint-6 cannot be written .* kept: checkpoint-3\.$"):
-        run.save(args, 6)
-    assert contents(tmp_path) == before and [f.name for f in tmp_path.iterdir()] == ["checkpoint-3"]
-
-
-def test_why_a_checkpoint_cannot_be_written(parse: Parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args, run = parse("--train_data_dir", "a"), Run()
-
-    def write(folder: str) -> None:
-        Path(folder).mkdir()
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(run.accelerator, "save_state", write)
-    with pytest.raises(SystemExit, match=r"\(\[Errno 28\] No space left on device\): make room and resume"):
-        run.save(args, 3)
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_an_interrupted_checkpoint_left_is_no_checkpoint(parse: Parse, tmp_path: Path) -> None:
-    args, run = parse("--train_data_dir", "a", "--resume_from_checkpoint", "latest"), Run()
-    run.save(args, 3)
-    (tmp_path / ".checkpoint-6").mkdir()
-    (tmp_path / ".checkpoint-6" / "model.safetensors").write_bytes(b"half")
-    assert run.resume(args) == 3
-    run.save(args, 6)
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-6"]
-    assert run.resume(args) == 6
-
-
 # the log
 
 
@@ -286,6 +142,20 @@ def test_the_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "losses.csv").read_text().split() == ["step,loss", "10,0.1", "20,0.05", "30,7.0"]
     Log(tmp_path, 5)
     assert not (tmp_path / "losses.csv").exists()
+
+
+@pytest.mark.parametrize("half", ["3", "30", "30,", "30,0.0"])
+def test_half_a_row_is_dropped_or_written_again(tmp_path: Path, half: str) -> None:
+    """What a kill or a full disk leaves of the row of step 30."""
+    log = Log(tmp_path, 0)
+    for step in (10, 20):
+        log.add({"step": step, "loss": 1 / step})
+    with log.file.open("a") as file:
+        file.write(half)
+    log = Log(tmp_path, 29)
+    log.add({"step": 30, "loss": 7.0})
+    assert log.file.read_text().split() == ["step,loss", "10,0.1", "20,0.05", "30,7.0"]
+    assert [p.name for p in tmp_path.iterdir()] == ["losses.csv"]
 
 
 def test_the_log_is_drawn(tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import prepare
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
+from prepare import open_all_shards, open_shards, shown_square
+from processes import start_two
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, Sample, ShardError
 from emorig_diffusers.faces import transform_points, warp_crop
 from emorig_diffusers.frames import square_matrix
@@ -21,7 +25,6 @@ from emorig_diffusers.render import draw_buffers, project
 from emorig_diffusers.rig import EncodedFace
 
 Run = Callable[..., None]
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -174,37 +177,87 @@ def test_finished_shards_are_kept(run_script: Run, photos: Path, aligned: Path, 
     assert times["00002.tar"] == (tmp_path / "00002.tar").stat().st_mtime_ns
 
 
-def test_two_processes_write_the_same(
-    start_two: Callable[..., list[subprocess.Popen]], photos: Path, aligned: Path, tmp_path: Path
-) -> None:
+def test_two_processes_write_the_same(photos: Path, aligned: Path, tmp_path: Path) -> None:
     """Started as `accelerate launch` starts them."""
-    processes = start_two(REPOSITORY / "train" / "prepare.py", photos, tmp_path, "--shard_size=1")
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "2 of 3 photos prepared (shards: 3, " in outputs[0] and not outputs[1]
-    assert contents(tmp_path) == contents(aligned)
+    out = tmp_path / "out"
+    scripts = start_two(tmp_path, prepare.__file__, photos, out, "--shard_size=1")
+    assert [script.wait() for script in scripts] == [0, 0], [script.output for script in scripts]
+    told = "2 of 3 photos prepared (shards: 3, "
+    assert told in scripts[0].output and told not in scripts[1].output
+    assert contents(out) == contents(aligned)
 
 
 def test_other_settings_need_another_folder(run_script: Run, photos: Path, aligned: Path) -> None:
     before = contents(aligned)
-    with pytest.raises(SystemExit, match=r"other settings \(resolution\): choose another folder\."):
+    with pytest.raises(SystemExit, match=r"other settings \(resolution\): choose another folder, or delete this one\."):
         run_script(prepare, photos, aligned, "--shard_size", 1, "--resolution", 128)
     with pytest.raises(SystemExit, match=r"other settings \(photos\)"):
         run_script(prepare, photos, aligned, "--shard_size", 1, "--limit", 2)
     assert contents(aligned) == before
 
 
+# Where a training asks for shards
+
+
+def test_shards_are_opened_and_photos_prepared(
+    photos: Path, aligned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: they are found again, as a training that is resumed asks for them."""
+    ask = lambda folder: open_shards(folder, tmp_path, Accelerator(), "mine", resolution=256)
+    assert ask(aligned).folder == aligned and not list(tmp_path.iterdir())
+    shards = ask(photos)
+    assert shards.folder == tmp_path / "mine" and shards.keys == CodeShards(aligned).keys
+    told = f"{photos} holds photos: they are prepared in {tmp_path / 'mine'}, which can be given in their place.\n"
+    assert capsys.readouterr().out.startswith(told)
+    written = {path: path.stat().st_mtime_ns for path in shards.folder.glob("0*")}
+    assert ask(photos).keys == shards.keys == ask(shards.folder).keys
+    assert {path: path.stat().st_mtime_ns for path in shards.folder.glob("0*")} == written
+
+
+def test_several_folders_have_shards_of_their_own(photos: Path, aligned: Path, tmp_path: Path) -> None:
+    """Larger pictures than a small network's are kept, as the command keeps them."""
+    folders = [photos, aligned, photos]
+    shards = open_all_shards(folders, tmp_path, Accelerator(), resolution=32, crop="ffhq")
+    assert [one.folder for one in shards] == [tmp_path / "shards", aligned, tmp_path / "shards-3"]
+    assert {one.manifest["settings"]["resolution"] for one in shards} == {256}
+    with pytest.raises(DataError, match=r"show different squares \(aligned, ffhq\): prepare them alike"):
+        shown_square(shards)
+    assert shown_square([shards[0], shards[2]]) == "ffhq"
+
+
+def test_photos_that_have_changed(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "hopper.png").symlink_to(photos / "hopper.PNG")
+    open_shards(folder, tmp_path, Accelerator())
+    (folder / "another.png").symlink_to(photos / "hopper.PNG")
+    with pytest.raises(ShardError, match=r"shards was prepared with other settings \(photos\): .* or delete this one"):
+        open_shards(folder, tmp_path, Accelerator())
+
+
+def test_damaged_shards_are_not_taken_for_photos(photos: Path, aligned: Path, tmp_path: Path) -> None:
+    damaged, empty = tmp_path / "damaged", tmp_path / "empty"
+    shutil.copytree(aligned, damaged)
+    (damaged / "00000.tar").write_bytes(b"half")
+    empty.mkdir()
+    for folder, sentence in (
+        (damaged, "Shard .* is damaged"),
+        (empty, "The folder .* is empty: give a folder with photos"),
+        (tmp_path / "nothing", "There is no file or folder '.*nothing': check the path"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            open_shards(folder, tmp_path / "out", Accelerator())
+    assert not (tmp_path / "out").exists()
+
+
 # What stops it
 
 
-def test_a_full_disk(run_script: Run, photos: Path, tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(SystemExit, match=r"00000\.tar cannot be written \(File too large\): make room"):
-            run_script(prepare, photos, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_a_full_disk(
+    run_script: Run, photos: Path, full_disk: Callable[[int], AbstractContextManager[None]], tmp_path: Path
+) -> None:
+    with full_disk(4096), pytest.raises(SystemExit, match=r"00000\.tar cannot be written \(File too large\): make"):
+        run_script(prepare, photos, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,10 +20,7 @@ from accelerate import Accelerator
 from rig_data import (
     REGIONS,
     BufferData,
-    Item,
-    StepSampler,
     WindowData,
-    class_weights,
     describe,
     draw_window,
     fill_cache,
@@ -33,6 +30,7 @@ from rig_data import (
     window,
 )
 from safetensors.numpy import load_file
+from samplers import Item, StepSampler, class_weights
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 

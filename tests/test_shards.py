@@ -207,7 +207,7 @@ def test_finished_shards(folder: Path) -> None:
 
 def test_settings_are_not_mixed(folder: Path, samples: list[Sample]) -> None:
     other = SETTINGS | {"resolution": 64}
-    with pytest.raises(ShardError, match=r"other settings \(resolution\): choose another folder\."):
+    with pytest.raises(ShardError, match=r"other settings \(resolution\): choose another folder, or delete"):
         finished_shards(folder, other)
     write_shard(folder, 2, samples, {}, other)
     with pytest.raises(ShardError, match="shards of different settings"):

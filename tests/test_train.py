@@ -154,7 +154,8 @@ def test_data_and_losses_that_do_not_fit(
     told = refused(published_preset, "--train_data_dir", prepared)
     assert "The shards hold pictures of 256 pixels: prepare them with --resolution 64, or give that number" in told
     assert "aligned crops of 256 pixels: run train/prepare.py" in refused(TINY, "--train_data_dir", prepared64)
-    assert "has no prepared shards" in refused(TINY, "--train_data_dir", tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "empty' is empty: give a folder with photos" in refused(TINY, "--train_data_dir", tmp_path / "empty")
     assert "2 of 2 photos have no emotion label" in refused(TINY, "--train_data_dir", prepared, "--class_balanced")
     told = refused(TINY, "--train_data_dir", prepared, "--shape_weight", 1)
     assert told == "--shape_weight needs whole faces: the open default paints mouths only. Leave it out."

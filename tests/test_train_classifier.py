@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from classifier_codes import LabelledCodes, Pictures, label_codes, read_codes
 from classifier_quality import EditQuality, FaceJudge, edit_quality, quality_table
 from diffusers import DDIMScheduler
+from processes import start_two
 from safetensors import safe_open
 from torch import Tensor
 
@@ -278,12 +279,31 @@ def test_one_loss_alone_is_the_pipelines(
     assert pipe.emotion_classifier.config.move == "direction" and not (tmp_path / "classifier-softmax").exists()
 
 
+def test_bare_photos_with_labels(
+    run_script: Callable[..., None], autoencoder: Path, photos: Path, shards: CodeShards, tmp_path: Path
+) -> None:
+    """As AffectNet lays them out, beside shards."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for name, source, label in (("a", "astronaut.png", 1), ("b", "hopper.PNG", 0)):
+        (folder / f"{name}.png").symlink_to(photos / source)
+        for kind, value in (("exp", label), ("val", 0.5), ("aro", 0.5)):
+            np.save(folder / f"{name}_{kind}.npy", value)
+    train(run_script, autoencoder, shards, out, "--train_data_dir", folder, "--also_train_on", shards.folder,
+          "--max_train_steps", 1)  # fmt: skip
+    prepared = CodeShards(out / "shards")
+    assert prepared.labels == ["happy", "neutral"] and prepared.manifest["settings"]["crop"] == "ffhq"
+    with safe_open(out / "codes.safetensors", "pt") as file:
+        assert file.get_slice("codes").get_shape() == [62, 2, WIDTH]
+
+
 def test_two_processes_read_the_codes_together(
-    start_two: Callable, autoencoder: Path, shards: CodeShards, out: Path, tmp_path: Path
+    autoencoder: Path, shards: CodeShards, out: Path, tmp_path: Path
 ) -> None:
     arguments = ["--max_train_steps=4", "--held_out_share=0.3", "--pretrained_model_name_or_path", autoencoder]
-    two = start_two(script.__file__, *arguments, "--train_data_dir", shards.folder, "--output_dir", tmp_path)
-    assert [process.wait(300) for process in two] == [0, 0]
+    arguments += ["--train_data_dir", shards.folder, "--output_dir", tmp_path]
+    two = start_two(tmp_path, script.__file__, *arguments)
+    assert [process.wait() for process in two] == [0, 0], [process.output for process in two]
     codes = []
     for folder in (out, tmp_path):
         with safe_open(folder / "codes.safetensors", "pt") as file:

@@ -108,14 +108,16 @@ def test_the_code_learns_the_expression(run_script: Run, preset: Path, prepared:
     assert isinstance(open_pipeline(tmp_path / "pipeline"), DiffAEEmotionPipeline)  # the probe is not part of it
 
 
-def test_a_resumed_run_is_the_same(
-    run_script: Run, preset: Path, prepared: Path, trained: Path, tmp_path: Path
+def test_a_resumed_run_on_bare_photos_is_the_same(
+    run_script: Run, preset: Path, photos: Path, trained: Path, tmp_path: Path
 ) -> None:
-    common = ["--config", preset, "--train_data_dir", prepared, "--output_dir", tmp_path]
-    run_script(train_diffae, *common, "--max_train_steps", 3)
-    run_script(train_diffae, *common, "--resume_from_checkpoint", "latest")
+    common = ["--config", preset, "--train_data_dir", photos, "--crop", "aligned", "--output_dir", tmp_path]
+    common += ["--resume_from_checkpoint", "latest"]
+    for steps in (3, 6):
+        run_script(train_diffae, *common, "--max_train_steps", steps)
     for part in ("unet", "semantic_encoder"):
         assert same(weights(tmp_path, part), weights(trained, part))
+    assert CodeShards(tmp_path / "shards").manifest["settings"]["resolution"] == 256
 
 
 def test_the_second_step_trains_the_unet_alone(

@@ -276,11 +276,12 @@ def test_a_run_gives_an_encoder_for_the_pipeline(run: Path, pipe: EmoRigPipeline
     assert {"codes", "landmark", "relative", "photometric", "emotion", "loss"} <= set(rows[0].split(","))
 
 
-def test_a_resumed_run_gives_the_same_weights(
-    run: Path, run_script: Callable[..., None], prepared: Path, tmp_path: Path
+def test_a_resumed_run_on_bare_photos_gives_the_same_weights(
+    run: Path, run_script: Callable[..., None], photos: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(run / "checkpoint-2", tmp_path / "checkpoint-2")
-    train(run_script, prepared, tmp_path, "--resume_from_checkpoint", "latest")
+    train(run_script, photos, tmp_path, "--resume_from_checkpoint", "latest")
+    assert CodeShards(tmp_path / "shards").keys == CodeShards(tmp_path / "validation").keys == ["astronaut", "hopper"]
     last = ((folder / "losses.csv").read_text().splitlines()[-2:] for folder in (run, tmp_path))
     losses = [[[float(value) for value in row.split(",")[:-1]] for row in rows] for rows in last]  # without the speed
     assert np.allclose(*losses, rtol=1e-3, atol=0)  # other faces, noise or moments of Adam would show here
@@ -326,5 +327,5 @@ def test_arguments_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_shards_that_are_not_there(run_script: Callable[..., None], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="has no prepared shards"):
+    with pytest.raises(SystemExit, match="There is no file or folder '.*none': check the path"):
         train(run_script, tmp_path / "none", tmp_path / "out")

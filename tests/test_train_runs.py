@@ -6,7 +6,6 @@ import csv
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 import train_rig
-from loop import checkpoints
+from checkpoints import checkpoints
 from PIL import Image
+from processes import start_script, start_two
 from rig_data import mean_shape
 from safetensors.torch import load_file
 
@@ -76,7 +76,7 @@ def test_what_a_run_leaves(repaint: Path) -> None:
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1.5e-3, 5e-4, 0], abs=1e-9)  # half a cosine
     assert any(p.name.startswith("events") for p in (repaint / "train_rig").iterdir())
     with Image.open(repaint / "windows-4.png") as picture:
-        assert picture.size == (2 * 5 * 160, 6 * 160)  # two halves of photo, base, 1, 2 and 4 steps
+        assert picture.size == (5 * 160, 2 * 160)  # of two photos: photo, base, 1, 2 and 4 steps
         assert np.asarray(picture).std() > 20
     shims = {p.name for p in (repaint / "pipeline").rglob("*.py")}  # for diffusers' own class
     assert shims == {"pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}
@@ -134,46 +134,48 @@ def test_the_bundled_pipeline_is_the_trained_one_in_half_the_bytes(
     assert np.abs(results[0] - results[1]).mean() < 0.1
 
 
-# several processes, and one that is killed
+# bare photos, several processes, and one that is killed
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen:
-    paths = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def test_two_processes_train_as_one(repaint: Path, prepared: Path, window_cache: Path, tmp_path: Path) -> None:
+def test_two_processes_prepare_and_train_as_one(
+    run_script: Run, repaint: Path, photos: Path, prepared: Path, tmp_path: Path
+) -> None:
     """Started as `accelerate launch` starts them; half the batch each, one sample after the other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    arguments = [*repaint_arguments(prepared, window_cache, tmp_path), "--validation_steps", 9]
+    out = tmp_path / "out"
+    arguments = [*repaint_arguments(photos, tmp_path / "windows", out), "--validation_steps", 9]
     arguments += ["--train_batch_size", 1, "--gradient_accumulation_steps", 2]
-    processes = [start(*arguments, **shared, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    for ours, alone in zip(losses(tmp_path), losses(repaint), strict=True):
+    scripts = start_two(tmp_path, SCRIPT, *arguments)
+    assert [script.wait() for script in scripts] == [0, 0], [script.output for script in scripts]
+    assert "2 of 3 photos prepared" in scripts[0].output and "prepared" not in scripts[1].output
+    shard = out / "shards" / "00000.tar"
+    assert shard.read_bytes() == (prepared / "00000.tar").read_bytes()
+    for ours, alone in zip(losses(out), losses(repaint), strict=True):
         for name in ("step", "loss", "v", "learning_rate"):
             assert float(ours[name]) == pytest.approx(float(alone[name]), rel=1e-4, abs=1e-9)
-    ours, alone = (load_file(f / "checkpoint-6" / "model.safetensors") for f in (tmp_path, repaint))
+    ours, alone = (load_file(f / "checkpoint-6" / "model.safetensors") for f in (out, repaint))
     torch.testing.assert_close(ours, alone, atol=1e-3, rtol=0)  # Adam takes rounding of tiny gradients for steps
+    written = shard.stat().st_mtime_ns
+    run_script(train_rig, *arguments, "--resume_from_checkpoint", "latest", "--max_train_steps", 7)
+    assert shard.stat().st_mtime_ns == written and (out / "checkpoint-7").is_dir()
 
 
 def test_a_killed_run_goes_on(run_script: Run, prepared: Path, window_cache: Path, tmp_path: Path) -> None:
+    """The script as a program of its own, and SIGKILL."""
     arguments = [*repaint_arguments(prepared, window_cache, tmp_path), "--max_train_steps", 100_000]
-    arguments += ["--logging_steps", 1, "--validation_steps", 100_000]
-    process, end = start(*arguments), time.monotonic() + 200
+    arguments += ["--logging_steps", 1, "--validation_steps", 100_000, "--resume_from_checkpoint", "latest"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 200
     while not (tmp_path / "checkpoint-6").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     output = process.communicate()[0]
     kept = checkpoints(tmp_path)
     assert process.returncode == -signal.SIGKILL and kept, output
+    assert f"There is no checkpoint in {tmp_path}: a new run starts." in output
     step = int(kept[-1].name.split("-")[1])
-    run_script(train_rig, *arguments, "--resume_from_checkpoint", "latest", "--max_train_steps", step + 3)
+    run_script(train_rig, *arguments, "--max_train_steps", step + 3)
     assert [int(row["step"]) for row in losses(tmp_path)] == list(range(1, step + 4))
     assert [f.name for f in checkpoints(tmp_path)] == [f"checkpoint-{step + i}" for i in (2, 3)]
     optimizer = torch.load(tmp_path / f"checkpoint-{step + 3}" / "optimizer.bin", weights_only=True)
@@ -255,17 +257,20 @@ def test_an_album_changes_only_the_denoiser(album: Path, published: Path) -> Non
 
 
 def test_an_album_has_one_shape(album: Path) -> None:
-    shards = CodeShards(album / "album")
+    shards = CodeShards(album / "shards")
     assert shards.keys == ["astronaut", "hopper"]
     pipe = EmoRigPipeline.from_pretrained(album / "pipeline")
     assert pipe.config.default_num_inference_steps == 2
     torch.testing.assert_close(torch.tensor(pipe.config.shape), mean_shape(shards)[0])
 
 
-def test_the_result_is_opened_by_another_program(album: Path) -> None:
+def test_the_result_is_opened_by_another_program(album: Path, tmp_path: Path) -> None:
     """Where nothing of the training scripts was imported."""
-    code = "import sys, emorig_diffusers as e; print(e.EmoRigPipeline.from_pretrained(sys.argv[1]).published)"
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, "-c", code, str(album / "pipeline")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.stdout.split() == ["True"], done.stderr
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, emorig_diffusers as e\n"
+        "published = e.EmoRigPipeline.from_pretrained(sys.argv[1]).published\n"
+        "print(published, sorted({'loop', 'run', 'prepare', 'rig_data', 'train_rig'} & set(sys.modules)))"
+    )
+    other = start_script(tmp_path, program, album / "pipeline")
+    assert other.wait() == 0 and other.output.splitlines()[-1] == "True []", other.output

@@ -1,30 +1,24 @@
-"""What every training script does around its loss: presets, progress, checkpoints that survive anything, a log."""
+"""What every training script shares: arguments and presets, progress and learning rate, the log of losses."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import io
 import math
-import os
-import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from diffusers.training_utils import EMAModel
 from matplotlib.figure import Figure
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-SETTINGS = "settings.json"  # in every checkpoint: what the weights were trained as
-PROGRESS, AVERAGE = "progress.json", "average.safetensors"
+from emorig_diffusers.assets import write_file
+
 LOG = "losses.csv"
 
 
@@ -57,7 +51,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that training scripts share, under the names of diffusers' own scripts."""
     add = parser.add_argument
     add("--config", type=Path, help="YAML preset, see train/presets; the command line wins")
-    add("--train_data_dir", type=Path, help="shards written by train/prepare.py")
+    add("--train_data_dir", type=Path, help="shards written by train/prepare.py, or photos to prepare first")
     add("--output_dir", type=Path, help="checkpoints, log, validation pictures and the result")
     add("--train_batch_size", type=int, default=16, help="samples a process and step")
     add("--gradient_accumulation_steps", type=int, default=1)
@@ -76,7 +70,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataloader_num_workers", type=int, default=0)
     add("--checkpointing_steps", type=int, default=500)
     add("--checkpoints_total_limit", type=int, default=2)
-    add("--resume_from_checkpoint", help='a checkpoint folder, or "latest"')
+    add("--resume_from_checkpoint", help='a checkpoint, or "latest": if there is one')
     add("--logging_steps", type=int, default=10)
     add("--validation_steps", type=int, default=1000)
     add("--report_to", choices=("tensorboard",), help="besides losses.csv")
@@ -138,123 +132,24 @@ class Progress:
         return self.args.learning_rate * warm * decay[self.args.lr_scheduler]
 
 
-@dataclass
-class Extras:
-    """What a checkpoint holds besides networks and optimiser, without pickles.
-
-    Attributes:
-        progress: Time spent.
-        ema: Averaged weights, or `None`.
-    """
-
-    progress: Progress
-    ema: EMAModel | None
-
-    def save(self, folder: Path) -> None:
-        """Write both."""
-        (folder / PROGRESS).write_text(json.dumps(self.progress.state_dict()))
-        if self.ema is not None:
-            tensors = {f"{i:05d}": p.cpu().contiguous() for i, p in enumerate(self.ema.shadow_params)}
-            save_file(tensors, folder / AVERAGE, {"optimization_step": str(self.ema.optimization_step)})
-
-    def load(self, folder: Path) -> None:
-        """Read both back."""
-        self.progress.load_state_dict(json.loads((folder / PROGRESS).read_text()))
-        if self.ema is not None:
-            with safe_open(folder / AVERAGE, "pt") as file:
-                self.ema.optimization_step = int(file.metadata()["optimization_step"])
-                for i, parameter in enumerate(self.ema.shadow_params):
-                    parameter.copy_(file.get_tensor(f"{i:05d}"))
-
-
-def save_checkpoint(
-    accelerator: Accelerator,
-    args: argparse.Namespace,
-    step: int,
-    settings: dict[str, Any],
-    extras: Extras | None = None,
-) -> None:
-    """Write `checkpoint-<step>` under another name, rename it, and drop the oldest.
-
-    Raises:
-        SystemExit: If it cannot be written, with one sentence; earlier checkpoints stay.
-    """
-    final = args.output_dir / f"checkpoint-{step}"
-    temporary = args.output_dir / f".{final.name}"
-    try:
-        accelerator.save_state(str(temporary))
-        if accelerator.is_main_process:
-            if extras is not None:
-                extras.save(temporary)
-            (temporary / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True))
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
-        shutil.rmtree(temporary, ignore_errors=True)
-        kept = ", ".join(folder.name for folder in checkpoints(args.output_dir)) or "none"
-        reason = str(error).splitlines()[0]
-        raise SystemExit(f"{final} cannot be written ({reason}): make room and resume; kept: {kept}.") from None
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for old in checkpoints(args.output_dir)[: -args.checkpoints_total_limit]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-
-
-def resume(
-    accelerator: Accelerator, args: argparse.Namespace, settings: dict[str, Any], extras: Extras | None = None
-) -> int:
-    """Load the wanted checkpoint and return its step; 0 without one.
-
-    Raises:
-        SystemExit: If there is none, or one that was trained as something else.
-    """
-    if not args.resume_from_checkpoint:
-        if checkpoints(args.output_dir):
-            raise SystemExit(
-                f"{args.output_dir} holds checkpoints of an earlier run: continue it with "
-                "--resume_from_checkpoint latest, or choose another --output_dir."
-            )
-        return 0
-    found = checkpoints(args.output_dir)
-    if args.resume_from_checkpoint != "latest":
-        wanted = Path(args.resume_from_checkpoint)
-        if wanted.resolve() in [p.resolve() for p in found[:-1]]:
-            raise SystemExit(f"{args.output_dir} holds newer checkpoints than {wanted.name}: move them away first.")
-        found = [wanted]
-    if not found or not (found[-1] / SETTINGS).is_file():
-        raise SystemExit(f"No checkpoint to resume in {args.output_dir}: leave out --resume_from_checkpoint.")
-    then = json.loads((found[-1] / SETTINGS).read_text())
-    now = json.loads(json.dumps(settings))
-    different = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
-    if different:
-        raise SystemExit(
-            f"{found[-1]} was trained with another {', '.join(different)}: resume it with its own preset, "
-            "or start anew in another --output_dir."
-        )
-    accelerator.load_state(str(found[-1]))
-    if extras is not None:
-        extras.load(found[-1])
-    return int(found[-1].name.split("-")[1])
-
-
 class Log:
-    """`losses.csv`: a row every few steps; rows after the checkpoint that is resumed are dropped."""
+    """`losses.csv`: a row every few steps; rows after the checkpoint that is resumed are dropped, and half a row."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.file = folder / LOG
-        rows = [row for row in self.rows() if int(row["step"]) <= step] if self.file.exists() else []
-        self.file.unlink(missing_ok=True)
-        for row in rows:
-            self.add(row)
+        rows = [row for row in self.rows() if row["step"].isdigit() and int(row["step"]) <= step]
+        rows = [row for row in rows if None not in row.values()]  # the last one may be cut off
+        if not rows:
+            self.file.unlink(missing_ok=True)
+            return
+        text = io.StringIO(newline="")
+        _write_rows(text, rows, header=True)
+        write_file(self.file, text.getvalue().encode())
 
     def rows(self) -> list[dict[str, str]]:
         """All rows so far."""
+        if not self.file.exists():
+            return []
         with self.file.open(newline="") as file:
             return list(csv.DictReader(file))
 
@@ -262,10 +157,7 @@ class Log:
         """Append a row; all rows have the same names, `step` among them."""
         new = not self.file.exists()
         with self.file.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            _write_rows(file, [row], header=new)
 
     def draw(self, out: Path) -> None:
         """Plot every loss over the steps."""
@@ -276,3 +168,10 @@ class Log:
             axes = figure.add_subplot(1, len(names), i + 1, title=name, xlabel="step")
             axes.plot([int(r["step"]) for r in rows], [float(r[name]) for r in rows], linewidth=0.8)
         figure.savefig(out, dpi=90)
+
+
+def _write_rows(file: TextIO, rows: Sequence[Mapping[str, float | str]], header: bool) -> None:
+    writer = csv.DictWriter(file, list(rows[0]))
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)

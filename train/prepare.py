@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.assets import AssetError
-from emorig_diffusers.data.shards import Sample, finished_shards, write_manifest, write_shard
+from emorig_diffusers.data.shards import MANIFEST, CodeShards, Sample, finished_shards, write_manifest, write_shard
 from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
 from emorig_diffusers.faces import choose_faces, find_faces, warp_crop
 from emorig_diffusers.frames import PICTURE_FRAMES
@@ -35,6 +35,8 @@ from emorig_diffusers.photos import PhotoError
 
 MAX_ERROR, MAX_READ_ERROR = 4.0, 16.0
 HALF_CROP = 192  # pixels of the 384-pixel crop in which errors are told, per unit of normalised device coordinates
+RESOLUTION = 256  # pixels
+SMALL_SHARD = 64  # photos; where a training prepares them, so that its processes have done at about the same time
 PATIENCE = timedelta(days=1)  # for the processes with more shards, before the others give up waiting
 
 
@@ -136,6 +138,61 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> None:
         print(summary(write_manifest(args.out)))
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds shards, be it damaged ones; else it is photos."""
+    return (folder / MANIFEST).is_file() or any(folder.glob("[0-9]*.tar"))
+
+
+def open_shards(
+    folder: Path, output_dir: Path, accelerator: Accelerator, name: str = "shards", **options: object
+) -> CodeShards:
+    """The shards in a folder; photos are prepared first, into `output_dir/name`, where they are found again next time.
+
+    Args:
+        folder: Of `train/prepare.py`, or a data set as it takes.
+        output_dir: Of the training.
+        accelerator: Its processes share the work; all wait until the last shard is written.
+        options: Of `train/prepare.py`, for photos.
+
+    Raises:
+        DataError: Neither shards nor photos are there, or `output_dir/name` holds what was prepared otherwise.
+    """
+    if is_prepared(folder):
+        return CodeShards(folder)
+    out, threads = output_dir / name, torch.get_num_threads()
+    if folder.exists():
+        accelerator.print(f"{folder} holds photos: they are prepared in {out}, which can be given in their place.")
+    words = [f"--{option}={value}" for option, value in {"shard_size": SMALL_SHARD, **options}.items()]
+    torch.set_num_threads(1)
+    try:
+        prepare(parse([str(folder), str(out), *words]), accelerator)
+    finally:
+        torch.set_num_threads(threads)
+    return CodeShards(out)
+
+
+def open_all_shards(
+    folders: Sequence[Path], output_dir: Path, accelerator: Accelerator, resolution: int, **options: object
+) -> list[CodeShards]:
+    """`open_shards` of several folders, for pictures of `resolution` pixels or less: they are averaged down."""
+    options["resolution"] = max(resolution, RESOLUTION)
+    names = ["shards", *(f"shards-{number}" for number in range(2, len(folders) + 1))]
+    return [open_shards(one, output_dir, accelerator, name, **options) for one, name in zip(folders, names)]
+
+
+def shown_square(shards: Sequence[CodeShards]) -> str:
+    """The square that the photos show: what the trained pipeline cuts out of any photo.
+
+    Raises:
+        DataError: If the shards show different ones.
+    """
+    settings = [one.manifest["settings"] for one in shards]
+    squares = {"ffhq" if (s["crop"], s["layout"]) == ("whole", "ffhq") else s["crop"] for s in settings}
+    if len(squares) > 1:
+        raise DataError(f"The shards show different squares ({', '.join(sorted(squares))}): prepare them alike.")
+    return squares.pop()
+
+
 def summary(manifest: dict[str, Any]) -> str:
     """One line about what was prepared."""
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest["failures"].items())
@@ -154,7 +211,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--pretrained_model_name_or_path", default="emorig-open", help="pipeline whose head and encoder fit the faces"
     )
-    parser.add_argument("--resolution", type=int, default=256, help="side of the training pictures in pixels")
+    parser.add_argument("--resolution", type=int, default=RESOLUTION, help="side of the training pictures in pixels")
     parser.add_argument(
         "--crop", choices=PICTURE_FRAMES,
         help="aligned: the square around the upright face; ffhq: FFHQ's square; whole: the photo's largest square in "

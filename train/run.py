@@ -9,21 +9,27 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
+from checkpoints import Extras, resume, save_checkpoint
 from diffusers.training_utils import EMAModel
-from loop import Extras, Log, Progress, resume, save_checkpoint
+from loop import Log, Progress
 from PIL import Image
 from safetensors import SafetensorError
+from samplers import StepSampler
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from emorig_diffusers.assets import AssetError
+
+PATIENCE = timedelta(days=1)  # for processes that prepare photos or draw sheets, before the others give up waiting
 
 
 class Run(ABC):
@@ -174,6 +180,42 @@ class Run(ABC):
         self.accelerator.end_training()
 
 
+class SampledRun(Run):
+    """A run on a data set: a StepSampler chooses the samples of a step, an objective says what they cost.
+
+    Args:
+        data: `data[index, seed]` is a dictionary of tensors.
+        weights: How often each sample is to be seen, relative to the others [N].
+        objective: `objective(networks, batch)` gives the losses, "loss" among them.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        accelerator: Accelerator,
+        networks: nn.Module,
+        settings: dict[str, Any],
+        data: Dataset,
+        weights: np.ndarray,
+        objective: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]],
+    ) -> None:
+        super().__init__(args, accelerator, networks, settings)
+        self.objective = objective
+        sampler = StepSampler(
+            weights, args.train_batch_size, args.gradient_accumulation_steps, args.seed,
+            accelerator.process_index, accelerator.num_processes, self.step,
+        )  # fmt: skip
+        # forked workers share what cannot be sent to them, such as a head's factorised systems
+        workers = {"num_workers": args.dataloader_num_workers} if args.dataloader_num_workers else {}
+        workers |= {"multiprocessing_context": "fork", "persistent_workers": True} if workers else {}
+        self.batches = iter(DataLoader(data, batch_sampler=sampler, **workers))
+
+    def losses(self, number: int) -> dict[str, Tensor]:
+        """Of the next batch: the sampler counts along."""
+        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
+        return self.objective(self.networks, batch)
+
+
 def write_whole(save: Callable[[Path], None], folder: Path) -> None:
     """Save under another name, then rename; SystemExit with one sentence if it cannot be written."""
     temporary = folder.with_name(f".{folder.name}")
@@ -195,6 +237,7 @@ def start(make: Callable[[argparse.Namespace, Accelerator], Run], args: argparse
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to,
         project_dir=args.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     set_seed(args.seed)
     try:
@@ -205,4 +248,7 @@ def start(make: Callable[[argparse.Namespace, Accelerator], Run], args: argparse
     if args.report_to:
         accelerator.init_trackers(name)
     accelerator.print(f"{sum(p.numel() for p in run.parameters) / 1e6:.2f} M parameters, {run}")
-    run.train()
+    try:
+        run.train()
+    except OSError as error:  # a full disk, most likely
+        raise SystemExit(f"{error}: make room, and go on with --resume_from_checkpoint latest.") from None

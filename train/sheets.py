@@ -7,6 +7,7 @@ import torch
 from objectives import repaint_inputs
 from PIL import Image
 from rig_data import WindowData
+from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from emorig_diffusers import EmoRigPipeline
@@ -14,7 +15,7 @@ from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.faces import NoFaceError
 
 SIDE = 192  # pixels of a cell
-ROWS = 12
+ROWS = 12  # in two stacks side by side
 
 
 def emotion_grid(pipe: EmoRigPipeline, photos: list[np.ndarray]) -> Image.Image:
@@ -33,9 +34,9 @@ def emotion_grid(pipe: EmoRigPipeline, photos: list[np.ndarray]) -> Image.Image:
 
 @torch.no_grad()
 def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
-    """Windows of real photo, base, painted in 1, 2 and 4 steps; the widest mouths first."""
+    """Windows of real photo, base, painted in 1, 2 and 4 steps; the widest mouths first, at most ROWS photos."""
     order = np.argsort(-data.weights(), kind="stable")
-    index = order[np.linspace(0, len(order) - 1, ROWS).astype(int)]
+    index = order[np.linspace(0, len(order) - 1, min(ROWS, len(order))).astype(int)]
     side = pipe.config.repaint_window[2]
     batch = default_collate([data.sample(int(i), int(i), augment=False, side=side) for i in index])
     base, conditions = repaint_inputs(batch)
@@ -45,6 +46,6 @@ def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
         latents = torch.randn(base.shape, generator=generator).to(device)
         correction = pipe.denoise(latents, conditions.to(device), batch["code"].to(device), steps, generator)[0]
         columns.append((base + correction.cpu() * batch["mask"]).clamp(-1, 1))
-    rows = torch.cat(columns, 3)
-    halves = torch.cat(list(rows[: ROWS // 2]), 1), torch.cat(list(rows[ROWS // 2 :]), 1)
-    return Image.fromarray(((torch.cat(halves, 2) + 1) * 127.5).byte().permute(1, 2, 0).numpy())
+    stacks = [torch.cat(list(rows), 1) for rows in torch.cat(columns, 3).split(ROWS // 2)]
+    stacks = [F.pad(stack, (0, 0, 0, stacks[0].shape[1] - stack.shape[1]), value=-1) for stack in stacks]
+    return Image.fromarray(((torch.cat(stacks, 2) + 1) * 127.5).byte().permute(1, 2, 0).numpy())

@@ -27,11 +27,12 @@ from diffusers import DDIMScheduler
 from loop import add_loop_arguments, parse_with_preset, require
 from objectives import goal_of, noise_like, noised
 from PIL import Image
-from rig_data import Item, StepSampler
-from run import Run, start
+from prepare import open_all_shards, shown_square
+from run import SampledRun, start
+from samplers import Item
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from emorig_diffusers.coded import unit_picture
 from emorig_diffusers.data.shards import CodeShards
@@ -203,7 +204,7 @@ class AutoencoderObjective:
         return {"loss": mse + self.code_weight * code, "mse": mse, "code": code}
 
 
-class DiffAERun(Run):
+class DiffAERun(SampledRun):
     """Trains a Diffusion Autoencoder."""
 
     result = "pipeline"
@@ -212,26 +213,21 @@ class DiffAERun(Run):
         self.pipe = build(args)
         self.pipe.set_progress_bar_config(disable=True)
         args.resolution = args.resolution or self.pipe.latents_side
-        shards = [CodeShards(folder) for folder in (args.train_data_dir, *args.also_train_on)]
+        options = {"resolution": args.resolution, "crop": args.crop or self.pipe.config.crop}
+        shards = open_all_shards([args.train_data_dir, *args.also_train_on], args.output_dir, accelerator, **options)
         self.pipe.register_to_config(crop=args.crop or shown_square(shards))
         mirror = args.stage == "autoencoder" and not args.code_weight  # a mirrored face has another expression code
         self.data = ConcatDataset([PictureData(one, args.resolution, mirror) for one in shards])
-        self.objective, probe = self.make_objective(args, accelerator.device), None
+        objective, probe = self.make_objective(args, accelerator.device), None
         if args.stage == "autoencoder" and args.code_weight:
-            probe = nn.Linear(self.pipe.semantic_encoder.config.cond_dim, len(self.objective.mean))
+            probe = nn.Linear(self.pipe.semantic_encoder.config.cond_dim, len(objective.mean))
         networks = DiffAENetworks(self.pipe.unet, self.pipe.semantic_encoder, probe)
         networks.unet.requires_grad_(True)
         networks.semantic_encoder.requires_grad_(args.stage == "autoencoder")
         if accelerator.device.type == "cpu":
             networks = networks.to(memory_format=torch.channels_last)
-        super().__init__(args, accelerator, networks, {name: getattr(args, name) for name in SETTINGS})
-        sampler = StepSampler(
-            np.ones(len(self.data)), args.train_batch_size, args.gradient_accumulation_steps, args.seed,
-            accelerator.process_index, accelerator.num_processes, self.step,
-        )  # fmt: skip
-        workers = {"num_workers": args.dataloader_num_workers} if args.dataloader_num_workers else {}
-        workers |= {"persistent_workers": True} if workers else {}
-        self.batches = iter(DataLoader(_Indexed(self.data), batch_sampler=sampler, **workers))
+        settings, even = {name: getattr(args, name) for name in SETTINGS}, np.ones(len(self.data))
+        super().__init__(args, accelerator, networks, settings, _Indexed(self.data), even, objective)
 
     def __str__(self) -> str:
         return f"{len(self.data)} photos of {self.args.resolution} pixels"
@@ -256,11 +252,6 @@ class DiffAERun(Run):
         codes = torch.stack([part.picture(i)[2] for part in self.data.datasets for i in range(len(part))])
         spread = codes.std(0)
         return codes.mean(0), torch.where(spread > 1e-4, spread, torch.ones_like(spread))
-
-    def losses(self, number: int) -> dict[str, Tensor]:
-        """Of the next batch: the sampler counts along."""
-        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
-        return self.objective(self.networks, batch)
 
     @torch.no_grad()
     def sheets(self) -> dict[str, Image.Image]:
@@ -294,15 +285,6 @@ class _Indexed(Dataset):
         part = int(np.searchsorted(self.data.cumulative_sizes, index, side="right"))
         before = self.data.cumulative_sizes[part - 1] if part else 0
         return self.data.datasets[part][index - before, seed]
-
-
-def shown_square(shards: list[CodeShards]) -> str:
-    """The square that the photos show; SystemExit if they differ."""
-    settings = [one.manifest["settings"] for one in shards]
-    squares = {"ffhq" if (s["crop"], s["layout"]) == ("whole", "ffhq") else s["crop"] for s in settings}
-    if len(squares) > 1:
-        raise SystemExit(f"The shards show different squares ({', '.join(sorted(squares))}): prepare them alike.")
-    return squares.pop()
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from classifier_codes import LabelledCodes, Pictures, confusion, label_codes, re
 from classifier_quality import FaceJudge, edit_quality, quality_table
 from loop import add_loop_arguments, parse_with_preset, require
 from PIL import Image
+from prepare import open_all_shards
 from run import Run, start, write_whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.models.latents import LatentClassifier
 from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
 from emorig_diffusers.sampling import Sampling
@@ -144,7 +144,9 @@ class ClassifierRun(Run):
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.pipe = DiffAEEmotionPipeline.from_pretrained(args.pretrained_model_name_or_path)
         self.pipe.set_progress_bar_config(disable=True)
-        self.shards = [CodeShards(folder) for folder in (args.train_data_dir, *args.also_train_on)]
+        options = {"resolution": self.pipe.semantic_encoder.config.sample_size, "crop": self.pipe.config.crop}
+        folders = [args.train_data_dir, *args.also_train_on]
+        self.shards = open_all_shards(folders, args.output_dir, accelerator, **options)
         file, workers = args.output_dir / CODES, args.dataloader_num_workers
         codes = read_codes(self.pipe.semantic_encoder, self.shards, file, accelerator, workers)
         self.data = label_codes(codes, self.shards, args.attributes, args.held_out_share, args.person)

@@ -21,6 +21,7 @@ from encoder_draw import DrawnHeads
 from encoder_losses import EncoderNetworks, EncoderObjective, measure, upright
 from loop import add_loop_arguments, parse_with_preset, require
 from PIL import Image
+from prepare import open_shards
 from run import Run, start
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -45,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pretrained_model_name_or_path", default="emorig-open", help="gives the head, and the relaxed face")
     add("--pretrained_encoder", type=Path, help="go on with this EmocaEncoder, instead of one from scratch")
     add("--freeze_coarse", action="store_true", help="train only its expression encoder, as EMOCA did on DECA")
-    add("--validation_data_dir", type=Path, help="shards that are only looked at")
+    add("--validation_data_dir", type=Path, help="shards or photos that are only looked at")
     add("--render_share", type=float, default=0.25, help="of each batch: drawn heads instead of photos")
     add("--photometric_samples", type=int, default=4, help="photos of a batch whose colours are compared")
     for name, weight in WEIGHTS.items():
@@ -94,9 +95,12 @@ class EncoderRun(Run):
         size = self.encoder.config.image_size
         judge = EmotionJudge() if args.emotion_weight else None
         part = accelerator.process_index, accelerator.num_processes
-        self.data = EncoderData(args.train_data_dir, pipe.head, size, judge, part)
-        held_out = args.validation_data_dir
-        self.held_out = EncoderData(held_out, pipe.head, size) if held_out else None
+        options = {"pretrained_model_name_or_path": args.pretrained_model_name_or_path}
+        shards = open_shards(args.train_data_dir, args.output_dir, accelerator, **options)
+        self.data, self.held_out = EncoderData(shards.folder, pipe.head, size, judge, part), None
+        if args.validation_data_dir:
+            held_out = open_shards(args.validation_data_dir, args.output_dir, accelerator, "validation", **options)
+            self.held_out = EncoderData(held_out.folder, pipe.head, size)
         (mean, spread), limits = self.data.statistics(), relaxed_range(pipe)
         if not args.pretrained_encoder:
             self.encoder.calibrate(mean, spread, *limits)

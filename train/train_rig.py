@@ -1,4 +1,4 @@
-"""Train the networks of EmoRigPipeline on shards that train/prepare.py wrote.
+"""Train the networks of EmoRigPipeline on shards that train/prepare.py wrote, or on photos, which are prepared first.
 
     accelerate launch train/train_rig.py --config train/presets/open-256.yaml --train_data_dir shards --output_dir run
     accelerate launch train/train_rig.py --stage album --pretrained_model_name_or_path run/pipeline
@@ -21,13 +21,13 @@ from diffusers import DDIMScheduler
 from loop import add_loop_arguments, parse_with_preset, require
 from objectives import DenoisingObjective, Drawer, RepaintObjective, RigNetworks, ShapeLoss
 from PIL import Image
-from prepare import parse as parse_preparation
-from prepare import prepare
-from rig_data import BufferData, StepSampler, WindowData, class_weights, describe, fill_cache, mean_shape
-from run import Run, start
+from prepare import open_shards, shown_square
+from rig_data import BufferData, WindowData, describe, fill_cache, mean_shape
+from run import SampledRun, start
+from samplers import class_weights
 from sheets import emotion_grid, repaint_sheet
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards
@@ -137,30 +137,26 @@ def check_encoder(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
         )
 
 
-def open_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Accelerator) -> CodeShards:
-    """The prepared photos; an album of bare photos is prepared on the way.
+def read_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Accelerator) -> CodeShards:
+    """The prepared photos; bare photos are prepared on the way.
 
     Raises:
         SystemExit: If they were prepared with another head.
     """
-    folder = args.train_data_dir
-    if args.stage == "album" and not any(folder.glob("*.tar")):
-        photos, folder = folder, args.output_dir / "album"
-        options = {"pretrained_model_name_or_path": args.pretrained_model_name_or_path,
-                   "resolution": pipe.config.crop_size, "layout": "album", "crop": pipe.config.crop}  # fmt: skip
-        options = [f"--{name}={value}" for name, value in options.items()]
-        prepare(parse_preparation([str(photos), str(folder), *options]), accelerator)
-    shards = CodeShards(folder)
+    shards = open_shards(
+        args.train_data_dir,
+        args.output_dir,
+        accelerator,
+        pretrained_model_name_or_path=args.pretrained_model_name_or_path,
+        resolution=args.resolution if pipe.published else pipe.config.crop_size,
+        layout="album" if args.stage == "album" else "auto",
+    )
     codes, head = shards[0].codes, pipe.head.config
     if (codes.shape.shape[1], codes.expression.shape[1]) != (head.num_shape, head.num_expression):
-        raise SystemExit(f"{folder} was prepared with another head: run train/prepare.py with the pipeline you train.")
+        raise SystemExit(
+            f"{shards.folder} was prepared with another head: run train/prepare.py with the pipeline you train."
+        )
     return shards
-
-
-def shown_square(shards: CodeShards) -> str:
-    """The square that the photos show: what the trained pipeline cuts out of any photo."""
-    settings = shards.manifest["settings"]
-    return "ffhq" if (settings["crop"], settings["layout"]) == ("whole", "ffhq") else settings["crop"]
 
 
 def make_data(
@@ -173,7 +169,7 @@ def make_data(
                 f"The shards hold pictures of {shards.manifest['settings']['resolution']} pixels: prepare them with "
                 f"--resolution {args.resolution}, or give that number here."
             )
-        pipe.register_to_config(crop=shown_square(shards))
+        pipe.register_to_config(crop=shown_square([shards]))
         shape = None
         if args.stage == "album":
             shape = mean_shape(shards)
@@ -233,7 +229,7 @@ def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> T
     return scheduler.timesteps.clone()
 
 
-class RigRun(Run):
+class RigRun(SampledRun):
     """Trains the networks of a pipeline."""
 
     result = "pipeline"
@@ -241,31 +237,19 @@ class RigRun(Run):
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.pipe = build(args)
         self.pipe.set_progress_bar_config(disable=True)
-        self.shards = open_shards(args, self.pipe, accelerator)
+        objective = make_objective(args, self.pipe, accelerator.device)
+        self.shards = read_shards(args, self.pipe, accelerator)
         self.data, weights = make_data(args, self.pipe, self.shards, accelerator)
-        self.objective = make_objective(args, self.pipe, accelerator.device)
         networks = RigNetworks(self.pipe.unet, self.pipe.appearance_encoder, self.pipe.code_parts)
         if args.stage == "album" and networks.appearance_encoder is not None:
             networks.appearance_encoder.requires_grad_(False)
         networks.unet.requires_grad_(True)
-        super().__init__(args, accelerator, networks, {name: getattr(args, name) for name in SETTINGS})
-        sampler = StepSampler(
-            weights, args.train_batch_size, args.gradient_accumulation_steps, args.seed,
-            accelerator.process_index, accelerator.num_processes, self.step,
-        )  # fmt: skip
-        # forked workers share the head and its factorised systems, which cannot be sent to them
-        workers = {"num_workers": args.dataloader_num_workers} if args.dataloader_num_workers else {}
-        workers |= {"multiprocessing_context": "fork", "persistent_workers": True} if workers else {}
-        self.batches = iter(DataLoader(self.data, batch_sampler=sampler, **workers))
+        settings = {name: getattr(args, name) for name in SETTINGS}
+        super().__init__(args, accelerator, networks, settings, self.data, weights, objective)
         self.validation = self.validation_photos()
 
     def __str__(self) -> str:
         return describe(self.shards)
-
-    def losses(self, number: int) -> dict[str, Tensor]:
-        """Of the next batch: the sampler counts along."""
-        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in next(self.batches).items()}
-        return self.objective(self.networks, batch)
 
     def set_mode(self, training: bool) -> None:
         """Training or inference; the album's appearance encoder keeps its BatchNorm statistics."""

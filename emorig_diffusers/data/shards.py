@@ -188,7 +188,9 @@ def finished_shards(folder: Path, settings: Mapping[str, Any]) -> set[int]:
             continue
         if index["settings_sha256"] != settings_hash(settings):
             other = ", ".join(sorted(k for k in settings if index["settings"].get(k) != settings[k]))
-            raise ShardError(f"{folder} was prepared with other settings ({other}): choose another folder.")
+            raise ShardError(
+                f"{folder} was prepared with other settings ({other}): choose another folder, or delete this one."
+            )
         finished.add(int(path.stem))
     return finished
 

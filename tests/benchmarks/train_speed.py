@@ -32,7 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
 from objectives import DenoisingObjective, Drawer, RigNetworks  # noqa: E402
-from rig_data import BufferData, StepSampler  # noqa: E402
+from rig_data import BufferData  # noqa: E402
+from samplers import StepSampler  # noqa: E402
 
 from emorig_diffusers import EmoRigPipeline  # noqa: E402
 from emorig_diffusers.data.shards import CodeShards  # noqa: E402
