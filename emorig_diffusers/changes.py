@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .faces import invert, reach, resample
+from .crops import invert, reach, resample
 from .masks import border_mask, smooth
 
 LEAST, GREAT = 0.02, 0.10  # mean change of colour, of 1, from which detail gives way, and at which it is gone

@@ -338,7 +338,7 @@ def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Ima
     """The picture around a face, as large as on the sheet."""
     from PIL import Image
 
-    from .faces import warp_crop
+    from .crops import warp_crop
     from .sheets import TILES
 
     side = min(max(pipe.config.crop_size, TILES[0]), TILES[1])

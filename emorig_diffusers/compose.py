@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .faces import enlarge, paste, reach
+from .crops import enlarge, paste, reach
 from .openings import lips_apart
 from .phototexture import Warp
 from .repaint import fill, make_base, mouth_cover, paint_mouth, regions

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .faces import enlarge, invert, reach
+from .crops import enlarge, invert, reach
 from .masks import fill_polygon
 
 RADIUS = 0.0057  # metres, of an iris

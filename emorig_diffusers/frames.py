@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .faces import align, transform_points
+from .crops import align, transform_points
 
 PICTURE_FRAMES = ("aligned", "ffhq", "whole")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .crops import paste, warp_crop
 from .eyes import centres, downwards
-from .faces import paste, warp_crop
 from .masks import ramp
 from .openings import IRISES, LIDS, RIM, SHUT, along_edge, outline_box, outline_height, uncrossed
 from .phototexture import Warp

@@ -21,7 +21,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from .atomic import write_file
-from .faces import invert, transform_points
+from .crops import invert, transform_points
 from .meshtexture import LEFT_OUT, PhotoView, texture_map
 from .models.head import PARTS, HeadModel
 from .render import ndc_to_pixels, project, transform_ndc, vertex_normals

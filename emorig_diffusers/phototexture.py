@@ -18,8 +18,8 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from .crops import enlarge, invert, reach
 from .eyes import Eyeball, paint_eyeball
-from .faces import enlarge, invert, reach
 from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .changes import BORDER, paste_change
 from .coded import CodedFace, CodingMixin, unit_picture
+from .crops import paste, warp_crop
 from .emotions import blend_shares, in_order
-from .faces import paste, warp_crop
 from .frames import encoder_transform
 from .hub import HubMixin
 from .inputs import moods

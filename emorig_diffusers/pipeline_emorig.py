@@ -14,8 +14,8 @@ from torch import Tensor
 
 from . import compose
 from .codes import FaceCodes
+from .crops import transform_points, warp_crop
 from .editing import EditMixin
-from .faces import transform_points, warp_crop
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, check_request
 from .lids import paint_lids

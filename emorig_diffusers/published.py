@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from .codes import FaceCodes
-from .faces import paste
+from .crops import paste
 from .masks import border_mask, smooth
 from .models.detail import detail_normals
 from .render import Buffers

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .codes import FaceCodes
-from .faces import BLENDSHAPES, Face, align, choose_faces, find_faces, transform_points, warp_crop
+from .crops import align, transform_points, warp_crop
+from .faces import BLENDSHAPES, Face, choose_faces, find_faces
 from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc_transform, picture_matrix
 from .light import fit_light
 from .models.head import PARTS, HeadModel

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .faces import enlarge, reach, warp_crop
+from .crops import enlarge, reach, warp_crop
 from .light import sh_shading
 from .masks import fill_polygon, smooth
 from .models.landmarks import OUTER_LIPS

@@ -18,7 +18,8 @@ from torch import nn
 from emorig_diffusers import EmoRigPipeline, NoFaceError, cli, faces, sheets
 from emorig_diffusers import rig as rig_methods
 from emorig_diffusers.compare import BUFFERS, Comparison, code_distance, compare, describe_comparison, draw_comparison
-from emorig_diffusers.faces import Face, find_faces, warp_crop
+from emorig_diffusers.crops import warp_crop
+from emorig_diffusers.faces import Face, find_faces
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.compose import LIGHT_RANGE, Plan, add_change, finish, mouth_changes, plan
-from emorig_diffusers.faces import invert, transform_points, warp_crop
+from emorig_diffusers.crops import invert, transform_points, warp_crop
 from emorig_diffusers.models.landmarks import OUTER_LIPS
 from emorig_diffusers.phototexture import Warp, move_pixels
 from emorig_diffusers.repaint import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.faces import align, transform_points
+from emorig_diffusers.crops import align, transform_points
 from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EXPRESSION_POSES, EmocaEncoder, SmallTrunk
 from emorig_diffusers.models.head import HeadModel

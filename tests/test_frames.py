@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.transform import SimilarityTransform, warp
 
-from emorig_diffusers.faces import align, transform_points
+from emorig_diffusers.crops import align, transform_points
 from emorig_diffusers.frames import (
     IBUG68,
     deca_box,

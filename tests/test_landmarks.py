@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from emorig_diffusers import FaceCodes
-from emorig_diffusers.faces import BLENDSHAPES, transform_points
+from emorig_diffusers.crops import transform_points
+from emorig_diffusers.faces import BLENDSHAPES
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.models.landmarks import (
     LID_PAIRS,

@@ -27,7 +27,7 @@ from torch.utils.data import default_collate
 from train_rig import training_timesteps
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.frames import square_matrix
 from emorig_diffusers.keeping import CodeReader
 from emorig_diffusers.models.emoca import EmocaEncoder

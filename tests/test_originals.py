@@ -27,9 +27,10 @@ from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.convert.deca import convert_deca, convert_emoca
 from emorig_diffusers.convert.flame import convert_flame
 from emorig_diffusers.convert.rig import convert_rig, read_mean_shape
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.editing import MODES
 from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.faces import find_faces, warp_crop
+from emorig_diffusers.faces import find_faces
 from emorig_diffusers.frames import IBUG68, ffhq_matrix
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel

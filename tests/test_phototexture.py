@@ -10,7 +10,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.faces import BLENDSHAPES, transform_points, warp_crop
+from emorig_diffusers.crops import transform_points, warp_crop
+from emorig_diffusers.faces import BLENDSHAPES
 from emorig_diffusers.models.head import PARTS
 from emorig_diffusers.phototexture import MOUTH_SHUT, REACH, Warp, fade_out, move_pixels, soften_steps
 from emorig_diffusers.render import rasterize

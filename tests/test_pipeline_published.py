@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes, cli
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.hub import export_hub, needs_no_trust
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.head import HeadModel

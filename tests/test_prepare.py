@@ -17,9 +17,9 @@ from prepare import open_all_shards, open_shards, shown_square
 from processes import start_two
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.crops import transform_points, warp_crop
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, Sample, ShardError
-from emorig_diffusers.faces import transform_points, warp_crop
 from emorig_diffusers.frames import square_matrix
 from emorig_diffusers.render import draw_buffers, project
 from emorig_diffusers.rig import EncodedFace

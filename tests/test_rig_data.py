@@ -35,10 +35,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, write_shard
 from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.faces import warp_crop
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.rig import EncodedFace
 

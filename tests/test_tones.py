@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.rig import EncodedFace
 from emorig_diffusers.tones import LUMA, find_tone
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
+from emorig_diffusers.crops import align, transform_points
 from emorig_diffusers.data.shards import CodeShards, Sample, write_shard
-from emorig_diffusers.faces import align, transform_points
 from emorig_diffusers.light import sh_shading
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel, rotation_matrix

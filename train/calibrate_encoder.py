@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from emorig_diffusers.faces import BLENDSHAPES, align, choose_faces, find_faces, transform_points
+from emorig_diffusers.crops import align, transform_points
+from emorig_diffusers.faces import BLENDSHAPES, choose_faces, find_faces
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.photos import read_photo

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from emorig_diffusers import FaceCodes
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.shards import CodeShards, Sample
-from emorig_diffusers.faces import warp_crop
 from emorig_diffusers.metrics.emotion import EmotionJudge
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.render import project

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emorig_diffusers import FaceCodes
+from emorig_diffusers.crops import align
 from emorig_diffusers.emotions import EMOTIONS, emotion_offset
-from emorig_diffusers.faces import align
 from emorig_diffusers.light import SH_CONSTANTS
 from emorig_diffusers.models.head import PARTS, HeadModel
 from emorig_diffusers.models.landmarks import UNSEEN_UNITS

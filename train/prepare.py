@@ -26,9 +26,10 @@ from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.assets import AssetError
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.shards import MANIFEST, CodeShards, Sample, finished_shards, write_manifest, write_shard
 from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
-from emorig_diffusers.faces import choose_faces, find_faces, warp_crop
+from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.frames import PICTURE_FRAMES
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.photos import PhotoError

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from ..faces import Face, align, choose_faces, find_faces, transform_points, warp_crop
+from ..crops import align, transform_points, warp_crop
+from ..faces import Face, choose_faces, find_faces
 from ..metrics.background import background_change
 from ..metrics.codes import LANDMARK_SIDE, CodeJudge
 from ..metrics.emotion import Judge, emotion_judge

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from emorig_diffusers.codes import FaceCodes
+from emorig_diffusers.crops import transform_points
 from emorig_diffusers.editing import EditMixin
-from emorig_diffusers.faces import Face, transform_points
+from emorig_diffusers.faces import Face
 from emorig_diffusers.metrics.checks import MetricError
 from emorig_diffusers.render import ndc_to_pixels, project, transform_ndc
 from emorig_diffusers.rig import EncodedFace

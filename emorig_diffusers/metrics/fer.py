@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorig_diffusers.assets import fetch
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.metrics.checks import check_box
 
 # FER2013's order of the seven outputs, in AffectNet's names.

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from emorig_diffusers.assets import AssetError, cache_dir, fetch
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.metrics.checks import check_landmarks, check_picture
 
 _SIDE = 112  # pixels the networks see

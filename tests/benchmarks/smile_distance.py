@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.faces import align, find_faces, transform_points, warp_crop
+from emorig_diffusers.crops import align, transform_points, warp_crop
+from emorig_diffusers.faces import find_faces
 from emorig_diffusers.metrics import LPIPS
 from emorig_diffusers.models.landmarks import INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.photos import read_photo
