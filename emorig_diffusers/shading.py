@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from .faces import warp_crop
+from .crops import warp_crop
 from .masks import fill_polygon
 from .models.head import HeadModel
 from .openings import LIDS

@@ -17,7 +17,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.faces import choose_faces, find_faces, transform_points, warp_crop
+from emorig_diffusers.crops import transform_points, warp_crop
+from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.models.head import PARTS, HeadModel
 from emorig_diffusers.render import rasterize
 from emorig_diffusers.wrinkles import MIRROR

@@ -13,7 +13,8 @@ import torch
 from expression_fields import RIGID, dense_flow
 from torch import Tensor
 
-from emorig_diffusers.faces import Face, align, choose_faces, find_faces, transform_points, warp_crop
+from emorig_diffusers.crops import align, transform_points, warp_crop
+from emorig_diffusers.faces import Face, choose_faces, find_faces
 from emorig_diffusers.metrics import LPIPS, EmotionJudge, IdentityJudge
 from emorig_diffusers.metrics.face_api import FaceApiJudge
 from emorig_diffusers.photos import read_photo

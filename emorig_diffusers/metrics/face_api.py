@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from emorig_diffusers.faces import warp_crop
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.metrics.checks import check_box
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "face-api-expression" / "model.safetensors"
