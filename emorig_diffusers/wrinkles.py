@@ -1,8 +1,8 @@
-"""Wrinkles of expression: what moving a photo's pixels cannot make, shaded onto the moved skin.
+"""Lines of expression: what is too fine for measured shade (shading.py), drawn onto the moved skin by rule.
 
 Where muscles push skin together it folds across their pull: frown lines between the brows (AU4), horizontal lines of
-the forehead (AU1, AU2), the bunched root of the nose (AU9), crow's feet (AU6), the folds beside nose and mouth (AU9,
-AU10, AU12, AU15), the chin's crease (AU17). Each fold is a curve tied to landmarks.
+the forehead (AU1, AU2), lines on the nose's sides (AU9), crow's feet (AU6), the lines beside nose and mouth (AU9, AU10,
+AU12, AU15). Each is a curve tied to landmarks.
 Its groove is dark, for less of the sky reaches it; its walls are darker or lighter by the side from which light comes;
 the skin pushed out beside it is lighter. The photo's own colours are multiplied, so hue and pores stay.
 """
@@ -54,35 +54,21 @@ def _forehead(t: float, depth: float) -> tuple[Fold, Fold]:
     return Fold({"browInnerUp": 1.0}, depth, FINE, row[:3], True), Fold({"browOuterUp": 1.0}, depth, FINE, row)
 
 
-FINE, LINE, CREASE, BULGE = 0.0009, 0.0012, 0.0027, 0.0042  # metres
+FINE, LINE = 0.0009, 0.0012  # metres
 CHEEK = {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "noseSneer": 0.6, "mouthFrown": 0.5, "mouthStretch": 0.2}
 """What pushes the cheek against the lip, and so deepens the nasolabial fold: expression unit -> share."""
 KEPT = 0.25, 0.45  # units of CHEEK: less of them up to which a photo's own fold stays, and from which it is gone
-LIFT = {"mouthSmile": 1.0, "mouthUpperUp": 0.6}  # what raises the cheek's apple
 FOLDS: tuple[Fold, ...] = (
-    # frown: a line beside each brow's head, in a softer furrow; forehead
+    # frown: a line beside each brow's head; forehead
     Fold({"browDown": 1.0}, 0.30, LINE, ((55, 193, 0.5), (55, 8, 0.4), (107, 9, 0.44), (107, 151, 0.5))),
-    Fold({"browDown": 1.0}, 0.30, CREASE, ((55, 193, 0.6), (55, 8, 0.35), (107, 9, 0.38), (107, 108, 0.35))),
     *_forehead(0.36, 0.14), *_forehead(0.56, 0.16), *_forehead(0.76, 0.11),
-    # root of the nose, then its sides
-    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.42, LINE, ((168, 8, 0.3), (193, 55, 0.25), (193, 189, 0.4)), True),
-    Fold({"noseSneer": 0.8, "browDown": 0.2}, 0.22, CREASE, ((168, 8, 0.3), (193, 55, 0.2), (193, 189, 0.3)), True),
-    Fold({"noseSneer": 0.8}, 0.34, LINE, ((168, 6, 0.4), (193, 122, 0.35), (193, 245, 0.4)), True),
+    # sides of the nose
     Fold({"noseSneer": 1.0}, 0.30, FINE, ((245, 244, 0.4), (122, 188, 0.5), (6, 196, 0.6))),
     Fold({"noseSneer": 1.0}, 0.26, FINE, ((128, 233, 0.3), (188, 174, 0.4), (196, 197, 0.3))),
-    # nasolabial fold: a furrow, in it a line; the lip's side in shade, the cheek pushed up. Depths and places are those
-    # of the mean difference between 17 people's toothy smiles and their neutral faces
-    Fold(CHEEK, 0.44, CREASE, ((49, 142, 0.7), (129, 36, 0.28), (203, 36, 0.12), (206, 207, 0.07), (216, 214, 0.3))),
+    # the line in the furrow between nose and cheek, that of the mouth's corner, and from it down to the jaw
     Fold(CHEEK, 0.22, LINE, ((129, 36, 0.25), (203, 36, 0.12), (206, 207, 0.09), (216, 207, 0.06), (216, 214, 0.6))),
-    Fold(LIFT, 0.22, BULGE, ((98, 203, 0.1), (165, 206, 0.3), (92, 206, 0.2), (186, 92, 0.2))),
-    Fold(LIFT, -0.12, BULGE, ((142, 36, 0.7), (36, 205, 0.4), (205, 207, 0.4), (207, 216, 0.2))),
-    # beside the mouth's corner: the skin it pushes up, its own crease, the line from it down to the jaw; the chin
-    Fold(LIFT, -0.19, CREASE, ((216, 207, 0.35), (212, 214, 0.45), (202, 210, 0.5), (210, 204, 0.4))),
     Fold({"mouthSmile": 0.8, "mouthDimple": 1.0}, 0.26, LINE, ((61, 186, 0.5), (57, 186, 0.2), (212, 57, 0.4))),
-    Fold({"mouthFrown": 1.0}, 0.20, CREASE, ((57, 61, 0.4), (57, 202, 0.5), (202, 210, 0.3), (210, 204, 0.5))),
     Fold({"mouthFrown": 1.0}, 0.12, FINE, ((57, 61, 0.6), (57, 202, 0.4), (202, 210, 0.25))),
-    Fold({"mouthShrugLower": 1.0, "mouthSmile": -1.0}, 0.18, CREASE, ((18, 200, 0.3), (83, 201, 0.3), (182, 194, 0.3)),
-         True),
     # crow's feet, and the lower lid's bag
     Fold({"cheekSquint": 1.0, "eyeSquint": 0.3}, 0.16, FINE, ((130, 226, 0.9), (35, 143, 0.4), (143, 34, 0.3))),
     Fold({"cheekSquint": 0.9, "eyeSquint": 0.2}, 0.14, FINE, ((226, 31, 0.6), (35, 111, 0.4), (143, 116, 0.4))),
