@@ -319,6 +319,22 @@ def flame_landmarks(values: dict[str, np.ndarray], vertices: np.ndarray) -> np.n
     return np.einsum("nc,ncx->nx", bary, vertices[values["f"][face].astype(np.int64)])
 
 
+def flame_landmarks2d(
+    values: dict[str, np.ndarray], vertices: np.ndarray, pose: np.ndarray, neck: np.ndarray
+) -> np.ndarray:
+    """DECA's landmarks2d before projection [68, 3]: as `flame_landmarks`, with the contour that a camera sees.
+
+    The table's row is the y angle of the neck after the root, in degrees, at most 39; negative angles a are row 39 - a.
+    """
+    turn = _rotation(pose[:3]) @ _rotation(neck)
+    angle = int(np.round(min(np.degrees(np.arctan2(-turn[2, 0], np.hypot(turn[0, 0], turn[1, 0]))), 39)))
+    row = angle if angle >= 0 else 78 if angle < -39 else 39 - angle
+    points = flame_landmarks(values, vertices)
+    corners = vertices[values["f"][values["dynamic_lmk_faces_idx"][row]].astype(np.int64)]
+    points[:17] = np.einsum("nc,ncx->nx", values["dynamic_lmk_bary_coords"][row], corners)
+    return points
+
+
 def flame_texture(values: dict[str, np.ndarray], codes: np.ndarray, size: int = 256) -> np.ndarray:
     """Texture [3, size, size] of codes [50], RGB in about [0, 1], pixel for pixel after DECA's description."""
     mean, basis, factor = ("mean", "tex_dir", 1 / 255) if "mean" in values else ("MU", "PC", 1.0)

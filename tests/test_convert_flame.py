@@ -17,6 +17,7 @@ from original_flame import (
     FlameFiles,
     flame_forward,
     flame_landmarks,
+    flame_landmarks2d,
     flame_texture,
     named,
     python2_pickle,
@@ -76,6 +77,25 @@ def test_vertices_and_landmarks_are_flames(flame: Callable[..., tuple[FlameFiles
     np.testing.assert_allclose(short, flame_forward(files.values, shape[1], expression[1], pose[1]), rtol=0, atol=1e-5)
     landmarks = np.stack([flame_landmarks(files.values, v) for v in expected])
     np.testing.assert_allclose(head.landmarks68(vertices).numpy(), landmarks, rtol=0, atol=1e-5)
+
+
+def test_contours_slide_as_decas(flame: Callable[..., tuple[FlameFiles, HeadModel]]) -> None:
+    """Heads turned to both sides, past the ends of the table, by root and neck, and nodding."""
+    files, head = flame()
+    assert head.config.num_contours == 79
+    turns = np.array([0, 0.4, -0.4, 12, -12, 38.7, -38.7, 39.4, -39.4, 60, -60, 100, 20, -20, 5])
+    pose, neck = np.zeros((len(turns), 6)), np.zeros((len(turns), 3))
+    pose[:, 1] = np.radians(turns)
+    pose[12, 0], pose[13, 2], neck[12], neck[14, 1] = 0.4, -0.5, (0.1, 0.3, -0.2), 0.4
+    shape, expression = np.random.default_rng(3).normal(size=(2, len(turns), 100))
+    vertices = head(*tensor(shape, expression[:, :50], pose, neck))
+    given = vertices.double().numpy()
+    expected = np.stack([flame_landmarks2d(files.values, *one) for one in zip(given, pose, neck, strict=True)])
+    found = head.landmarks68(vertices, *tensor(pose, neck))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+    fixed = head.landmarks68(vertices)
+    assert torch.equal(found[:, 17:], fixed[:, 17:]) and not torch.allclose(found[:, :17], fixed[:, :17], atol=1e-3)
+    np.testing.assert_array_equal(head.landmarks68(vertices[:1], *tensor(pose[:1])), found[:1])
 
 
 @pytest.mark.parametrize("version", VERSIONS[:3])

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..folders import write_folder
 from ..frames import IBUG68
-from ..models.head import PARTS, HeadModel
+from ..models.head import CONTOUR, MAX_CONTOUR_YAW, PARTS, HeadModel
 from .files import ConvertError, read_arrays
 
 Arrays = Mapping[str, Any]
@@ -69,7 +69,7 @@ def convert_flame(
         values = _mesh(_read(model, _MODEL_KEYS, optional=_EXPRESSIONS), Path(model), num_shape, num_expression)
         values |= _landmarks(landmarks, mediapipe, len(values["faces"]))
         values |= _template(template, values["faces"], len(values["template"]))
-        settings: dict[str, Any] = {"parents": values.pop("parents")}
+        settings: dict[str, Any] = {"parents": values.pop("parents"), "num_contours": len(values["contour_faces"])}
         if texture is not None:
             source, values["texture_mean"], values["texture_basis"] = _texture(Path(texture))
             settings |= {"num_texture": NUM_TEXTURE, "texture_source": source}
@@ -208,28 +208,36 @@ def _template(path: Path | None, faces: np.ndarray, vertices: int) -> dict[str, 
 
 # landmarks
 
+_CONTOURS = ("dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")  # a row a degree of the head's turn
+
 
 def _landmarks(path: Path | None, mediapipe: Path | None, faces: int) -> dict[str, np.ndarray]:
-    """The 68 points of iBUG and, of MediaPipe's 478, those that have a place.
+    """The 68 points of iBUG, the contour's table and, of MediaPipe's 478 points, those that have a place.
 
     The contour slides over the mesh with the head's pose, so the dense set leaves it out; among the 68 it has the
     places of the frontal head.
     """
     face68, bary68 = np.zeros(68, np.int64), np.zeros((68, 3))
+    table = np.zeros((0, CONTOUR), np.int64), np.zeros((0, CONTOUR, 3))
     dense = {f"landmark_{name}": np.zeros((478, 3)[: 1 + (name == "bary")]) for name in ("faces", "bary", "weight")}
     if path is not None:
         full, inner = (f"{kind}_lmk_{{}}" for kind in ("full", "static"))
         names = [name.format(part) for name in (full, inner) for part in ("faces_idx", "bary_coords")]
-        found, file = _read(path, names), Path(path)
+        found, file = _read(path, names, optional=_CONTOURS), Path(path)
         contour = _places(found, full.format("faces_idx"), full.format("bary_coords"), file, 68, faces)
         static = _places(found, inner.format("faces_idx"), inner.format("bary_coords"), file, 51, faces)
-        face68, bary68 = (np.concatenate([a[:17], b]) for a, b in zip(contour, static))
-        _set(dense, list(IBUG68[17:]), *static)
+        face68, bary68 = (np.concatenate([a[:CONTOUR], b]) for a, b in zip(contour, static))
+        _set(dense, list(IBUG68[CONTOUR:]), *static)
+        if all(name in found for name in _CONTOURS):
+            rows = 2 * MAX_CONTOUR_YAW + 1
+            face, bary = _places(found, *_CONTOURS, file, rows * CONTOUR, faces)
+            table = face.reshape(rows, CONTOUR), bary.reshape(rows, CONTOUR, 3)
     if mediapipe is not None:
         found, file = _read(mediapipe, ("lmk_face_idx", "lmk_b_coords", "landmark_indices")), Path(mediapipe)
         index = _indices(found, "landmark_indices", file, (None,), 478)
         _set(dense, index, *_places(found, "lmk_face_idx", "lmk_b_coords", file, len(index), faces))
-    return {"landmark68_faces": face68, "landmark68_bary": bary68, **dense}
+    contours = {"contour_faces": table[0], "contour_bary": table[1]}
+    return {"landmark68_faces": face68, "landmark68_bary": bary68, **contours, **dense}
 
 
 def _places(found: Arrays, face: str, bary: str, file: Path, count: int, faces: int) -> tuple[np.ndarray, np.ndarray]:

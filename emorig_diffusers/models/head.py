@@ -16,6 +16,8 @@ PARTS = (
     "skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "mouth_cavity", "neck",
 )  # fmt: skip
 """Meaning of `HeadModel.face_part`."""
+CONTOUR = 17  # of iBUG's 68 points, the first ones
+MAX_CONTOUR_YAW = 39  # degrees to either side for which FLAME's embedding has contours
 
 SHADING_STEP = 1 / 4096
 """Natural logarithms that one step of `HeadModel.shading_maps` stands for."""
@@ -50,11 +52,13 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         shading_units: Expression components that come with a map of how they darken or lighten skin; "browDownLeft"
             stands for its mirrored twin "browDownRight" too.
         shading_size: Side of these maps, pixels; 0 for a head without them.
+        num_contours: Rows of the table that says where the contour lies on a turned head (79 for FLAME); 0 for none.
     """
 
     _keep_in_fp32_modules = [
         "template", "shape_basis", "expression_basis", "pose_basis", "joint_regressor", "skinning", "albedo", "uv",
         "landmark_bary", "landmark_weight", "landmark68_bary", "texture_mean", "texture_basis", "shading_place",
+        "contour_bary",
     ]  # fmt: skip
 
     @register_to_config
@@ -74,6 +78,7 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         texture_source: str = "",
         shading_units: tuple[str, ...] = (),
         shading_size: int = 0,
+        num_contours: int = 0,
     ) -> None:
         super().__init__()
         joints = len(parents)
@@ -100,6 +105,9 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
             self._real("shading_place", num_vertices, 2)  # (column, row) of every vertex in the maps, in [0, 1]
             maps = torch.zeros(len(shading_units), shading_size, shading_size, dtype=torch.int16)
             self.register_parameter("shading_maps", nn.Parameter(maps, requires_grad=False))
+        if num_contours:
+            self._whole("contour_faces", num_contours, CONTOUR)
+            self._real("contour_bary", num_contours, CONTOUR, 3)
 
     def _real(self, name: str, *size: int) -> None:
         self.register_parameter(name, nn.Parameter(torch.zeros(size), requires_grad=False))
@@ -195,9 +203,30 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         """Dense landmarks [B, N, 3] of posed vertices [B, V, 3]; points with weight 0 are meaningless."""
         return surface_points(vertices, self.faces, self.landmark_faces, self.landmark_bary)
 
-    def landmarks68(self, vertices: Tensor) -> Tensor:
-        """The 68 iBUG points [B, 68, 3] of posed vertices [B, V, 3]."""
-        return surface_points(vertices, self.faces, self.landmark68_faces, self.landmark68_bary)
+    def landmarks68(self, vertices: Tensor, pose: Tensor | None = None, neck: Tensor | None = None) -> Tensor:
+        """The 68 iBUG points [B, 68, 3] of posed vertices [B, V, 3].
+
+        The contour, the first 17, slides over the skin as the head turns. With a pose it lies where a camera in front
+        sees it, as DECA's landmarks2d; without, or on a head without `num_contours`, where the frontal head has it.
+
+        Args:
+            vertices: What `forward` gave.
+            pose, neck: As for `forward`.
+        """
+        points = surface_points(vertices, self.faces, self.landmark68_faces, self.landmark68_bary)
+        if pose is None or not self.config.num_contours:
+            return points
+        row = self._contour_row(pose, pose.new_zeros(len(pose), 3) if neck is None else neck)
+        contour = [surface_points(v[None], self.faces, self.contour_faces[i], self.contour_bary[i])
+                   for v, i in zip(vertices, row.tolist())]  # fmt: skip
+        return torch.cat([torch.cat(contour), points[:, CONTOUR:]], 1)
+
+    def _contour_row(self, pose: Tensor, neck: Tensor) -> Tensor:
+        """Row [B] of the contour's table: the head's turn about y in whole degrees, 0 to 39, then -1 to -39."""
+        turn = rotation_matrix(pose[:, :3]) @ rotation_matrix(neck)
+        yaw = torch.atan2(-turn[:, 2, 0], turn[:, :2, 0].norm(dim=1)).rad2deg()
+        yaw = yaw.clamp(-MAX_CONTOUR_YAW, MAX_CONTOUR_YAW).round().long()
+        return torch.where(yaw < 0, MAX_CONTOUR_YAW - yaw, yaw)
 
 
 def surface_points(vertices: Tensor, faces: Tensor, face: Tensor, bary: Tensor) -> Tensor:
