@@ -114,6 +114,7 @@ def test_emoca_gives_emocas_wrinkles(image: Tensor, emoca: Path, state: dict[str
     assert (detail(image, jaw, expression) - expected).abs().max() < 1e-6  # metres
     assert torch.equal(detail.mask, state["deca.uv_face_eye_mask"])
     assert torch.equal(detail.fixed, state["deca.fixed_uv_dis"])
+    assert tuple(detail.config.margins) == (0, 0) and not detail.config.blended
 
 
 @torch.no_grad()
@@ -144,6 +145,7 @@ def test_deca_with_wrinkles_mask_and_fixed_displacement(tmp_path: Path) -> None:
     expected = mask[..., 0].repeat(2, 0).repeat(2, 1) / 255
     assert np.allclose(detail.mask[0, 0], expected, atol=1e-6)
     assert np.allclose(detail.fixed, fixed, atol=1e-9)
+    assert tuple(detail.config.margins) == (2, 5) and detail.config.blended
 
 
 # which checkpoint, which flag

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorig_diffusers.models.detail import DetailModel, detail_normals, draw_uv, grid_faces
+from emorig_diffusers.models.detail import EMOCA_MARGINS, DetailModel, detail_normals, draw_uv, grid_faces
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.render import vertex_normals
 
@@ -123,12 +123,12 @@ def drawn_plainly(head: HeadModel, attributes: np.ndarray) -> np.ndarray:
     return picture
 
 
-def fine_normals(places: np.ndarray) -> np.ndarray:
-    """Normals of the mesh over texels [256, 256, 3]; 2 columns and 5 rows at each border have no cells."""
+def fine_normals(places: np.ndarray, columns: int = 2, rows: int = 5) -> np.ndarray:
+    """Normals of the mesh over texels [256, 256, 3]; some columns and rows at each border have no cells."""
     total = np.zeros_like(places)
-    here = (slice(5, 250), slice(2, 253))
-    right, below, across = (
-        (slice(5 + j, 250 + j), slice(2 + i, 253 + i)) for i, j in ((1, 0), (0, 1), (1, 1))
+    here, right, below, across = (
+        (slice(rows + j, 255 - rows + j), slice(columns + i, 255 - columns + i))
+        for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))
     )  # fmt: skip
     for a, b, c in ((here, below, right), (right, below, across)):
         cross = np.cross(places[b] - places[a], places[c] - places[a])
@@ -150,6 +150,26 @@ def test_normals_are_the_originals(
         height = displacement[i, 0].double().numpy()[..., None] * weight + fixed.double().numpy()[..., None]
         expected = weight * fine_normals(places + height * coarse) + (1 - weight) * coarse
         assert np.abs(result[i].permute(1, 2, 0).numpy() - expected).max() < 2e-3
+
+
+def test_normals_are_emocas(head: HeadModel, posed: Tensor, maps: tuple[Tensor, Tensor, Tensor]) -> None:
+    """A mesh up to the border, and its normals everywhere, where the mask is 0 too."""
+    displacement, mask, fixed = maps
+    emoca = DetailModel("small", 16, image_size=32, margins=EMOCA_MARGINS, blended=False)
+    emoca.mask.copy_(mask)
+    emoca.fixed.copy_(fixed)
+    result = emoca.normals(head, posed, displacement)
+    decas = detail_normals(head, posed, displacement, mask, fixed)
+    outside = (mask == 0).expand_as(result)
+    assert (result - decas)[outside].abs().max() > 0.5  # the border of the patch, and the slope of `fixed`
+    weight = mask[0, 0].double().numpy()[..., None]
+    for i in range(2):
+        normals = vertex_normals(posed[i : i + 1], head.faces)[0].double().numpy()
+        places, coarse = drawn_plainly(head, posed[i].double().numpy()), drawn_plainly(head, normals)
+        height = displacement[i, 0].double().numpy()[..., None] * weight + fixed.double().numpy()[..., None]
+        expected = fine_normals(places + height * coarse, 0, 0)
+        off = np.abs(result[i].permute(1, 2, 0).numpy() - expected).max(-1)
+        assert np.median(off) < 1e-4 and (off > 5e-3).mean() < 1e-3
 
 
 def test_without_displacement_fine_and_coarse_agree(head: HeadModel, posed: Tensor) -> None:
@@ -188,3 +208,17 @@ def test_mesh_over_the_texels_leaves_its_border_out() -> None:
     assert faces.shape == (2 * 251 * 245, 3)
     rows, columns = faces // 256, faces % 256
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 250, 2, 253)
+    assert grid_faces(256, EMOCA_MARGINS).shape == (2 * 255 * 255, 3)
+
+
+def test_small_faces_of_the_map_are_drawn_as_under_pytorch3d(head: HeadModel, posed: Tensor) -> None:
+    """Weights that sum to A / (A + 1e-8), with A twice a face's area in the map's NDC, shrink what they blend."""
+    small = HeadModel(SIDE**2, len(head.faces), SIDE**2, 1, 50)
+    small.load_state_dict(head.state_dict() | {"uv": 0.4 + 0.04 * head.uv})  # a face is about a texel
+    places, shrunk = (draw_uv(small, posed, rule)[0].double().norm(dim=-1) for rule in ("exact", "pytorch3d"))
+    corners = torch.stack([small.uv[:, 0], 1 - small.uv[:, 1]], 1)[small.faces_uv].double() * 2 - 1
+    e1, e2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    area = e1[:, 1] * e2[:, 0] - e1[:, 0] * e2[:, 1]
+    ratio = (shrunk / places)[(places > 0) & (shrunk > 0)]
+    assert len(ratio) > 40 and (ratio - 1).abs().min() > 2e-5
+    assert (ratio[:, None] - area / (area + 1e-8)).abs().min(1).values.max() < 1e-6

@@ -157,6 +157,67 @@ def test_closed_mesh_has_no_cracks():
     assert (aligned.face >= 0).all()  # every vertex, border and diagonal runs through pixel centres
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_small_faces_come_nearer_or_go_back_as_under_pytorch3d(turned: bool):
+    """A grid of small faces 3e-4 behind or before a large one; their twice area is 1.6e-4, so 1e-7 / 1.6e-4 = 6e-4."""
+    rows, columns = torch.meshgrid(torch.linspace(-0.8, 0.8, 129), torch.linspace(-0.8, 0.8, 129), indexing="ij")
+    grid = torch.stack((columns + 0.0013, rows + 0.0029), -1).reshape(-1, 2)
+    corner = (torch.arange(128)[:, None] * 129 + torch.arange(128)).flatten()
+    small = torch.cat((torch.stack((corner, corner + 1, corner + 130), 1),
+                       torch.stack((corner, corner + 130, corner + 129), 1)))  # fmt: skip
+    small = small.flip(1) if turned else small
+    large, wide = torch.tensor([[0, 1, 2]]) + len(grid), torch.tensor([[-3.0, -2.0], [3.0, -2.0], [0.1, 4.0]])
+    for depth, rule, wins in (
+        (3e-4, "exact", False), (3e-4, "pytorch3d", turned), (-3e-4, "exact", True), (-3e-4, "pytorch3d", turned)
+    ):  # fmt: skip
+        z = torch.cat((torch.full((len(grid), 1), depth), torch.zeros(3, 1)))
+        points = render.ndc_to_pixels(torch.cat((torch.cat((grid, wide)), z), 1).double()[None], 67)
+        fragments = render.rasterize(points, torch.cat((small, large)), 67, 67, rule=rule)
+        assert ((fragments.face[0, 8:-8, 8:-8] < len(small)) == wins).all()
+        assert (fragments.depth[0, 8:-8, 8:-8] * (2 / 67) - (depth if wins else 0)).abs().max() < 1e-8
+
+
+def test_weights_in_a_sliver_are_pytorch3ds():
+    """Twice its area in NDC is 110 / 32**2 * 1e-6; as a texture, uv is drawn to the middle by what lacks to 1."""
+    thin = torch.tensor([[[5.0, 10.5 - 1e-6, 0.0], [60.0, 10.5, 0.0], [5.0, 10.5 + 1e-6, 0.0]]], dtype=torch.float64)
+    area = 110e-6 / 32**2
+    for face, signed in (([0, 1, 2], -area), ([0, 2, 1], area)):
+        fragments = render.rasterize(thin, torch.tensor([face]), 64, 64, rule="pytorch3d")
+        drawn = fragments.bary[0, 10, 5:60]
+        total = signed / (signed + 1e-8)
+        assert abs(total - 1) > 0.05 and torch.allclose(drawn.sum(-1), torch.tensor(total).double(), atol=1e-6)
+        assert (fragments.face >= 0).sum() == 55
+    rest = render.rasterize(thin, torch.tensor([[0, 1, 2]]), 64, 64)
+    assert torch.allclose(rest.bary[0, 10, 5:60].sum(-1), torch.tensor(1.0).double())
+    thinner = thin.clone()
+    thinner[0, [0, 2], 1] = torch.tensor((10.5 - 5e-8, 10.5 + 5e-8), dtype=torch.float64)  # below 1e-8
+    faces = torch.tensor([[0, 1, 2]])
+    counts = [(render.rasterize(thinner, faces, 64, 64, rule=rule).face >= 0).sum() for rule in render.RULES]
+    assert counts == [55, 0]
+    vertices, camera = thin / 640, torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    ramp = torch.linspace(0.5, 63.5, 64, dtype=torch.float64).expand(1, 3, 64, 64) / 64  # its value is u
+    place = torch.tensor([[[20.0, 0, -1], [0, 20.0, -1], [0, 0, 1]]], dtype=torch.float64)
+    light = torch.zeros(1, 9, 3, dtype=torch.float64)
+    uv = torch.tensor([[0.9, 0.5]] * 3, dtype=torch.float64)
+    vertices = vertices * torch.tensor([1.0, -1.0, 1.0])  # the camera turns y
+    colour = render.draw_buffers(
+        vertices, torch.tensor([[0, 2, 1]]), camera, light, ramp, 64, uv, transform=place, rule="pytorch3d"
+    ).albedo[0, 0, 10, 5:60]
+    assert torch.allclose(colour, torch.tensor(0.5 + 0.4 * area / (area + 1e-8)).double(), atol=1e-4)
+
+
+def test_pixels_on_a_border_are_nobodys_under_pytorch3d():
+    points, faces = torch.tensor([[[0.0, 0.0, 1.0], [4.0, 0.0, 2.0], [0.0, 4.0, 3.0]]]), torch.tensor([[0, 1, 2]])
+    j, i = torch.meshgrid(torch.arange(5), torch.arange(6), indexing="ij")
+    drawn = render.rasterize(points, faces, 5, 6, rule="pytorch3d").face[0] == 0
+    assert torch.equal(drawn, (i + 0.5) + (j + 0.5) < 4)
+    square = torch.tensor([[[0.5, 0.5, 0.0], [3.5, 0.5, 0.0], [3.5, 3.5, 0.0], [0.5, 3.5, 0.0]]])
+    drawn = render.rasterize(square, torch.tensor([[0, 1, 2], [0, 2, 3]]), 5, 5, rule="pytorch3d").face[0] >= 0
+    wanted = torch.zeros(5, 5, dtype=torch.bool)
+    wanted[1, 2] = wanted[2, 1] = True  # what is left between the borders and the diagonal
+    assert torch.equal(drawn, wanted)
+
+
 def test_batch_equals_singles():
     meshes = [random_mesh(seed) for seed in (3, 4, 5)]
     points, faces = torch.cat([mesh[0] for mesh in meshes]), meshes[0][1]
@@ -180,6 +241,8 @@ def test_bad_input_is_refused():
         render.rasterize(points, faces.int(), 8, 8)
     with pytest.raises(ValueError, match="backend"):
         render.rasterize(points, faces, 8, 8, backend="opengl")
+    with pytest.raises(ValueError, match="use 'exact' or 'pytorch3d'"):
+        render.rasterize(points, faces, 8, 8, rule="deca")
     with pytest.raises(ValueError, match="uv"):
         render.draw_buffers(points, faces, torch.ones(1, 3), torch.zeros(1, 9, 3), torch.rand(1, 3, 4, 4), 8)
 
@@ -258,14 +321,34 @@ def test_transform_moves_the_crop_into_another_picture():
     assert picture.mask[..., 64:, :].sum() == 0 == picture.mask[..., :64].sum()
 
 
-def test_pytorch3d_draws_the_same():
+@pytest.mark.parametrize("rule", render.RULES)
+def test_pytorch3d_draws_the_same(rule: render.Rule):
     pytest.importorskip("pytorch3d", reason="pytorch3d, the optional backend, is not installed")
     vertices, faces = icosphere(3)
     camera = torch.tensor([[9.3, 0.013, 0.007]])
     points = render.ndc_to_pixels(render.project(vertices * 0.1, camera), (48, 64))
-    ours, theirs = (render.rasterize(points, faces, 48, 64, backend=name) for name in ("torch", "pytorch3d"))
+    ours, theirs = (
+        render.rasterize(points, faces, 48, 64, backend=name, rule=rule) for name in ("torch", "pytorch3d")
+    )
     assert (ours.face == theirs.face).float().mean() > 0.999
     assert (ours.bary - theirs.bary)[ours.face == theirs.face].abs().max() < 1e-4
+
+
+def test_pytorch3d_called_as_deca_does():
+    """A crumpled ball whose faces lie close behind each other: z + 10, x and y turned, its own weights."""
+    pytest.importorskip("pytorch3d", reason="pytorch3d, the optional backend, is not installed")
+    from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+    from pytorch3d.structures import Meshes
+
+    vertices, faces = icosphere(5)
+    noise = torch.randn(vertices.shape, generator=torch.Generator().manual_seed(0))
+    points = render.project(0.1 * vertices + 5e-4 * noise, torch.tensor([[8.0, 0.0, 0.0]]))
+    ours = render.rasterize(render.ndc_to_pixels(points, 128), faces, 128, 128, backend="torch", rule="pytorch3d")
+    seen = points * torch.tensor([-1.0, -1.0, 1.0]) + torch.tensor([0.0, 0.0, 10.0])
+    face, _, bary, _ = rasterize_meshes(Meshes(seen, faces[None]), 128, 0.0, 1, perspective_correct=False)
+    same = ours.face[0] == face[0, ..., 0]
+    assert (~same).sum() < 1e-3 * (face >= 0).sum()
+    assert (ours.bary[0] - bary[0, :, :, 0])[same & (face[0, ..., 0] >= 0)].abs().max() < 1e-3
 
 
 def test_pytorch3d_missing_is_said_plainly():

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..folders import write_folder
-from ..models.detail import UV_SIDE, DetailModel
+from ..models.detail import EMOCA_MARGINS, UV_SIDE, DetailModel
 from ..models.emoca import EXPRESSION_POSES, EmocaEncoder
 from .files import ConvertError, load_exactly, read_arrays, read_checkpoint
 
@@ -26,6 +26,8 @@ ENCODERS, DETAIL = ("E_flame", "E_expression"), ("E_detail", "D_detail")
 BUFFERS = {"uv_face_eye_mask": "mask", "fixed_uv_dis": "fixed"}
 """Original buffer of the detail model -> ours."""
 STAGES = ("detail", "coarse")
+EMOCA_DETAIL = {"margins": EMOCA_MARGINS, "blended": False}
+"""How EMOCA's makers put wrinkles on a head, also on DECA's as they packed it."""
 DROPPED = (
     "flame", "flametex", "render", "uv_face_mask", "displacement_mask", "image_translator",
     "emonet_loss", "perceptual_loss", "id_loss", "vgg_loss", "au_loss", "lipread_loss", "emotion_mlp",
@@ -67,7 +69,7 @@ def convert_deca(checkpoint: Path, out: Path, mask: Path | None = None, displace
             f"'{checkpoint}' has a network {strange[0]}, which is none of DECA's {', '.join(known)}: give DECA's own "
             "deca_model.tar."
         )
-    return _write(out, checkpoint, networks, {}, "none", (mask, displacement))
+    return _write(out, checkpoint, networks, {}, "none", (mask, displacement), {})
 
 
 def convert_emoca(
@@ -103,7 +105,7 @@ def convert_emoca(
     networks, buffers = sort_tensors(checkpoint)
     named = [part for part in checkpoint.parts if part in STAGES]
     pose = _expression_pose(networks, checkpoint, named[-1] if named else mode, expression_pose)
-    return _write(out, checkpoint, networks, buffers, pose, (mask, displacement))
+    return _write(out, checkpoint, networks, buffers, pose, (mask, displacement), EMOCA_DETAIL)
 
 
 def best_checkpoint(folder: Path, mode: str) -> Path:
@@ -234,9 +236,10 @@ def _write(
     buffers: Mapping[str, Tensor],
     expression_pose: str,
     maps: tuple[Path | None, Path | None],
+    settings: dict[str, Any],
 ) -> Path:
-    """Write the encoder, and the detail model where the file has one."""
-    detail = _detail(file, networks, buffers, maps)
+    """Write the encoder, and the detail model, with its settings, where the file has one."""
+    detail = _detail(file, networks, buffers, maps, settings)
     encoder = EmocaEncoder(expression_encoder="E_expression" in networks, expression_pose=expression_pose, crop="deca")
     load_exactly(encoder, _joined(networks, ENCODERS), file)
 
@@ -249,7 +252,11 @@ def _write(
 
 
 def _detail(
-    file: Path, networks: Networks, buffers: Mapping[str, Tensor], maps: tuple[Path | None, Path | None]
+    file: Path,
+    networks: Networks,
+    buffers: Mapping[str, Tensor],
+    maps: tuple[Path | None, Path | None],
+    settings: dict[str, Any],
 ) -> DetailModel | None:
     there = [name for name in DETAIL if name in networks]
     if not there:
@@ -260,7 +267,7 @@ def _detail(
         missing = next(name for name in DETAIL if name not in there)
         raise ConvertError(f"'{file}' has {there[0]} but no {missing}: {_GET_AGAIN}.")
     mask, displacement = maps
-    detail = DetailModel()
+    detail = DetailModel(**settings)
     own = {
         "mask": read_mask(mask) if mask else buffers.get("mask", detail.mask),
         "fixed": read_displacement(displacement) if displacement else buffers.get("fixed", detail.fixed),

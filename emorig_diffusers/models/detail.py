@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ..render import interpolate, rasterize, vertex_normals
+from ..render import Rule, interpolate, rasterize, vertex_normals
 from .aligned import AlignedMixin
 from .emoca import CodeRegressor, build_trunk
 from .head import HeadModel
@@ -21,7 +21,8 @@ MAX_DISPLACEMENT = 0.01  # metres
 _FIRST_SIDE = 8
 _WIDTHS = (128, 128, 64, 64, 32, 16)  # channels at 8, 16, ... 256 texels
 _WIDE_EPS = 0.8  # of all normalisations but the first; as published, surely meant for another argument
-_MARGIN_X, _MARGIN_Y = 2, 5  # texels at the border of the UV map that the fine mesh leaves out
+DECA_MARGINS = (2, 5)  # texels at the left and right, and at the top and bottom, that DECA's fine mesh leaves out
+EMOCA_MARGINS = (0, 0)
 
 
 class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
@@ -36,6 +37,9 @@ class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
         num_detail: Length D of the detail code.
         num_expression: Length E of the expression code.
         image_size: Side S of the crop the encoder sees, pixels.
+        margins: Columns and rows of texels at each border of the UV map that the fine mesh leaves out.
+        blended: Outside the mask the normals are the coarse head's, as DECA has it; EMOCA takes the fine mesh's
+            everywhere.
 
     Attributes:
         mask: Share of the predicted displacement that counts [1, 1, 256, 256] (`uv_face_eye_mask`), 1 in the face.
@@ -52,6 +56,8 @@ class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
         num_detail: int = 128,
         num_expression: int = 50,
         image_size: int = 224,
+        margins: tuple[int, int] | list[int] = DECA_MARGINS,
+        blended: bool = True,
     ) -> None:
         super().__init__()
         self.E_detail = CodeRegressor(build_trunk(backbone, image_size), hidden, num_detail, calibrated=False)
@@ -76,9 +82,14 @@ class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
             expression: ψ [B, E].
 
         Returns:
-            [B, 1, 256, 256] in metres, within ±0.01; neither masked nor with the fixed part, see `detail_normals`.
+            [B, 1, 256, 256] in metres, within ±0.01; neither masked nor with the fixed part, see `normals`.
         """
         return self.decode(self.code(image), jaw, expression)
+
+    def normals(self, head: HeadModel, vertices: Tensor, displacement: Tensor, rule: Rule = "exact") -> Tensor:
+        """As `detail_normals`, with this checkpoint's mask, fixed displacement, margins and way outside the mask."""
+        maps = (tensor.to(vertices.device, torch.float32) for tensor in (displacement, self.mask, self.fixed))
+        return detail_normals(head, vertices, *maps, tuple(self.config.margins), self.config.blended, rule)
 
 
 class DisplacementGenerator(nn.Module):
@@ -105,11 +116,20 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
-def detail_normals(head: HeadModel, vertices: Tensor, displacement: Tensor, mask: Tensor, fixed: Tensor) -> Tensor:
+def detail_normals(
+    head: HeadModel,
+    vertices: Tensor,
+    displacement: Tensor,
+    mask: Tensor,
+    fixed: Tensor,
+    margins: tuple[int, int] = DECA_MARGINS,
+    blended: bool = True,
+    rule: Rule = "exact",
+) -> Tensor:
     """World-space normals of a head with wrinkles, as a texture that `render.draw_buffers` takes.
 
-    The coarse surface is drawn in UV space, moved along its normals, and the normals of the fine mesh over the texels
-    are taken where the mask says so, the coarse ones elsewhere, as DiffusionRig does (Ding et al. 2023).
+    The coarse surface is drawn in UV space and moved along its normals; the result is the normals of the fine mesh over
+    the texels, as DiffusionRig's and EMOCA's `displacement2normal` (Ding et al. 2023, Daněček et al. 2022).
 
     Args:
         head: Head whose `uv` and `faces_uv` are the ones the displacements were learnt for.
@@ -117,34 +137,37 @@ def detail_normals(head: HeadModel, vertices: Tensor, displacement: Tensor, mask
         displacement: [B, 1, 256, 256], metres.
         mask: [1, 1, 256, 256] in [0, 1].
         fixed: [256, 256], metres.
+        margins, blended: As for `DetailModel`.
+        rule: As for `render.rasterize`.
 
     Returns:
-        [B, 3, 256, 256]: x, y, z, of length 1 where the fine ones count; 0 beyond the UV map.
+        [B, 3, 256, 256]: x, y, z, of length 1 where the fine ones count; beyond the UV map 0, but for the fine mesh's
+        border.
     """
     coarse = torch.cat([vertices, vertex_normals(vertices, head.faces)], 2)
-    places, normals = draw_uv(head, coarse).split(3, 3)
+    places, normals = draw_uv(head, coarse, rule).split(3, 3)
     moved = places + (displacement * mask + fixed)[:, 0, :, :, None] * normals
-    fine = vertex_normals(moved.flatten(1, 2), grid_faces(UV_SIDE).to(vertices.device)).view_as(normals)
-    return torch.lerp(normals.permute(0, 3, 1, 2), fine.permute(0, 3, 1, 2), mask)
+    mesh = grid_faces(UV_SIDE, margins).to(vertices.device)
+    fine = vertex_normals(moved.flatten(1, 2), mesh).view_as(normals).permute(0, 3, 1, 2)
+    return torch.lerp(normals.permute(0, 3, 1, 2), fine, mask) if blended else fine
 
 
-def draw_uv(head: HeadModel, attributes: Tensor) -> Tensor:
+def draw_uv(head: HeadModel, attributes: Tensor, rule: Rule = "exact") -> Tensor:
     """Attributes of vertices [B, V, C] at the texels of the UV map [B, 256, 256, C]; row 0 is its top, v = 1."""
     pixels = torch.stack([head.uv[:, 0], 1 - head.uv[:, 1], torch.zeros_like(head.uv[:, 0])], 1) * UV_SIDE
-    shown = rasterize(pixels[None], head.faces_uv, UV_SIDE, UV_SIDE)
+    shown = rasterize(pixels[None], head.faces_uv, UV_SIDE, UV_SIDE, rule=rule)
     batch, _, channels = attributes.shape
     beside = attributes.transpose(0, 1).flatten(1)  # the map is the same for all: drawn once
     return interpolate(shown, head.faces, beside)[0].unflatten(-1, (batch, channels)).movedim(2, 0)
 
 
-def grid_faces(side: int) -> Tensor:
-    """Two triangles a cell of a grid of side x side points in rows, int64 [F, 3], without the border's cells.
+def grid_faces(side: int, margins: tuple[int, int] = DECA_MARGINS) -> Tensor:
+    """Two triangles a cell of a grid of side x side points in rows, int64 [F, 3], without the cells of the margins.
 
     The diagonal runs from bottom left to top right. Seen from outside they turn as u and v do, counter-clockwise.
     """
-    y, x = torch.meshgrid(
-        torch.arange(_MARGIN_Y, side - 1 - _MARGIN_Y), torch.arange(_MARGIN_X, side - 1 - _MARGIN_X), indexing="ij"
-    )
+    x, y = (torch.arange(margin, side - 1 - margin) for margin in margins)
+    y, x = torch.meshgrid(y, x, indexing="ij")
     here = (y * side + x).flatten()
     right, below, across = here + 1, here + side, here + side + 1
     return torch.cat([torch.stack([here, below, right], 1), torch.stack([right, below, across], 1)])
