@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from .faces import Face, choose_faces, find_faces
-from .frames import picture_matrix
 from .models.diffae import LatentNet, SemanticEncoder
 from .outputs import to_picture
 from .photos import read_photo
-from .rig import crop_tensor
+from .resampling import take_picture
+from .rig import picture_tensor
 from .sampling import Sampling, SamplingMixin
 
 
@@ -105,8 +105,8 @@ class CodingMixin(SamplingMixin):
 
     def _coded(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
         size, landmarks = self.latents_side, None if face is None else face.landmarks
-        matrix = picture_matrix(crop, landmarks, rgb.shape, size)
-        picture = crop_tensor(rgb, matrix, size)[0] * 2 - 1
+        taken = take_picture(rgb, crop, landmarks, size, self.config.resampling)
+        matrix, picture = taken.matrix, picture_tensor(taken.pixels)[0] * 2 - 1
         if face is None:
             x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
             return CodedFace(rgb, 1, (x, y, x + side, y + side), matrix, picture, None)

@@ -74,6 +74,13 @@ def ffhq_matrix(points: np.ndarray, size: int) -> np.ndarray:
     Raises:
         ValueError: The points fall together in one.
     """
+    centre, half, (cos, sin) = ffhq_square(points)
+    linear = np.array([[cos, sin], [-sin, cos]]) * (size / (2 * half))
+    return np.column_stack([linear, size / 2 - linear @ centre])
+
+
+def ffhq_square(points: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    """Centre [2], half side and unit x axis [2] of the square that `ffhq_matrix` shows; points and errors as there."""
     points = np.asarray(points, np.float64)
     left, right = points[36:42].mean(0), points[42:48].mean(0)
     eyes, across = (left + right) / 2, right - left
@@ -83,9 +90,7 @@ def ffhq_matrix(points: np.ndarray, size: int) -> np.ndarray:
     half = max(2.0 * np.hypot(*across), 1.8 * np.hypot(*down))
     if not length > 0 or not half > 0:
         raise ValueError("A face cannot be aligned when its landmarks fall together in one point.")
-    cos, sin = x / length
-    linear = np.array([[cos, sin], [-sin, cos]]) * (size / (2 * half))
-    return np.column_stack([linear, size / 2 - linear @ (eyes + 0.1 * down)])
+    return eyes + 0.1 * down, half, x / length
 
 
 def deca_box(points: np.ndarray) -> tuple[float, float, float]:
@@ -103,7 +108,8 @@ def deca_box(points: np.ndarray) -> tuple[float, float, float]:
 def deca_crop(picture: np.ndarray, box: tuple[float, float, float], size: int = DECA_SIDE) -> Tensor:
     """DECA's crop of a picture uint8 [H, W, 3] as [1, 3, size, size] in [0, 1].
 
-    The centres of its corner pixels lie on the square's corners; bilinear without low-pass filter, black outside.
+    The centres of its corner pixels lie on the square's corners; bilinear without low-pass filter, black outside. Where
+    no pixel is wholly black, values stay in the picture's range: skimage's `warp` clips so, also at its border.
     """
     left, top, side = box
     height, width = picture.shape[:2]
@@ -111,7 +117,8 @@ def deca_crop(picture: np.ndarray, box: tuple[float, float, float], size: int = 
     x, y = (left + steps) * (2 / width) - 1, (top + steps) * (2 / height) - 1
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
     image = torch.tensor(picture).permute(2, 0, 1)[None].double() / 255
-    return F.grid_sample(image, grid, align_corners=False).float()
+    crop = F.grid_sample(image, grid, align_corners=False)
+    return (crop.clamp(image.min(), image.max()) if crop.min() > 0 else crop).float()
 
 
 def deca_transform(box: tuple[float, float, float], side: int, size: int = DECA_SIDE) -> np.ndarray:

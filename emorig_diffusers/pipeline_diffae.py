@@ -53,11 +53,12 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         inversion_steps: Steps T_inv in which x_T is found.
         crop: Which square of the photo is the picture: one of `frames.PICTURE_FRAMES`.
         brought: Whose the weights are, in a sentence without a full stop, where users must not pass them on.
-        settings: The checkpoint's, of the four arguments above (`pipe.components` has them); they count for those that
+        resampling: How photos become pictures, one of `resampling.RESAMPLINGS`: "area", or "pil" as published.
+        settings: The checkpoint's, of the five arguments above (`pipe.components` has them); they count for those that
             are `None`, else `settings.DIFFAE` do.
 
     Raises:
-        ValueError: An unknown crop, or a UNet that takes pictures or another code.
+        ValueError: An unknown crop or resampling, or a UNet that takes pictures or another code.
     """
 
     model_cpu_offload_seq = "semantic_encoder->latent_net->unet"
@@ -79,6 +80,7 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         inversion_steps: int | None = None,
         crop: str | None = None,
         brought: str | None = None,
+        resampling: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()

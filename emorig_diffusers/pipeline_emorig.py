@@ -72,6 +72,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         crop: Which square of the photo the network draws, or the crop that moved pixels are computed on: one of
             `frames.PICTURE_FRAMES`.
         crop_landmarks: Whose landmarks DECA's crop is put around: "mediapipe", or "fan" as published.
+        resampling: How photos become pictures, one of `resampling.RESAMPLINGS`: "area", or "skimage" as published.
+        rasterizer: How heads are drawn, one of `render.RULES`: "exact", or "pytorch3d" as published.
         emotion_codes: Emotion -> expression and jaw [E + 3], absolute; they replace the recipes, and are what a head
             without named units needs.
         wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
@@ -83,7 +85,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             for those that are `None`, else `settings.EMORIG` do.
 
     Raises:
-        ValueError: If a code part or a crop is unknown, or `wrinkles`, `shading` or `light_blur` is negative.
+        ValueError: If a code part or a choice is unknown, or `wrinkles`, `shading` or `light_blur` is negative.
     """
 
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
@@ -107,6 +109,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         shape: list[float] | None = None,
         crop: str | None = None,
         crop_landmarks: str | None = None,
+        resampling: str | None = None,
+        rasterizer: str | None = None,
         emotion_codes: dict[str, list[float]] | None = None,
         wrinkles: float | None = None,
         shading: float | None = None,

@@ -19,9 +19,8 @@ from torch import Tensor
 from .codes import FaceCodes
 from .crops import paste
 from .masks import border_mask, smooth
-from .models.detail import detail_normals
 from .render import Buffers
-from .rig import EncodedFace, RigMixin, crop_tensor
+from .rig import EncodedFace, RigMixin, crop_tensor, picture_tensor
 from .sampling import Sampling, SamplingMixin
 
 if TYPE_CHECKING:
@@ -157,7 +156,9 @@ class PublishedMixin(RigMixin, SamplingMixin):
 
     def _picture(self, rgb: np.ndarray, face: EncodedFace) -> Tensor:
         """The picture around a face [1, 3, S, S] in [-1, 1]."""
-        size = self.config.crop_size
+        size, kept = self.config.crop_size, face.picture
+        if kept is not None and len(kept.pixels) == size:
+            return picture_tensor(kept.pixels) * 2 - 1
         return crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1
 
     def _redraw_batch(
@@ -201,8 +202,8 @@ class PublishedMixin(RigMixin, SamplingMixin):
         detail, faces = self.detail, {id(task.face): task.face for task in tasks}
         own = {key: detail.code(face.seen.to(detail.device, detail.dtype)) for key, face in faces.items()}
         code = torch.cat([own[id(task.face)] for task in tasks])
-        displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code)).float().cpu()
-        return detail_normals(self.head, vertices, displacement, detail.mask.float().cpu(), detail.fixed.float().cpu())
+        displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code))
+        return detail.normals(self.head, vertices, displacement, self.config.rasterizer)
 
 
 def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndarray:

@@ -29,6 +29,7 @@ from .render import (
     transform_ndc,
     vertex_normals,
 )
+from .resampling import Picture, take_picture
 
 LIGHT_GRID = 96  # side of the crop on which the light is fitted
 OPEN_CODE = ("expression", "pose")
@@ -107,6 +108,7 @@ class EncodedFace:
         photo_size: (height, width) of the photo.
         transform: From NDC of the encoder's crop to those of the picture, float32 [1, 3, 3].
         seen: The crop [1, 3, S, S] in [0, 1] that an encoder of DECA's kind looked at.
+        picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
     """
 
     face: Face
@@ -118,19 +120,24 @@ class EncodedFace:
     photo_size: tuple[int, ...] = (0, 0)
     transform: Tensor = field(default_factory=lambda: torch.eye(3)[None])
     seen: Tensor | None = None
+    picture: Picture | None = None
 
     def grid_matrix(self, size: int) -> np.ndarray:
         """Similarity [2, 3] from photo pixels to the picture in `size` pixels."""
+        if self.picture is not None:
+            return self.picture.matrix * (size / len(self.picture.pixels))
         return picture_matrix(self.frame, self.face.landmarks, self.photo_size, size)
 
 
 @dataclass
 class _Look:
-    """How an encoder sees a face: landmarks in NDC of its crop, the crop of a side, and NDC -> the picture's."""
+    """How an encoder sees a face: landmarks in NDC of its crop, the crop of a side, NDC -> the picture's, and the
+    picture where `EncodedFace` keeps it."""
 
     points: np.ndarray
     crop: Callable[[int], Tensor]
     transform: np.ndarray
+    picture: Picture | None = None
 
 
 class RigMixin:
@@ -165,7 +172,9 @@ class RigMixin:
         known = self.head.landmark_weight[:468].numpy() > 0
         error = float(fit.error[:468][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(look.transform).float()[None]
-        encoded = EncodedFace(face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform)
+        encoded = EncodedFace(
+            face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture
+        )
         if self.encoder.crop == "deca":
             encoded.seen = look.crop(self.encoder.config.image_size)
         if not fit.codes.light.any():
@@ -174,19 +183,29 @@ class RigMixin:
 
     def _look(self, photo: np.ndarray, face: Face, frame: str) -> _Look:
         landmarks, size = face.landmarks[:, :2], self.config.crop_size
-        matrix = picture_matrix(frame, face.landmarks, photo.shape, size)
-        if self.encoder.crop == "deca":
-            picture = warp_crop(photo, matrix, size)
-            points = transform_points(matrix, landmarks)
-            fan = self.config.crop_landmarks == "fan"
-            box = deca_box(fan_points(picture) if fan else points[list(IBUG68)])
-            transform = deca_transform(box, size)
-            ndc = np.column_stack([points * 2 / size - 1, np.ones(len(points))]) @ np.linalg.inv(transform).T
-            return _Look(ndc[:, :2], functools.cache(lambda side: deca_crop(picture, box, side)), transform)
+        deca, as_published = self.encoder.crop == "deca", self.config.resampling != "area"
+        picture = None
+        if deca or as_published:
+            picture = take_picture(photo, frame, face.landmarks, size, self.config.resampling)
+        kept = picture if as_published else None
+        if deca:
+            return self._look_of_deca(picture, transform_points(picture.matrix, landmarks), kept)
         aligned = lambda side: align(face.landmarks, side)
         ndc = transform_points(aligned(2), landmarks) - 1
         crop = lambda side: crop_tensor(photo, aligned(side), side)
-        return _Look(ndc, crop, np.eye(3) if frame == "aligned" else ndc_transform(aligned(size), matrix, size))
+        if frame == "aligned":
+            return _Look(ndc, crop, np.eye(3), kept)
+        matrix = picture_matrix(frame, face.landmarks, photo.shape, size) if picture is None else picture.matrix
+        return _Look(ndc, crop, ndc_transform(aligned(size), matrix, size), kept)
+
+    def _look_of_deca(self, picture: Picture, points: np.ndarray, kept: Picture | None) -> _Look:
+        """DECA's crop of a picture, in which the face's landmarks are `points` [N, 2]."""
+        size, fan = len(picture.pixels), self.config.crop_landmarks == "fan"
+        box = deca_box(fan_points(picture.pixels) if fan else points[list(IBUG68)])
+        transform = deca_transform(box, size)
+        ndc = np.column_stack([points * 2 / size - 1, np.ones(len(points))]) @ np.linalg.inv(transform).T
+        crop = functools.cache(lambda side: deca_crop(picture.pixels, box, side))
+        return _Look(ndc[:, :2], crop, transform, kept)
 
     def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
         """Light [1, 9, 3] that explains the skin's colours, seen on a small picture."""
@@ -262,7 +281,7 @@ class RigMixin:
             normal_map: [B, 3, h, w] as for `render.draw_buffers`.
         """
         head, vertices = self.head, self.pose_head(codes) if vertices is None else vertices
-        options = {"transform": transform, "normal_map": normal_map}
+        options = {"transform": transform, "normal_map": normal_map, "rule": self.config.rasterizer}
         if head.config.num_texture or normal_map is not None:
             options |= {"uv": head.uv, "faces_uv": head.faces_uv}
         albedo = self.albedo(codes) if head.config.num_texture else head.albedo
@@ -298,7 +317,12 @@ def code_vector(codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor
 
 def crop_tensor(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:
     """Square crop of a photo uint8 [H, W, 3] as [1, 3, size, size] in [0, 1]."""
-    return torch.from_numpy(warp_crop(photo, matrix, size)).permute(2, 0, 1)[None].float() / 255
+    return picture_tensor(warp_crop(photo, matrix, size))
+
+
+def picture_tensor(pixels: np.ndarray) -> Tensor:
+    """A picture uint8 [H, W, 3] as [1, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 
 
 def unchanged(source: FaceCodes, target: FaceCodes) -> bool:

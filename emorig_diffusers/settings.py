@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from .frames import PICTURE_FRAMES
+from .render import RULES
+from .resampling import RESAMPLINGS
 from .rig import OPEN_CODE, part_names
 
 EMORIG = {
     "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
     "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
-    "emotion_codes": None, "wrinkles": 1.0, "shading": 1.0, "light_blur": 3.0,
+    "resampling": "area", "rasterizer": "exact", "emotion_codes": None, "wrinkles": 1.0, "shading": 1.0,
+    "light_blur": 3.0,
 }  # fmt: skip
 """Defaults of `EmoRigPipeline`'s settings, which says what they mean."""
-DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": ""}
+DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": "",
+          "resampling": "area"}  # fmt: skip
 """Those of `DiffAEEmotionPipeline`."""
+
+
+_CHOICES = {"crop": PICTURE_FRAMES, "crop_landmarks": ("mediapipe", "fan"), "resampling": RESAMPLINGS,
+            "rasterizer": RULES}  # fmt: skip
 
 
 def chosen_settings(
@@ -52,6 +60,6 @@ def _check(settings: Mapping[str, Any]) -> None:
     ):
         if name in settings and not settings[name] >= 0:
             raise ValueError(f"{name} is {settings[name]!r}: give {advice}.")
-    for name, known in (("crop", PICTURE_FRAMES), ("crop_landmarks", ("mediapipe", "fan"))):
+    for name, known in _CHOICES.items():
         if name in settings and settings[name] not in known:
             raise ValueError(f"{name} is {settings[name]!r}: choose one of {', '.join(known)}.")

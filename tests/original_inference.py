@@ -14,7 +14,7 @@ import original_deca
 import original_rig
 import torch
 from original_flame import flame_forward, flame_landmarks
-from skimage.transform import estimate_transform, warp
+from skimage.transform import estimate_transform, resize, warp
 from torch import Tensor
 
 Codes = dict[str, np.ndarray]
@@ -44,6 +44,11 @@ class Read:
 
 
 # codes
+
+
+def resized(photo: np.ndarray, side: int) -> np.ndarray:
+    """A photo in the network's size, cut to whole numbers."""
+    return (resize(photo, (side, side), anti_aliasing=True) * 255.0).astype(np.uint8)
 
 
 def crop(picture: np.ndarray, points: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -110,7 +115,10 @@ def project(vertices: np.ndarray, camera: np.ndarray, tform: np.ndarray, side: i
 
 
 def rasterise(points: np.ndarray, faces: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Face [S, S] in front at every pixel's centre, -1 for none, and its barycentric coordinates [S, S, 3]."""
+    """Face [S, S] in front at every pixel's centre, -1 for none, and its barycentric coordinates [S, S, 3].
+
+    As pytorch3d does it: 1e-8 are added to every area, also where depth, which DECA puts 10 farther away, is told.
+    """
     at = -1 + (2 * np.arange(side) + 1) / side
     face, bary, depth = np.full((side, side), -1), np.zeros((side, side, 3)), np.full((side, side), np.inf)
     corners = points[faces]
@@ -118,19 +126,22 @@ def rasterise(points: np.ndarray, faces: np.ndarray, side: int) -> tuple[np.ndar
     start, end = np.searchsorted(at, low), np.searchsorted(at, high, "right")
     for index in np.flatnonzero((start < end).all(1)):
         a, b, c = corners[index]
-        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-        if area == 0:
+        area = beside(c[0], c[1], a, b)
+        if abs(area) <= 1e-8:
             continue
         columns, rows = (slice(start[index, i], end[index, i]) for i in (0, 1))
         x, y = at[columns][None], at[rows][:, None]
-        v = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
-        w = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
-        shares = np.stack([1 - v - w, v, w], -1)
-        z = shares @ np.array([a[2], b[2], c[2]])
-        nearer = (shares >= 0).all(-1) & (z < depth[rows, columns])
+        shares = np.stack([beside(x, y, b, c), beside(x, y, c, a), beside(x, y, a, b)], -1) / (area + 1e-8)
+        z = shares @ (np.array([a[2], b[2], c[2]]) + 10)
+        nearer = (shares > 0).all(-1) & (z < depth[rows, columns])
         depth[rows, columns][nearer], face[rows, columns][nearer] = z[nearer], index
         bary[rows, columns][nearer] = shares[nearer]
     return face, bary
+
+
+def beside(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Twice the signed area between points and an edge."""
+    return (x - a[0]) * (b[1] - a[1]) - (y - a[1]) * (b[0] - a[0])
 
 
 def normals_of(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -186,7 +197,7 @@ def paint(flame: Mapping[str, np.ndarray], vertices: np.ndarray, points: np.ndar
     blend = lambda values, rows: (values[rows[face]] * bary[..., None]).sum(-2)
     alpha = (face >= 0)[..., None]
     normal = blend(normals_of(vertices, faces), faces)
-    u, v = np.moveaxis(blend(flame["uv"], flame["faces_uv"]), -1, 0)
+    u, v = np.moveaxis((blend(2 * flame["uv"] - 1, flame["faces_uv"]) + 1) / 2, -1, 0)
     albedo = look_up(texture(flame, codes["tex"]), u, v) * alpha
     rendered = albedo * shading(normal, codes["light"])
     return Drawn(np.concatenate([rendered, normal, albedo], -1).transpose(2, 0, 1), face)

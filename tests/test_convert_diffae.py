@@ -266,7 +266,8 @@ def test_names_of_other_classes(originals: dict[str, Path], tmp_path: Path) -> N
 
 def test_everything_is_in_the_pipeline(converted: Path, pipe: DiffAEEmotionPipeline, capsys: object) -> None:
     assert (pipe.config.default_num_inference_steps, pipe.config.inversion_steps) == (100, 250)
-    assert pipe.config.crop == "ffhq" and pipe.emotion_names == EMOTIONS and pipe.latents_side == SMALL.size
+    assert (pipe.config.crop, pipe.config.resampling) == ("ffhq", "pil")
+    assert pipe.emotion_names == EMOTIONS and pipe.latents_side == SMALL.size
     assert pipe.attribute_classifier.names == CELEBA_ATTRIBUTES
     parts = ["attribute_classifier", "emotion_classifier", "latent_net", "latent_scheduler", "model_index.json",
              "pipeline_diffae.py", "scheduler", "semantic_encoder", "unet"]  # fmt: skip

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.convert.files import ConvertError
-from emorig_diffusers.convert.rig import assemble, convert_rig, read_mean_shape, read_networks
+from emorig_diffusers.convert.rig import CONVENTIONS, assemble, convert_rig, read_mean_shape, read_networks
 from emorig_diffusers.folders import FolderError
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
@@ -174,6 +174,7 @@ def test_networks_alone_ask_for_the_others(folder: Path, parts: tuple[Path, Path
     pipe = EmoRigPipeline.from_pretrained(folder, head=head, encoder=encoder)
     assert pipe.head is head and pipe.encoder is encoder and pipe.published
     assert pipe.code_parts == ("appearance",) and pipe.config.crop == "ffhq"
+    assert (pipe.config.resampling, pipe.config.rasterizer) == ("skimage", "pytorch3d")
     assert (pipe.config.crop_size, pipe.config.default_num_inference_steps) == (64, 20)
     assert pipe.config.shape is None and pipe.config.emotion_codes is None
 
@@ -235,6 +236,7 @@ def test_assemble_is_convert_with_parts(
 def test_assemble_without_a_network(parts: tuple[Path, Path], tmp_path: Path) -> None:
     pipe = EmoRigPipeline.from_pretrained(assemble(tmp_path / "pipe", *parts))
     assert pipe.unet is None and isinstance(pipe.encoder, EmocaEncoder)
+    assert {name: pipe.config[name] for name in CONVENTIONS} == CONVENTIONS
     assert pipe.config.emotion_codes is None
     first = load_file(parts[0] / "diffusion_pytorch_model.safetensors")
     assert torch.equal(pipe.head.shape_basis, first["shape_basis"])

@@ -59,6 +59,15 @@ def test_decas_crop_is_skimages_warp(astronaut: np.ndarray, box: tuple[float, fl
     np.testing.assert_allclose(crop[0].permute(1, 2, 0).numpy(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("left", [-0.3, -20.5])
+def test_decas_crop_of_a_picture_without_black(astronaut: np.ndarray, left: float) -> None:
+    """A square that reaches less than a pixel beyond it stays in its range, one that reaches farther fades to black."""
+    bright, box = 100 + astronaut[:64, :64] // 2, (left, 1.3, 60.0)
+    expected = warp(bright / 255.0, similarity_of(box).inverse, output_shape=(224, 224), order=1)
+    assert (expected.min() == bright.min() / 255) == (left > -1)
+    np.testing.assert_allclose(deca_crop(bright, box)[0].permute(1, 2, 0).numpy(), expected, atol=2e-5)
+
+
 def test_decas_transform_keeps_both_offsets() -> None:
     """Points in [-1, 1] are spread over 224 pixels, sent back through the warp, and divided by the picture's side."""
     box = (61.25, 40.5, 171.0)

@@ -26,7 +26,7 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.convert.deca import convert_deca, convert_emoca
 from emorig_diffusers.convert.flame import convert_flame
-from emorig_diffusers.convert.rig import convert_rig, read_mean_shape
+from emorig_diffusers.convert.rig import CONVENTIONS, convert_rig, read_mean_shape
 from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.editing import MODES
 from emorig_diffusers.emotions import EMOTIONS
@@ -38,8 +38,9 @@ from emorig_diffusers.outputs import EditedFace
 from emorig_diffusers.render import ndc_to_pixels, project, rasterize, transform_ndc
 from emorig_diffusers.rig import EncodedFace
 
-SIDE = 64
+SIDE, PHOTO = 64, 160
 MODEL = replace(SMALL, blocks=1)
+SETTINGS = CONVENTIONS | {"crop_size": SIDE, "code_parts": "appearance"}
 BRANCHES = ("deca", "emoca")
 # who reads source and target, in every mode; all four pairs occur
 WHO = {"exp": ("deca", "emoca"), "pose": ("emoca", "deca"), "light": ("emoca", "emoca"), "latent": ("deca", "deca")}
@@ -61,13 +62,14 @@ LENGTHS = {"shape": 100, "tex": 50, "exp": 50, "turn": 3, "jaw": 3, "cam": 3, "l
 
 
 def square(photo: np.ndarray) -> np.ndarray:
-    """The part around the face that FFHQ would show, in the network's size."""
-    return warp_crop(photo, ffhq_matrix(ibug(photo) + 0.5, SIDE), SIDE)
+    """The part around the face that FFHQ would show, larger than the network sees it."""
+    points = find_faces(photo)[0].landmarks[list(IBUG68), :2]
+    return warp_crop(photo, ffhq_matrix(points, PHOTO), PHOTO)
 
 
-def ibug(picture: np.ndarray) -> np.ndarray:
-    """The 68 points [68, 2] that take the place of FAN's."""
-    return find_faces(picture)[0].landmarks[list(IBUG68), :2].astype(np.float64) - 0.5
+def ibug(photo: np.ndarray) -> np.ndarray:
+    """The 68 points [68, 2] that take the place of FAN's, from the centre of the picture's first pixel."""
+    return find_faces(photo)[0].landmarks[list(IBUG68), :2].astype(np.float64) * (SIDE / PHOTO) - 0.5
 
 
 def usual_encoder(name: str, pictures: Tensor, seed: int) -> original_deca.Tensors:
@@ -105,19 +107,34 @@ class Files:
     held: Originals
 
 
+Pair = tuple[np.ndarray, np.ndarray]
+
+
 @pytest.fixture(scope="module")
-def pictures(astronaut: np.ndarray, hopper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source and target, uint8 [64, 64, 3]."""
+def squares(astronaut: np.ndarray, hopper: np.ndarray) -> Pair:
+    """Source and target as photos, uint8 [160, 160, 3]."""
     return square(astronaut), square(hopper)
 
 
 @pytest.fixture(scope="module")
+def pictures(squares: Pair) -> Pair:
+    """Source and target as the network sees them, uint8 [64, 64, 3]."""
+    return tuple(original_inference.resized(photo, SIDE) for photo in squares)
+
+
+@pytest.fixture(scope="module")
+def points(squares: Pair) -> Pair:
+    """Their faces' 68 points in the pictures."""
+    return tuple(map(ibug, squares))
+
+
+@pytest.fixture(scope="module")
 def files(
-    head: HeadModel, pictures: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+    head: HeadModel, pictures: Pair, points: Pair, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Files]:
     folder = tmp_path_factory.mktemp("originals")
     flame = write_flame(folder / "flame", flame_head(head))
-    crops = torch.cat([original_inference.crop(picture, ibug(picture))[0] for picture in pictures])
+    crops = torch.cat([original_inference.crop(*both)[0] for both in zip(pictures, points, strict=True)])
     own = {name: usual_encoder(name, crops, seed) for seed, name in enumerate(BRANCHES)}
     by_outputs = {236: own["deca"], 53: own["emoca"], 128: original_deca.encoder_tensors(128, 7, flat=True)}
     with patch.object(original_deca, "encoder_tensors", lambda outputs, *_: by_outputs[outputs]):
@@ -164,11 +181,13 @@ class Run:
 
 @dataclass
 class Scene:
-    """Source and target picture uint8 [64, 64, 3], the converted pipeline, and what the originals read."""
+    """Source and target, the converted pipeline, and what the originals read."""
 
     rig: EmoRigPipeline
     held: Originals
-    pictures: tuple[np.ndarray, np.ndarray]
+    photos: Pair
+    pictures: Pair
+    points: Pair
     reads: dict[tuple[int, str], Read]  # (0 for the source or 1 for the target, branch)
     faces: dict[tuple[int, str], EncodedFace]  # as the pipeline reads them
     runs: dict[tuple, Run] = field(default_factory=dict)
@@ -189,7 +208,7 @@ class Scene:
             return values
 
         handle = rig.unet.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[::2]))
-        source, target = self.pictures
+        source, target = self.photos
         lending = {"reference": target, "modes": [mode], "source_encoder": who[0], "target_encoder": who[1]}
         sampling = {"latents": NOISE, "num_inference_steps": steps, "callback_on_step_end": keep}
         try:
@@ -211,12 +230,11 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(rig: EmoRigPipeline, files: Files, pictures: tuple[np.ndarray, np.ndarray]) -> Scene:
-    read = lambda picture, branch: original_inference.read(files.held, picture, ibug(picture), branch)
-    reads = {(i, branch): read(picture, branch) for i, picture in enumerate(pictures) for branch in BRANCHES}
-    encode = lambda picture, branch: rig.encode_photo(picture, frame="whole", branch=branch)[0]
-    faces = {(i, branch): encode(picture, branch) for i, picture in enumerate(pictures) for branch in BRANCHES}
-    return Scene(rig, files.held, pictures, reads, faces)
+def scene(rig: EmoRigPipeline, files: Files, squares: Pair, pictures: Pair, points: Pair) -> Scene:
+    both = [(i, branch) for i in (0, 1) for branch in BRANCHES]
+    reads = {(i, who): original_inference.read(files.held, pictures[i], points[i], who) for i, who in both}
+    faces = {(i, who): rig.encode_photo(squares[i], frame="whole", branch=who)[0] for i, who in both}
+    return Scene(rig, files.held, squares, pictures, points, reads, faces)
 
 
 def far(found: Tensor | np.ndarray, wanted: Tensor | np.ndarray) -> float:
@@ -242,7 +260,8 @@ def check_conditions(made: Run, wanted: Drawn) -> None:
 @pytest.mark.parametrize("index", [0, 1])
 def test_codes(scene: Scene, index: int, branch: str) -> None:
     picture, face = scene.pictures[index], scene.faces[index, branch]
-    assert far(face.seen, original_inference.crop(picture, ibug(picture))[0]) < 1e-5
+    assert np.array_equal(face.picture.pixels, picture)
+    assert far(face.seen, original_inference.crop(picture, scene.points[index])[0]) < 1e-5
     check_codes(face.codes, scene.reads[index, branch].codes)
 
 
@@ -257,8 +276,8 @@ def test_the_photos_and_the_encoders_differ(scene: Scene) -> None:
 def test_decas_own_file(scene: Scene, files: Files, tmp_path: Path) -> None:
     """deca_model.tar in place of EMOCA's folder."""
     encoder = EmocaEncoder.from_pretrained(convert_deca(files.deca, tmp_path / "deca"))
-    deca = EmoRigPipeline(**scene.rig.components | {"encoder": encoder}, crop_size=SIDE, code_parts="appearance")
-    face = deca.encode_photo(scene.pictures[0], frame="whole")[0]
+    deca = EmoRigPipeline(**scene.rig.components | {"encoder": encoder}, **SETTINGS)
+    face = deca.encode_photo(scene.photos[0], frame="whole")[0]
     check_codes(face.codes, scene.reads[0, "deca"].codes)
     shutil.rmtree(tmp_path / "deca")
 
@@ -277,7 +296,7 @@ def test_what_the_network_sees(scene: Scene, mode: str, who: tuple[str, str]) ->
     points = transform_ndc(project(made.face.vertices[None], made.face.target.camera), transform)  # of ours, from here
     assert far(points[0], original_inference.project(vertices, codes["cam"], own.tform, SIDE)) < 1e-4
 
-    face = rasterize(ndc_to_pixels(points, SIDE), head.faces, SIDE, SIDE).face[0].numpy()
+    face = rasterize(ndc_to_pixels(points, SIDE), head.faces, SIDE, SIDE, rule="pytorch3d").face[0].numpy()
     mine = [x.double().numpy() for x in (made.face.vertices, points[0])]
     wanted = original_inference.paint(scene.held.flame, *mine, codes, SIDE)
     count, same = (wanted.face >= 0).sum(), wanted.face == face
@@ -320,8 +339,7 @@ def test_the_albums_shape(scene: Scene, tmp_path: Path) -> None:
     mean = torch.randn(1, 100, generator=torch.Generator().manual_seed(8))
     file = tmp_path / "mean_shape.pkl"
     file.write_bytes(pickle.dumps(mean))
-    settings = {"crop_size": SIDE, "code_parts": "appearance", "shape": read_mean_shape(file)}
-    album, who = EmoRigPipeline(**scene.rig.components, **settings), WHO["pose"]
+    album, who = EmoRigPipeline(**scene.rig.components, **SETTINGS, shape=read_mean_shape(file)), WHO["pose"]
     album.set_progress_bar_config(disable=True)
     made = scene.edit(album, "pose", who)
     own, codes = scene.lent("pose", who)

@@ -18,6 +18,7 @@ from emorig_diffusers.hub import export_hub, open_pipeline, resolve
 from emorig_diffusers.models.diffae import SemanticEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
+from emorig_diffusers.resampling import take_picture
 from emorig_diffusers.sampling import Sampling
 
 
@@ -45,6 +46,18 @@ def test_the_photo_comes_back_from_its_codes(pipe: DiffAEEmotionPipeline, astron
     drawn = pipe.decode(pipe.stochastic_code(face, z, 100), z, Sampling(100))
     other = pipe.decode(torch.randn(face.shape), z, Sampling(10))
     assert (drawn - face).square().mean() < 1e-3 < 0.05 < (other - face).square().mean()
+
+
+def test_photos_are_resized_as_the_checkpoint_says(pipe: DiffAEEmotionPipeline, hopper: np.ndarray) -> None:
+    published = DiffAEEmotionPipeline(pipe.unet, pipe.semantic_encoder, pipe.scheduler, resampling="pil")
+    side = published.latents_side
+    shown = lambda found: ((found.picture.permute(1, 2, 0).numpy() + 1) * 127.5).round()
+    for crop in ("ffhq", "whole"):
+        ours, theirs = (one.find(hopper, crop=crop)[0] for one in (pipe, published))
+        wanted = take_picture(hopper, crop, theirs.landmarks, side, "pil")
+        assert np.array_equal(shown(theirs), wanted.pixels) and np.array_equal(theirs.matrix, wanted.matrix)
+        assert np.abs(shown(ours) - wanted.pixels).max() > 5
+        assert np.abs(ours.matrix - theirs.matrix).max() < 1  # rounded sizes
 
 
 def test_intensity_0_is_the_photo_itself(pipe: DiffAEEmotionPipeline, astronaut: np.ndarray) -> None:

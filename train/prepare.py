@@ -26,13 +26,13 @@ from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.assets import AssetError
-from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.shards import MANIFEST, CodeShards, Sample, finished_shards, write_manifest, write_shard
 from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
 from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.frames import PICTURE_FRAMES
 from emorig_diffusers.models.landmarks import LandmarkEncoder
 from emorig_diffusers.photos import PhotoError
+from emorig_diffusers.resampling import take_picture
 
 MAX_ERROR, MAX_READ_ERROR = 4.0, 16.0
 HALF_CROP = 192  # pixels of the 384-pixel crop in which errors are told, per unit of normalised device coordinates
@@ -74,7 +74,8 @@ class Preparation:
         if not error <= self.max_error:  # a fit that went to NaN is poor too
             return "poor fit"
         size = self.resolution
-        picture, transform = warp_crop(photo, face.grid_matrix(size), size), face.transform[0].numpy()
+        picture = take_picture(photo, self.crop, face.face.landmarks, size, self.pipe.config.resampling).pixels
+        transform = face.transform[0].numpy()
         info = {name: getattr(source, name) for name in ("file", "label", "valence", "arousal", "attributes")}
         return Sample(source.key, picture, face.codes, transform, face.residual, info | {"error": round(error, 4)})
 
@@ -99,7 +100,9 @@ def describe_settings(
             weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     listed = json.dumps([astuple(source) for source in sources]).encode()
     options = ("resolution", "crop", "shard_size", "max_error")
-    return {name: getattr(args, name) for name in options} | {
+    resampling = pipe.config.resampling
+    others = {} if resampling == "area" else {"resampling": resampling}  # older shards do not say it
+    return {name: getattr(args, name) for name in options} | others | {
         "model": args.pretrained_model_name_or_path,
         "model_sha256": weights.hexdigest(),
         "layout": dataset.layout,

@@ -115,8 +115,9 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
         raise SystemExit(f"The preset's networks cannot be built: {error}.") from None
     if args.resolution % unet.size_multiple:
         raise SystemExit(f"--resolution must be a multiple of {unet.size_multiple} for this network.")
-    settings = {n: pipe.config[n] for n in ("emotions", "emotion_codes", "crop", "crop_landmarks", "repaint_window",
-                                                "residual_scale", "wrinkles", "light_blur")}  # fmt: skip
+    settings = {n: pipe.config[n] for n in ("emotions", "emotion_codes", "crop", "crop_landmarks", "resampling",
+                                                "rasterizer", "repaint_window", "residual_scale", "wrinkles",
+                                                "light_blur")}  # fmt: skip
     settings["crop_size"] = args.resolution if published else pipe.config.crop_size
     steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
     return EmoRigPipeline(

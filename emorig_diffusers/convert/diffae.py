@@ -30,7 +30,7 @@ from .rig import write_pipeline
 SYSTEM = "Diffusion Autoencoders"
 WEIGHTS, ENCODER, LATENT_NET, SPREAD = "ema_model.", "encoder.", "latent_net.", ("conds_mean", "conds_std")
 CLASSIFIERS = ("classifier.", "ema_classifier.")  # the average is still 39 % its random start: .9999 ^ 9375 steps
-SETTINGS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq",
+SETTINGS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "resampling": "pil",
             "brought": "The weights come from Diffusion Autoencoders trained on FFHQ, non-commercial"}  # fmt: skip
 """Of the pipeline, as the original's notebooks edit photos."""
 CELEBA_ATTRIBUTES = (

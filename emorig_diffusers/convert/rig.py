@@ -32,8 +32,9 @@ from .files import ConvertError, read_checkpoint
 
 SYSTEM = "DiffusionRig"
 UNET, ENCODER = "denoisingUNet.", "encoder."
-SETTINGS = ("crop", "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig
-CROP = "ffhq"  # the square that DiffusionRig was trained on
+CONVENTIONS = {"crop": "ffhq", "resampling": "skimage", "rasterizer": "pytorch3d"}
+"""The pictures that DiffusionRig was trained on: their square of the photo, how it is resized, how heads are drawn."""
+SETTINGS = (*CONVENTIONS, "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig
 STEPS = 20  # of DDIM, as the original's README samples
 LAB_CODE = ("appearance", "shape", "shape", "texture")  # 64 + 100 + 100 + 50 = 314; the shape does come twice
 RESOLUTIONS = {
@@ -71,8 +72,8 @@ def convert_rig(
     if (head is None) != (encoder is None):
         raise ConvertError("A pipeline needs a head and an encoder: give both folders, or neither.")
     unet, appearance = read_networks(checkpoint)
-    settings = {
-        "crop": CROP, "crop_size": unet.config.sample_size, "default_num_inference_steps": STEPS,
+    settings = CONVENTIONS | {
+        "crop_size": unet.config.sample_size, "default_num_inference_steps": STEPS,
         "code_parts": _code_parts(unet, appearance, code_parts, checkpoint),
         "shape": None if mean_shape is None else read_mean_shape(mean_shape),
     }  # fmt: skip
@@ -106,7 +107,7 @@ def assemble(
     Raises:
         ConvertError: With one sentence; nothing is left behind.
     """
-    parts, settings = open_parts(head, encoder, detail), {"crop": CROP}
+    parts, settings = open_parts(head, encoder, detail), dict(CONVENTIONS)
     if rig is not None:
         parts |= {
             "unet": _open(RigUNet, rig, "unet"),

@@ -51,7 +51,7 @@ from emorig_diffusers.convert.rig import RESOLUTIONS
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.models import emoca
 from emorig_diffusers.models.appearance import AppearanceEncoder
-from emorig_diffusers.models.detail import DetailModel, detail_normals, draw_uv
+from emorig_diffusers.models.detail import DetailModel, draw_uv
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
@@ -177,11 +177,10 @@ def stages_of(pipe: EmoRigPipeline) -> list[tuple[str, Any, str]]:
         reads = [(name, part, "forward") for name, net in networks for part in (net, net.encoder)]
         reads.append(("error of the reading", emoca, "compare"))
     if pipe.detail is not None:
-        reads += [("wrinkles", pipe.detail, name) for name in ("code", "decode")]
-        reads += [("wrinkles", published, "detail_normals")]
+        reads += [("wrinkles", pipe.detail, name) for name in ("code", "decode", "normals")]
     look = [("look of the photo", pipe.appearance_encoder, "forward")] if pipe.appearance_encoder else []
     return [
-        ("detect", rig, "find_faces"), ("crop", RigMixin, "_look"), ("crop", rig, "warp_crop"),
+        ("detect", rig, "find_faces"), ("crop", RigMixin, "_look"), ("crop", rig, "take_picture"),
         ("crop", rig, "deca_crop"), *reads, ("head", pipe.head, "forward"), ("buffers", RigMixin, "draw_head"), *look,
         ("network", EmoRigPipeline, "sample"), ("paste", published, "paste_mask"),
         ("paste", pipeline_emorig, "paste_redrawn"), ("sheet of the result", EmoRigPipeline, "_describe"),
@@ -240,8 +239,8 @@ def decode_as_emoca(pipe: EmoRigPipeline, face: EncodedFace) -> None:
     vertices = pipe.pose_head(codes)
     pipe.draw_head(codes, side, vertices=vertices)
     seen = face.seen.to(detail.device, detail.dtype)
-    displacement = detail(seen, codes.pose[:, 3:].to(seen), codes.expression.to(seen)).float().cpu()
-    normals = detail_normals(head, vertices, displacement, detail.mask.float().cpu(), detail.fixed.float().cpu())
+    displacement = detail(seen, codes.pose[:, 3:].to(seen), codes.expression.to(seen))
+    normals = detail.normals(head, vertices, displacement, pipe.config.rasterizer)
     grey = torch.full_like(vertices, 0.7)
     for texture in (None, normals):
         uv = {"uv": head.uv, "faces_uv": head.faces_uv, "normal_map": texture}
