@@ -39,6 +39,7 @@ from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.photos import read_photo
 from emorig_diffusers.published import CONDITIONS, published_scheduler
 from emorig_diffusers.rig import code_width
+from emorig_diffusers.settings import EMORIG
 
 ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
 """Defaults of stage 2 (Ding et al. 2023, section 4)."""
@@ -115,15 +116,13 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
         raise SystemExit(f"The preset's networks cannot be built: {error}.") from None
     if args.resolution % unet.size_multiple:
         raise SystemExit(f"--resolution must be a multiple of {unet.size_multiple} for this network.")
-    settings = {n: pipe.config[n] for n in ("emotions", "emotion_codes", "crop", "crop_landmarks", "resampling",
-                                                "rasterizer", "repaint_window", "residual_scale", "wrinkles",
-                                                "light_blur")}  # fmt: skip
-    settings["crop_size"] = args.resolution if published else pipe.config.crop_size
     steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
-    return EmoRigPipeline(
-        pipe.head, pipe.encoder, unet, scheduler, appearance, pipe.detail if published else None, code_parts=parts,
-        default_num_inference_steps=steps, **settings,
-    )  # fmt: skip
+    settings = {name: pipe.config[name] for name in EMORIG} | {
+        "crop_size": args.resolution if published else pipe.config.crop_size, "code_parts": parts, "shape": None,
+        "default_num_inference_steps": steps,
+    }  # fmt: skip
+    detail = pipe.detail if published else None
+    return EmoRigPipeline(pipe.head, pipe.encoder, unet, scheduler, appearance, detail, **settings)
 
 
 def check_encoder(pipe: EmoRigPipeline, args: argparse.Namespace) -> None:
