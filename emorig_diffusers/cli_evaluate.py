@@ -35,8 +35,8 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
     some.add_argument("--emotions", metavar="all|NAME,NAME", type=_emotions, help="emotions that count (default: all)")
     add("--reference", metavar="DIR", type=path,
         help="real photos of the same people with the emotion, laid out and named as the edited ones")  # fmt: skip
-    add("--judge", metavar="KIND", default="auto", help="who judges emotions: auto (HSEmotion, else fer), fer, "
-        "enet_b2_7, enet_b0_8, enet_b0_8_va_mtl (default: auto)")  # fmt: skip
+    add("--judge", metavar="KIND", default="auto", help="who judges emotions: auto (HSEmotion, else face-api), "
+        "face-api, fer, enet_b2_7, enet_b0_8, enet_b0_8_va_mtl (default: auto); fer judges beside it")  # fmt: skip
     add("--identity", metavar="KIND", default="auto",
         help="who judges identity: auto, sface, or CosFace's .onnx file (default: auto)")  # fmt: skip
     add("--sets", action="store_true", help="FID and KID of each method's pictures too, where there are enough")

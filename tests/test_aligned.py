@@ -18,7 +18,7 @@ from torch import nn
 import emorig_diffusers.models
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
 from emorig_diffusers.hub import export_hub, open_pipeline, resolve
-from emorig_diffusers.metrics.fer import EmotionJudge
+from emorig_diffusers.metrics import FerJudge
 from emorig_diffusers.metrics.perceptual import LPIPS
 from emorig_diffusers.models.aligned import ALIGNMENT, AlignedMixin, align_weights
 from emorig_diffusers.models.appearance import AppearanceEncoder
@@ -189,7 +189,7 @@ def test_models_of_other_packages(tmp_path: Path) -> None:
 # what is no pipeline
 
 
-@pytest.mark.parametrize("made", [lambda: LPIPS("alex"), lambda: EmotionJudge().network])
+@pytest.mark.parametrize("made", [lambda: LPIPS("alex"), lambda: FerJudge().network])
 def test_judges(made: Callable[[], nn.Module]) -> None:
     assert not odd(made())
 

@@ -221,7 +221,7 @@ def test_published_rows_carry_their_mark() -> None:
     assert all(method.endswith("(published, AffectNet)") for method in rows.table)
     assert len(rows.table) == 7 and all(len(row) == 6 for row in rows.table.values())
     fear = rows.table["LDM (published, AffectNet)"]["fear"]
-    assert [fear[f].mean for f in MAIN] == [0.764, 24.89, 0.824, 0.103, 0.770]
+    assert [fear[f].mean for f in MAIN if f in fear] == [0.764, 24.89, 0.824, 0.103, 0.770]
     assert set(rows.table["ground truth (published, AffectNet)"]["happy"]) == {"accuracy"}
     assert set(rows.table) & {UNEDITED, REAL} == set()
 

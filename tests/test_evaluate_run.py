@@ -20,11 +20,11 @@ from processes import start_two
 from emorig_diffusers import EmoRigPipeline, cli
 from emorig_diffusers.evaluation import scores
 from emorig_diffusers.faces import find_faces
-from emorig_diffusers.metrics import LPIPS, IdentityJudge, psnr, ssim
+from emorig_diffusers.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, psnr, ssim
 from emorig_diffusers.metrics.codes import CodeJudge
 from emorig_diffusers.outputs import EmoRigOutput
 
-JUDGES = ("--judge", "fer", "--identity", "sface")
+JUDGES = ("--judge", "face-api", "--identity", "sface")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,6 +122,11 @@ def test_figures_of_a_pair_are_the_metrics(
     assert record["gain"] == pytest.approx(
         record["probabilities_after"]["surprise"] - record["probabilities_before"]["surprise"], abs=1e-5
     )
+    first, second = (judge(edited, faces[1].box) for judge in (FaceApiJudge(), FerJudge()))
+    assert record["probabilities_after"] == pytest.approx(first, abs=1e-5)
+    assert (record["top"], record["second_top"]) == (max(first, key=first.get), max(second, key=second.get))
+    assert record["second_accuracy"] == float(record["second_top"] == "surprise")
+    assert record["agreement"] == float(record["top"] == record["second_top"])
     assert record["expression_gain"] > 0.3 and record["background"] == 0
 
 
@@ -144,6 +149,7 @@ def test_no_face_is_a_miss(records: dict) -> None:
     record = records["rival", "happy", "astronaut"]
     assert record["failure"] is None and record["note"] == "no face in the edited picture"
     assert (record["accuracy"], record["target_probability"], record["csim"]) == (0, 0, 0)
+    assert record["second_accuracy"] == 0 and record["agreement"] is None
     assert record["psnr"] < 15 and record["gain"] < -0.9
 
 
@@ -161,7 +167,8 @@ def test_bad_files_are_listed_and_count_nowhere(records: dict, report: Path) -> 
 def test_the_report_names_judges_and_marks_what_is_published(report: Path, plain: Path) -> None:
     markdown, page = ((report / f"report{suffix}").read_text() for suffix in (".md", ".html"))
     for text in (markdown, page):
-        assert "fer (stand-in, weak)" in text and "SFace" in text
+        assert "SFace" in text
+        assert all(f"Accuracy ({judge}) ↑" in text for judge in ("face-api", "fer (weak)", "HSEmotion enet_b2_7"))
     rows = [line for line in markdown.splitlines() if any(name in line for name in ("GANmut", "StarGAN", "LDM"))]
     assert len(rows) == 5 and all("(published, AffectNet) |" in row for row in rows)
     assert page.count("GANmut (published, AffectNet)") == page.count("GANmut") > 0

@@ -7,7 +7,7 @@ import torch
 from scipy.signal import correlate2d
 
 from emorig_diffusers.faces import find_faces
-from emorig_diffusers.metrics.face_api import FaceApiJudge
+from emorig_diffusers.metrics import FaceApiJudge
 
 
 def test_names_a_smile_and_a_calm_face(astronaut: np.ndarray, hopper: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from skimage import data
 
 from emorig_diffusers.assets import ASSETS, AssetError, fetch
 from emorig_diffusers.faces import Face, find_faces
-from emorig_diffusers.metrics import LPIPS, EmotionJudge, IdentityJudge
+from emorig_diffusers.metrics import LPIPS, FerJudge, IdentityJudge
 from emorig_diffusers.metrics.identity import align_five_points
 from emorig_diffusers.metrics.perceptual import ArrayUnpickler
 
@@ -40,8 +40,8 @@ def hopper() -> Portrait:
 
 
 @pytest.fixture(scope="module")
-def emotion() -> EmotionJudge:
-    return EmotionJudge()
+def emotion() -> FerJudge:
+    return FerJudge()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ FACE = _tensor(data.astronaut()[60:188, 160:288])  # [1, 3, 128, 128]
 
 
 def test_a_smile_is_happy_and_a_calm_face_is_not(
-    emotion: EmotionJudge, astronaut: Portrait, hopper: Portrait
+    emotion: FerJudge, astronaut: Portrait, hopper: Portrait
 ) -> None:
     smile, calm = (emotion(rgb, face.box) for rgb, face in (astronaut, hopper))
     assert set(smile) == {"neutral", "happy", "sad", "surprise", "fear", "disgust", "anger"}
@@ -72,7 +72,7 @@ def test_a_smile_is_happy_and_a_calm_face_is_not(
     assert max(calm, key=calm.__getitem__) == "neutral"
 
 
-def test_emotion_network_is_the_keras_network(emotion: EmotionJudge) -> None:
+def test_emotion_network_is_the_keras_network(emotion: FerJudge) -> None:
     # Probabilities of the stored Keras layer list, run layer by layer; wrong padding shifts them threefold.
     expected = [1.4722e-03, 2.1852e-13, 8.2553e-07, 2.4318e-04, 1.3046e-04, 9.9815e-01, 4.5928e-06]
     wave = torch.sin(torch.arange(4096.0) / 7).view(1, 1, 64, 64)
@@ -80,7 +80,7 @@ def test_emotion_network_is_the_keras_network(emotion: EmotionJudge) -> None:
 
 
 def test_emotion_does_not_depend_on_the_photo_around_the_face(
-    emotion: EmotionJudge, astronaut: Portrait
+    emotion: FerJudge, astronaut: Portrait
 ) -> None:
     rgb, face = astronaut
     wide = np.pad(rgb, ((40, 40), (70, 70), (0, 0)), mode="edge")
@@ -88,7 +88,7 @@ def test_emotion_does_not_depend_on_the_photo_around_the_face(
     assert emotion(wide, moved) == pytest.approx(emotion(rgb, face.box))
 
 
-def test_a_face_cut_by_the_border_is_still_judged(emotion: EmotionJudge, astronaut: Portrait) -> None:
+def test_a_face_cut_by_the_border_is_still_judged(emotion: FerJudge, astronaut: Portrait) -> None:
     rgb, face = astronaut
     x0, y0, x1, y1 = (round(float(v)) for v in face.box)
     tight = np.ascontiguousarray(rgb[y0:y1, x0:x1])
@@ -98,13 +98,13 @@ def test_a_face_cut_by_the_border_is_still_judged(emotion: EmotionJudge, astrona
 @pytest.mark.parametrize(
     "box", [(50, 50, 50, 90), (-90, 0, -10, 80), (600, 0, 700, 90), (float("nan"), 0, 9, 9)]
 )
-def test_emotion_refuses_a_box_beside_the_photo(emotion: EmotionJudge, box: tuple[float, ...]) -> None:
+def test_emotion_refuses_a_box_beside_the_photo(emotion: FerJudge, box: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="inside the picture"):
         emotion(data.astronaut(), box)
 
 
 def test_judges_refuse_what_is_no_uint8_photo(
-    emotion: EmotionJudge, identity: IdentityJudge, astronaut: Portrait
+    emotion: FerJudge, identity: IdentityJudge, astronaut: Portrait
 ) -> None:
     rgb, face = astronaut
     with pytest.raises(ValueError, match="uint8"):
@@ -212,7 +212,7 @@ def test_lpips_converts_once_and_then_needs_no_pickle(
     assert torch.equal(LPIPS("alex")(FACE, FACE.flip(-1)), expected)
 
 
-@pytest.mark.parametrize("judge", [EmotionJudge, IdentityJudge, LPIPS])
+@pytest.mark.parametrize("judge", [FerJudge, IdentityJudge, LPIPS])
 def test_missing_weights_are_said_in_one_sentence(
     judge: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from transformers import EfficientNetConfig, EfficientNetModel
 
 from emorig_diffusers.assets import AssetError
 from emorig_diffusers.convert.files import ConvertError
-from emorig_diffusers.metrics import EmotionJudge, HSEmotionJudge, emotion_judge
+from emorig_diffusers.metrics import HSEmotionJudge, emotion_judge
 from emorig_diffusers.metrics.efficientnet import EfficientNet, SameConv
 from emorig_diffusers.metrics.hsemotion import MODELS, face_tensor
 from emorig_diffusers.metrics.modules import read_module
@@ -258,17 +258,15 @@ def test_a_box_over_the_border_is_cut_there(astronaut: np.ndarray) -> None:
         face_tensor(astronaut, (600, 0, 700, 90), 224)
 
 
-def test_without_weights_the_stand_in_is_named(
+def test_without_weights_the_judge_that_comes_along_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in = EmotionJudge()
-    monkeypatch.setattr("emorig_diffusers.metrics.emotion.EmotionJudge", lambda: stand_in)
     monkeypatch.setenv("EMORIG_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EMORIG_OFFLINE", "1")
-    assert emotion_judge().name == "fer (stand-in, weak)"
+    assert emotion_judge().name == emotion_judge("face-api").name == "face-api"
     assert f"at {tmp_path / 'hsemotion' / 'enet_b2_7.pt'}" in capsys.readouterr().err
     with pytest.raises(AssetError, match="'enet_b0_8_best_vgaf' is missing .* put https://.*pt at "):
         emotion_judge("enet_b0_8")
-    with pytest.raises(ValueError, match="'affectnet': choose from auto, fer, enet_b2_7, enet_b0_8"):
+    with pytest.raises(ValueError, match="'affectnet': choose from auto, face-api, fer, enet_b2_7, enet_b0_8"):
         emotion_judge("affectnet")

@@ -16,7 +16,7 @@ from emorig_diffusers import EMOTIONS, EmoRigOutput, EmoRigPipeline, FaceCodes
 from emorig_diffusers.editing import turned
 from emorig_diffusers.emotions import emotion_offset
 from emorig_diffusers.faces import BLENDSHAPES, find_faces
-from emorig_diffusers.metrics import EmotionJudge, IdentityJudge
+from emorig_diffusers.metrics import FerJudge, IdentityJudge
 from emorig_diffusers.models.head import rotation_matrix
 from emorig_diffusers.rig import EncodedFace
 
@@ -144,7 +144,7 @@ def hopper_happy(pipe: EmoRigPipeline, hopper: np.ndarray) -> EmoRigOutput:
 def test_happy_is_seen_by_others(
     hopper: np.ndarray, hopper_face: EncodedFace, hopper_happy: EmoRigOutput
 ) -> None:
-    judge, box, result = EmotionJudge(), hopper_face.face.box, hopper_happy.images[0]
+    judge, box, result = FerJudge(), hopper_face.face.box, hopper_happy.images[0]
     before, after = judge(hopper, box)["happy"], judge(result, box)["happy"]
     assert after > before + 0.05 and after > 1.5 * before
     calm, smile = scores(hopper), scores(result, box)

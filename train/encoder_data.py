@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from emorig_diffusers import FaceCodes
 from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.shards import CodeShards, Sample
-from emorig_diffusers.metrics.emotion import EmotionJudge
+from emorig_diffusers.metrics import FerJudge
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.render import project
 
@@ -88,7 +88,7 @@ class EncoderData:
         folder: Path,
         head: HeadModel,
         image_size: int,
-        judge: EmotionJudge | None = None,
+        judge: FerJudge | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         shards, self.image_size, side = CodeShards(folder), image_size, round(ROOM * image_size)
@@ -112,7 +112,7 @@ class EncoderData:
         return mean, FaceCodes(*(v.std(0, keepdim=True, correction=0) if v.numel() else v[:1] for v in values))
 
 
-def _read(sample: Sample, head: HeadModel, side: int, judge: EmotionJudge | None) -> Batch:
+def _read(sample: Sample, head: HeadModel, side: int, judge: FerJudge | None) -> Batch:
     """One photo as a batch of one: the encoder's crop, cut out of the training picture."""
     codes, size = sample.codes, sample.picture.shape[0]
     with torch.no_grad():

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from emorig_diffusers.crops import align, transform_points, warp_crop
 from emorig_diffusers.faces import Face, choose_faces, find_faces
-from emorig_diffusers.metrics import LPIPS, EmotionJudge, IdentityJudge
-from emorig_diffusers.metrics.face_api import FaceApiJudge
+from emorig_diffusers.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, Judge
 from emorig_diffusers.photos import read_photo
 
 SIDE = 256  # of the aligned crop, pixels
@@ -96,7 +95,7 @@ class Ruler:
 
     def __init__(self) -> None:
         self.lpips, self.identity = LPIPS("alex"), IdentityJudge()
-        self.judges = {judge.name.split()[0]: judge for judge in (FaceApiJudge(), EmotionJudge())}
+        self.judges = {judge.name.split()[0]: judge for judge in (FaceApiJudge(), FerJudge())}
 
     @torch.no_grad()
     def measure(self, target: Target, edited: np.ndarray) -> dict[str, float]:
@@ -141,7 +140,7 @@ def by_expression(figures: Mapping[tuple[str, str], Mapping[str, float]]) -> dic
     return means
 
 
-def _names(judge: FaceApiJudge | EmotionJudge, rgb: np.ndarray, face: Face, emotion: str) -> float:
+def _names(judge: Judge, rgb: np.ndarray, face: Face, emotion: str) -> float:
     if emotion not in judge.emotions:
         return float("nan")
     scores = judge(rgb, face.box)

@@ -30,7 +30,7 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.emotions import RECIPES, action_unit_offset
 from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.masks import smooth
-from emorig_diffusers.metrics.face_api import FaceApiJudge
+from emorig_diffusers.metrics import FaceApiJudge
 from emorig_diffusers.models.head import PARTS, SHADING_STEP, HeadModel
 from emorig_diffusers.models.landmarks import EYES, INNER_LIPS, OUTER_LIPS, UNSEEN_UNITS
 from emorig_diffusers.photos import read_photo

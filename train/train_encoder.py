@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.metrics.emotion import EmotionJudge
+from emorig_diffusers.metrics import FerJudge
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.render import interpolate, ndc_to_pixels, project, rasterize, vertex_normals
@@ -93,7 +93,7 @@ class EncoderRun(Run):
         pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
         self.encoder, device = build(args, pipe.head), accelerator.device
         size = self.encoder.config.image_size
-        judge = EmotionJudge() if args.emotion_weight else None
+        judge = FerJudge() if args.emotion_weight else None
         part = accelerator.process_index, accelerator.num_processes
         options = {"pretrained_model_name_or_path": args.pretrained_model_name_or_path}
         shards = open_shards(args.train_data_dir, args.output_dir, accelerator, **options)

@@ -1,8 +1,8 @@
-"""The report of a run: the seeds' table and all that stands behind it, as Markdown and HTML."""
+"""The report of a run: the main table and all that stands behind it, as Markdown and HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +68,17 @@ def _blocks(
     yield Paragraph(_who_judged(evaluation))
     yield Paragraph(_how_many(evaluation))
     yield Heading("Table")
-    yield _seeds_table(table, columns, _head(evaluation))
+    yield _main_table(table, columns, _head(evaluation), evaluation.judges)
     if others:
         yield Heading(f"Other work: {others.mark}")
         yield Paragraph(f"Not measured here, and on other photos. Source: {others.source}. {others.setting}.")
-        yield _seeds_table(others.table, [e for e in columns if e != ALL], f"method\n({others.mark})")
+        yield _main_table(others.table, [e for e in columns if e != ALL], f"method\n({others.mark})", others.judges)
     yield Heading("All figures with intervals")
     for text in _what_figures_are(floor):
         yield Paragraph(text)
     for emotion in columns:
         yield Heading("All emotions" if emotion == ALL else emotion.capitalize(), 3)
-        yield from _detailed(table, emotion)
+        yield from _detailed(table, emotion, evaluation.judges)
     if sets:
         yield Heading("Sets of pictures")
         names = ("fid", "kid")
@@ -98,7 +98,8 @@ def _blocks(
 
 
 def _head(evaluation: Evaluation) -> str:
-    return f"method\n(emotions: {evaluation.judges['emotion']};\nCSIM: {evaluation.judges['identity']})"
+    judges = evaluation.judges
+    return f"method\n(emotions: {judges['emotion']};\nbeside it: {judges['second']};\nCSIM: {judges['identity']})"
 
 
 def _who_judged(evaluation: Evaluation) -> str:
@@ -106,7 +107,9 @@ def _who_judged(evaluation: Evaluation) -> str:
     return (
         f"Emotions judged by {judges['emotion']}, identity (CSIM) by {judges['identity']}, codes read by the encoder "
         f"of {judges['codes']}, distance by {judges['lpips']}. Judges are not people: hold every accuracy against the "
-        f"rows of real photos ('{REAL}', where there are any) and of the sources ('{UNEDITED}')."
+        f"rows of real photos ('{REAL}', where there are any) and of the sources ('{UNEDITED}'), and against the "
+        f"accuracy by {judges['second']}; judges agree on the pictures, of those with a face, on which both name the "
+        "same emotion."
     )
 
 
@@ -134,12 +137,13 @@ def _what_figures_are(floor: float | None) -> Iterator[str]:
     )
 
 
-def _seeds_table(table: Table, columns: Sequence[str], head: str) -> Grid:
-    """Method x emotion, five figures a cell."""
-    titles = "\n".join(column.title for column in MAIN.values())
+def _main_table(table: Table, columns: Sequence[str], head: str, judges: Mapping[str, str]) -> Grid:
+    """Method x emotion, in a cell the main figures that any method has."""
+    shown = [f for f in MAIN if any(f in cell for row in table.values() for cell in row.values())]
+    titles = "\n".join(MAIN[f].named(judges) for f in shown)
     rows = []
     for method, row in table.items():
-        cells = [[_mean(row.get(e, {}).get(f), c) for f, c in MAIN.items()] for e in columns]
+        cells = [[_mean(row.get(e, {}).get(f), MAIN[f]) for f in shown] for e in columns]
         rows.append([method, titles, *("\n".join(cell) for cell in cells)])
     return Grid([head, "", *columns], rows)
 
@@ -148,8 +152,8 @@ def _mean(estimate: Estimate | None, column: Column) -> str:
     return _NOTHING if estimate is None else f"{estimate.mean:.{column.decimals}f}"
 
 
-def _detailed(table: Table, emotion: str) -> Iterator[Grid]:
-    """Methods x figures that any of them has, with intervals: the seeds' figures, then all others."""
+def _detailed(table: Table, emotion: str, judges: Mapping[str, str]) -> Iterator[Grid]:
+    """Methods x figures that any of them has, with intervals: the main figures, then all others."""
     cells = {method: row[emotion] for method, row in table.items() if row.get(emotion)}
     for columns in (MAIN, EXTRA):
         shown = [f for f in columns if any(f in cell for cell in cells.values())]
@@ -158,7 +162,7 @@ def _detailed(table: Table, emotion: str) -> Iterator[Grid]:
             count = max(estimate.count for estimate in cell.values())
             rows.append([method, str(count), *(_interval(cell.get(f), columns[f]) for f in shown)])
         if shown:
-            yield Grid(["method", "pictures", *(columns[f].title for f in shown)], rows)
+            yield Grid(["method", "pictures", *(columns[f].named(judges) for f in shown)], rows)
 
 
 def _interval(estimate: Estimate | None, column: Column) -> str:

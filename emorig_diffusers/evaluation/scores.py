@@ -17,7 +17,7 @@ from ..crops import align, transform_points, warp_crop
 from ..faces import Face, choose_faces, find_faces
 from ..metrics.background import background_change
 from ..metrics.codes import LANDMARK_SIDE, CodeJudge
-from ..metrics.emotion import Judge, emotion_judge
+from ..metrics.emotion import Judge, emotion_judge, second_judge
 from ..metrics.identity import identity_judge
 from ..metrics.perceptual import LPIPS
 from ..metrics.pixels import psnr, ssim
@@ -40,9 +40,18 @@ _STILL = [33, 133, 362, 263, 168, 6, 197, 4, 1, 98, 327]  # landmarks that expre
 
 @dataclass
 class Judges:
-    """Whoever says something about a picture."""
+    """Whoever says something about a picture.
+
+    Attributes:
+        emotion: Whose word on emotions counts.
+        second: Another judge of them, to know how far that word can be trusted.
+        identity: An `IdentityJudge` or `CosFaceJudge`.
+        codes, lpips: Who reads codes, and a distance of pictures.
+        device: Where LPIPS computes.
+    """
 
     emotion: Judge
+    second: Judge
     identity: Any
     codes: CodeJudge
     lpips: LPIPS
@@ -53,6 +62,7 @@ class Judges:
         """What every table has to say."""
         return {
             "emotion": self.emotion.name,
+            "second": self.second.name,
             "identity": self.identity.name,
             "codes": CODES,
             "lpips": "LPIPS alex 0.1",
@@ -66,12 +76,13 @@ def load_judges(
 
     Args:
         pipe: CODES, which reads codes.
-        emotion, identity: Kinds, as for `emotion_judge` and `identity_judge`.
+        emotion, identity: Kinds, as for `emotion_judge` and `identity_judge`; the second judge is `second_judge`'s.
         device: Where LPIPS computes.
     """
     device = device or torch.device("cpu")
     lpips = LPIPS("alex").to(device)
-    return Judges(emotion_judge(emotion), identity_judge(identity), CodeJudge(pipe), lpips, device)
+    first = emotion_judge(emotion)
+    return Judges(first, second_judge(first), identity_judge(identity), CodeJudge(pipe), lpips, device)
 
 
 @dataclass
@@ -82,6 +93,7 @@ class Reading:
     others: list[Face]
     face: Face | None = None
     probabilities: dict[str, float] | None = None
+    second: dict[str, float] | None = None
     valence_arousal: tuple[float, float] | None = None
     embedding: np.ndarray | None = None
     encoded: EncodedFace | None = None
@@ -161,6 +173,7 @@ class Scorer:
         with self._timed("emotion"), torch.no_grad():
             reading.probabilities = judges.emotion(rgb, face.box)
             reading.valence_arousal = judges.emotion.valence_arousal(rgb, face.box)
+            reading.second = judges.second(rgb, face.box)
         with self._timed("identity"):
             reading.embedding = judges.identity.embed(rgb, face.landmarks)
         with self._timed("codes"):
@@ -168,13 +181,16 @@ class Scorer:
         return reading
 
     def _emotion(self, emotion: str, before: Reading, after: Reading) -> dict[str, Any]:
-        """What the judge saw; a face that is not found shows nothing, and is a miss."""
+        """What the judges saw; a face that is not found shows nothing, and is a miss."""
         seen, known = after.probabilities or {}, emotion in self.judges.emotion.emotions
         target = seen.get(emotion, 0.0) if known else None
-        top = max(seen, key=seen.__getitem__) if seen else None
+        top, second = named(seen), named(after.second or {})
         return {
             "top": top,
+            "second_top": second,
             "accuracy": float(top == emotion) if known else None,
+            "second_accuracy": float(second == emotion) if emotion in self.judges.second.emotions else None,
+            "agreement": float(top == second) if top else None,
             "target_probability": target,
             "gain": target - before.probabilities[emotion] if known else None,
             "probabilities_before": before.probabilities,
@@ -241,6 +257,11 @@ class Scorer:
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def named(probabilities: dict[str, float]) -> str | None:
+    """The emotion that a judge names: its most probable one; `None` where it saw no face."""
+    return max(probabilities, key=probabilities.__getitem__) if probabilities else None
 
 
 def common_size(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

