@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
 _NOTES = (
     "Edited pictures have the names of their sources (suffixes may differ), in a subfolder for each emotion; a flat "
-    "folder needs --emotion. Start it with `accelerate launch -m emorig_diffusers evaluate …` to share the work "
+    "folder needs --emotion. Further strengths of them may lie beside, in folders such as happy@0.5; the folder happy "
+    "counts as strength 1. Start it with `accelerate launch -m emorig_diffusers evaluate …` to share the work "
     "between processes; started again, it goes on where it stopped. Ends with 1 when some pictures could not be scored."
 )
 
@@ -42,6 +43,9 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
     add("--sets", action="store_true", help="FID and KID of each method's pictures too, where there are enough")
     add("--published", action="store_true", help="show the figures of other work too, marked as such")
     add("--intensity", metavar="I", type=float, default=1.0, help="of pipelines, 0 to 1.5 (default: 1)")
+    add("--intensities", metavar="I,I,I", type=_numbers, default=[],
+        help="of pipelines, all that the linearity of strength (CLS) is taken over, e.g. 0.25,0.5,0.75,1,1.25; every "
+        "other figure stays that of --intensity")  # fmt: skip
     add("--steps", metavar="N", type=int, help="of pipelines (default: the checkpoint's)")
     add("--seed", metavar="N", type=seed, default=0, help="of pipelines, for every picture (default: 0)")
     add("-o", metavar="DIR", dest="out", type=path, required=True, help="folder of the report, new or an earlier run's")
@@ -49,6 +53,13 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
 
 def _emotions(text: str) -> list[str] | None:
     return None if text == "all" else [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not numbers with commas between, such as 0.5,1,1.5") from None
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -65,8 +76,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     edited = {label: Path(folder) for label, folder in labelled(args.edited).items()}
     models = labelled(args.pipeline)
     check_labels(edited, models)
+    intensities = strengths(args)
     made = {label: args.out / EDITED / label for label in models}
-    plan = match(args.source, edited, made, args.emotions, args.reference)
+    plan = match(args.source, edited, made, args.emotions, args.reference, intensities)
     state = start_processes()
     editors = open_editors(models, plan.emotions, args, state.device)
     judges = load_judges(cli.load_pipeline(CODES), args.judge, args.identity, state.device)
@@ -113,6 +125,22 @@ def check_labels(edited: dict[str, Path], models: dict[str, str]) -> None:
             raise ValueError(f"The method {label!r} is given twice: give each as LABEL=DIR.")
 
 
+def strengths(args: argparse.Namespace) -> list[float]:
+    """The main intensity of the pipelines' edits, then the others that are to be made.
+
+    Raises:
+        ValueError: There are too few to tell linearity by, or no pipeline to make them.
+    """
+    from .evaluation.figures import LEAST_STRENGTHS
+
+    others = sorted({*args.intensities} - {args.intensity})
+    if args.intensities and not args.pipeline:
+        raise ValueError("--intensities are those of pipelines: put others' edits into folders such as happy@0.5.")
+    if args.intensities and len(others) + 1 < LEAST_STRENGTHS:
+        raise ValueError(f"--intensities needs {LEAST_STRENGTHS} or more, --intensity among them, to tell linearity.")
+    return [args.intensity, *others]
+
+
 def check_emotions(emotions: Sequence[str] | None) -> None:
     """Raise ValueError naming the emotions if one is unknown."""
     from .emotions import check_emotion
@@ -146,7 +174,8 @@ def open_editors(
         if steps == 0:
             leave_network_out(pipe, model)
         for emotion in emotions:
-            pipe.check_inputs(emotion=emotion, intensity=args.intensity, num_inference_steps=steps or None)
+            for intensity in strengths(args):
+                pipe.check_inputs(emotion=emotion, intensity=intensity, num_inference_steps=steps or None)
         editors[label] = Editor(model, args.intensity, steps, args.seed, pipe)
     return editors
 

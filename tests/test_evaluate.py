@@ -16,6 +16,7 @@ from scipy import stats
 from emorig_diffusers.cli_evaluate import split_steps
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.evaluation.document import Grid, Heading, Paragraph, Picture, to_html, to_markdown
+from emorig_diffusers.evaluation.figures import harmonic_score, linearity, pair_confusion
 from emorig_diffusers.evaluation.pairs import REAL, UNEDITED, Plan, match
 from emorig_diffusers.evaluation.scores import common_size
 from emorig_diffusers.evaluation.store import Store, fingerprint
@@ -100,9 +101,32 @@ def test_a_pipeline_makes_every_emotion_of_every_source(source: Path, tmp_path: 
     assert plan.pairs[-1].edited == tmp_path / "made" / "contempt" / "b.c.png"
 
 
+def test_other_strengths_belong_to_the_same_pair(source: Path, tmp_path: Path) -> None:
+    edited = touch(
+        tmp_path / "rival", "happy/a.png", "happy/b.c.png", "Happy@0.5/a.jpg", "happy@1.25/a.png", "happy@1.25/b.c.png",
+        "happy@1.25/z.png", "sad@0.5/a.png",
+    )  # fmt: skip
+    plan = match(source, {"rival": edited}, {"ours": tmp_path / "made"}, ["happy"], intensities=[1.0, 0.25, 1.5])
+    pairs = {(pair.method, pair.name): pair for pair in plan.pairs}
+    assert pairs["rival", "a"].intensity == 1 and pairs["rival", "a"].strengths == (
+        (0.5, edited / "Happy@0.5/a.jpg"), (1.25, edited / "happy@1.25/a.png")
+    )  # fmt: skip
+    assert [strength for strength, _ in pairs["rival", "b.c"].strengths] == [1.25]
+    assert {(p["name"], p["failure"]) for p in plan.problems} == {
+        ("b.c", "There is no edited picture of this name at strength 0.5."),
+        ("z", "There is an edited picture of this name at strength 1.25 alone."),
+    }
+    assert pairs["ours", "a"].strengths == tuple((i, tmp_path / f"made/happy@{i:g}/a.png") for i in (0.25, 1.5))
+    before = fingerprint(pairs["rival", "a"], {})
+    (edited / "happy@1.25/a.png").write_text("more")
+    assert fingerprint(pairs["rival", "a"], {}) != before
+
+
 @pytest.mark.parametrize(
     ("files", "label", "sentence"),
     [
+        (["happy/a.png", "happy@much/a.png"], "rival", "happy@much' does not tell its strength: call it 'happy@0.5'"),
+        (["happy/a.png", "happy@1/a.png"], "rival", "happy@1' is a second folder of strength 1: keep one"),
         (["happy/z.png"], "rival", "No picture of '.*' is called as one of the sources, such as 'a'"),
         (["happy/a.png", "happy/a.jpg"], "rival", "holds both a.jpg and a.png: keep one"),
         (["happy/a.png"], UNEDITED, "A method cannot be called 'unedited'"),
@@ -216,7 +240,7 @@ def test_shape_drift_is_told_in_spreads_of_people() -> None:
 
 
 def test_published_rows_carry_their_mark() -> None:
-    rows = published()
+    rows, _ = published()
     assert rows.mark == "published, AffectNet" and "2308.03183" in rows.source
     assert all(method.endswith("(published, AffectNet)") for method in rows.table)
     assert len(rows.table) == 7 and all(len(row) == 6 for row in rows.table.values())
@@ -224,6 +248,50 @@ def test_published_rows_carry_their_mark() -> None:
     assert [fear[f].mean for f in MAIN if f in fear] == [0.764, 24.89, 0.824, 0.103, 0.770]
     assert set(rows.table["ground truth (published, AffectNet)"]["happy"]) == {"accuracy"}
     assert set(rows.table) & {UNEDITED, REAL} == set()
+
+
+def test_published_rows_of_all_expressions_together() -> None:
+    """FFE-Bench's best method, and one whose linearity was taken over two expressions alone."""
+    _, rows = published()
+    assert rows.judges["emotion"] == "Gemini 3 Pro" and "2603.25728" in rows.source and len(rows.table) == 12
+    assert all(method.endswith("(published, FFE-Bench)") and set(row) == {ALL} for method, row in rows.table.items())
+    best = rows.table["PixelSmile (published, FFE-Bench)"][ALL]
+    assert {f: e.mean for f, e in best.items()} == {
+        "accuracy": 0.8627, "accuracy_12": 0.6, "mscr": 0.055, "cls": 0.8078, "cls_12": 0.7305, "hes": 0.4723,
+        "csim": 0.6522,
+    }  # fmt: skip
+    assert set(rows.table["ConceptSlider (published, FFE-Bench)"][ALL]) == {"cls_2", "hes", "csim"}
+
+
+# Figures of the field
+
+
+def test_harmonic_score_needs_both() -> None:
+    assert harmonic_score(0.6, 0.3) == pytest.approx(0.4) and harmonic_score(1.0, 1.0) == 1
+    assert harmonic_score(0.9, -0.2) == harmonic_score(0.0, 1.0) == harmonic_score(0.0, 0.0) == 0
+    assert harmonic_score(None, 0.5) is harmonic_score(0.5, None) is None
+
+
+def test_mscr_is_the_mean_of_four_shares() -> None:
+    seen = {"fear": ["surprise", "surprise", "fear", None], "surprise": ["fear", "surprise", "surprise", "happy"],
+            "anger": ["disgust"] * 4, "disgust": ["fear", "anger", "sad", "disgust"]}  # fmt: skip
+    parts = {emotion: [pair_confusion(emotion, top) for top in tops] for emotion, tops in seen.items()}
+    assert {e: np.mean(x) for e, x in parts.items()} == {"fear": 0.5, "surprise": 0.25, "anger": 1, "disgust": 0.25}
+    records = [record(str(i), e, seen[e][i], mscr=x) for e, part in parts.items() for i, x in enumerate(part)]
+    records += [record(str(i), "happy", "happy", mscr=pair_confusion("happy", "happy")) for i in range(4)]
+    row = summarise(records, ["m"], [*seen, "happy"])["m"]
+    assert row[ALL]["mscr"].mean == pytest.approx(0.5) and row[ALL]["mscr"].count == 16
+    assert row["fear"]["mscr"].mean == 0.5 and "mscr" not in row["happy"]
+
+
+def test_linearity_is_pearsons_correlation() -> None:
+    strengths = [0.25, 0.5, 0.75, 1.0]
+    assert linearity({s: 0.1 + 0.5 * s for s in strengths}) == pytest.approx(1)
+    assert linearity({s: 1 - s for s in strengths}) == pytest.approx(-1)
+    seen = [0.1, 0.9, 0.2, 0.8]
+    assert linearity(dict(zip(strengths, seen))) == pytest.approx(stats.pearsonr(strengths, seen).statistic)
+    assert linearity(dict.fromkeys(strengths, 0.3)) == 0
+    assert linearity({0.5: 0.1, 1.0: 0.9}) is None
 
 
 # Shards

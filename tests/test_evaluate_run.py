@@ -19,6 +19,7 @@ from processes import start_two
 
 from emorig_diffusers import EmoRigPipeline, cli
 from emorig_diffusers.evaluation import scores
+from emorig_diffusers.evaluation.figures import linearity
 from emorig_diffusers.faces import find_faces
 from emorig_diffusers.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, psnr, ssim
 from emorig_diffusers.metrics.codes import CodeJudge
@@ -171,6 +172,8 @@ def test_the_report_names_judges_and_marks_what_is_published(report: Path, plain
         assert all(f"Accuracy ({judge}) ↑" in text for judge in ("face-api", "fer (weak)", "HSEmotion enet_b2_7"))
     rows = [line for line in markdown.splitlines() if any(name in line for name in ("GANmut", "StarGAN", "LDM"))]
     assert len(rows) == 5 and all("(published, AffectNet) |" in row for row in rows)
+    row = next(line for line in markdown.splitlines() if "PixelSmile (" in line)
+    assert row.startswith("| PixelSmile (published, FFE-Bench) |") and "0.863" in row and "Gemini 3 Pro" in row
     assert page.count("GANmut (published, AffectNet)") == page.count("GANmut") > 0
     assert (
         all(word not in page for word in ("<script", "http:", "https:"))
@@ -217,6 +220,32 @@ def test_two_processes_find_the_same(folders: Path, plain: Path, tmp_path: Path)
     assert without_times(tmp_path / "two") == without_times(plain)
 
 
+def test_linearity_of_strength(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipeline's strengths are made, and scored as another's folders of the same pictures are."""
+    source, out = tmp_path / "source", tmp_path / "report"
+    source.mkdir()
+    shutil.copy(folders / "source/hopper.png", source)
+    run = ("--source", source, "--emotion", "surprise", *JUDGES)
+    ours = ("--pipeline", "ours=emorig-open", "--steps", "1", "--intensities", "0.2,0.6,1", "-o", out)
+    assert emorig(*run, *ours) == 0
+    (_, record), edited = read(out)["pictures"], out / "edited/ours"
+    folders_made = sorted(path.name for path in edited.iterdir() if path.is_dir())
+    assert folders_made == ["surprise", "surprise@0.2", "surprise@0.6"]
+    strengths = record["strengths"]
+    assert list(strengths) == ["0.2", "0.6", "1"] and strengths["1"] == record["target_probability"] > strengths["0.2"]
+    assert record["cls"] == pytest.approx(linearity({float(s): p for s, p in strengths.items()}), abs=1e-4)
+    probability, csim = record["target_probability"], record["csim"]
+    assert record["hes"] == pytest.approx(2 * probability * csim / (probability + csim), abs=1e-5)
+    assert record["mscr"] == float(record["top"] == "fear")
+    text = (out / "report.md").read_text()
+    assert all(title in text for title in ("| HES ↑ |", "| mSCR ↓ |", "| CLS ↑ |")) and "Pearson's correlation" in text
+    (edited / "surprise@0.6/hopper.png").write_text("no picture")
+    assert emorig(*run, "--edited", f"theirs={edited}", "-o", tmp_path / "again") == 0
+    other = read(tmp_path / "again")["pictures"][1]
+    assert other["strengths"] == pytest.approx({"0.2": strengths["0.2"], "1": strengths["1"]}) and other["cls"] is None
+    assert other["note"].startswith("strength 0.6 left out: ") and other["hes"] == pytest.approx(record["hes"])
+
+
 def test_a_pipeline_makes_its_pictures_once(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "report"
     source.mkdir()
@@ -247,6 +276,10 @@ def test_a_pipeline_makes_its_pictures_once(folders: Path, tmp_path: Path, capsy
         (("--edited", "a=x", "--emotion", "joy"), "Unknown emotion 'joy'"),
         (("--edited", "a={rival}", "--judge", "me"), "There is no judge of emotions 'me'"),
         (("--edited", "a={rival}", "--reference", "none"), "There is no folder 'none'."),
+        (("--pipeline", "emorig-open", "--intensities", "0,1"), "--intensities needs 3 or more"),
+        (("--pipeline", "emorig-open", "--intensities", "0,1,9"), "intensity must be a number from 0 to 1.5"),
+        (("--pipeline", "emorig-open", "--intensities", "low,high"), "'low,high' is not numbers with commas between"),
+        (("--edited", "a={rival}", "--intensities", "0,0.5,1"), "--intensities are those of pipelines"),
         (("--pipeline", "emorig-open", "--intensity", "9"), "intensity must be a number from 0 to 1.5"),
     ],
 )

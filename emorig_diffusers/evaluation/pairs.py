@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from ..emotions import EMOTIONS
@@ -25,6 +27,8 @@ class Pair:
         name: File name without suffix, which source, edited picture and reference share.
         source, edited: The photo, and what was made of it (a pipeline may still have to).
         reference: A real photo of the same person with the emotion.
+        intensity: Strength of `edited`.
+        strengths: Other strengths of the same edit, and their pictures.
     """
 
     method: str
@@ -33,6 +37,8 @@ class Pair:
     source: Path
     edited: Path
     reference: Path | None = None
+    intensity: float = 1.0
+    strengths: tuple[tuple[float, Path], ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -70,19 +76,23 @@ def match(
     made: Mapping[str, Path] | None = None,
     emotions: Sequence[str] | None = None,
     reference: Path | None = None,
+    intensities: Sequence[float] = (1.0,),
 ) -> Plan:
     """Find the pairs of a run.
 
     Args:
         source: Folder of photos.
         edited: Label -> folder with pictures of the same names (suffixes may differ): one subfolder per emotion, or
-            flat where `emotions` is a single one.
+            flat where `emotions` is a single one. Their strength counts as 1; folders beside, named by
+            `strength_folder`, hold the same at other strengths.
         made: Label -> folder that a pipeline is to fill, one subfolder per emotion: all sources, PNG.
         emotions: The only ones that count; `None` for all that there are.
         reference: Folder of real photos, laid out as the edited ones.
+        intensities: Strengths of what `made` is filled with; the first is the one that all figures but CLS are of.
 
     Raises:
-        ValueError: A folder is missing or empty, no name matches, or it is unclear which emotion pictures show.
+        ValueError: A folder is missing or empty, no name matches, it is unclear which emotion pictures show, or a
+            strength is no number or given twice.
     """
     photos, made = list_pictures(source), made or {}
     if not photos:
@@ -97,11 +107,16 @@ def match(
     for label, folders in found.items():
         _match_method(plan, label, edited[label], folders, photos, real)
     for label, folder in made.items():
-        plan.pairs += [
-            Pair(label, e, name, path, folder / e / f"{name}.png", real.get(e, {}).get(name))
-            for e in columns for name, path in photos.items()
-        ]  # fmt: skip
+        for e, (name, path) in product(columns, photos.items()):
+            strengths = tuple((i, folder / strength_folder(e, i) / f"{name}.png") for i in intensities[1:])
+            edited_file, real_file = folder / e / f"{name}.png", real.get(e, {}).get(name)
+            plan.pairs.append(Pair(label, e, name, path, edited_file, real_file, intensities[0], strengths))
     return plan
+
+
+def strength_folder(emotion: str, intensity: float) -> str:
+    """Name of the folder of an emotion's pictures at another strength than the main one, e.g. "happy@0.5"."""
+    return f"{emotion}@{intensity:g}"
 
 
 def list_pictures(folder: Path) -> dict[str, Path]:
@@ -147,6 +162,36 @@ def _by_emotion(folder: Path, emotions: Sequence[str] | None) -> dict[str, Path]
     )
 
 
+def _strengths(folder: Path, emotion: str) -> dict[float, dict[str, Path]]:
+    """Strength -> name -> picture, of the folders `strength_folder` names."""
+    found: dict[float, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        name, at, number = path.name.lower().partition("@")
+        if not (path.is_dir() and at and name == emotion):
+            continue
+        try:
+            strength = float(number)
+        except ValueError:
+            strength = float("nan")
+        if not math.isfinite(strength):
+            raise ValueError(f"'{path}' does not tell its strength: call it '{strength_folder(emotion, 0.5)}'.")
+        if strength == 1 or strength in found:
+            raise ValueError(f"'{path}' is a second folder of strength {strength:g}: keep one.")
+        found[strength] = list_pictures(path)
+    return found
+
+
+def _lost_strengths(
+    label: str, emotion: str, scored: Set[str], strengths: Mapping[float, Mapping[str, Path]]
+) -> Iterator[dict[str, str]]:
+    """A problem for every scored picture that is missing at another strength, and for every picture only there."""
+    for strength, files in strengths.items():
+        for name in sorted(scored ^ files.keys()):
+            lost = "There is an edited picture of this name at strength {} alone."
+            lost = "There is no edited picture of this name at strength {}." if name in scored else lost
+            yield {"method": label, "emotion": emotion, "name": name, "failure": lost.format(f"{strength:g}")}
+
+
 def _real_photos(folder: Path, emotions: Sequence[str]) -> dict[str, dict[str, Path]]:
     """Emotion -> name -> real photo."""
     alone = emotions if len(emotions) == 1 else None
@@ -175,11 +220,13 @@ def _match_method(
     """Add a method's pairs, and a problem for every name on one side only."""
     before = len(plan.pairs)
     for emotion, folder in folders.items():
-        pictures = list_pictures(folder)
+        pictures, strengths = list_pictures(folder), _strengths(top, emotion)
+        plan.problems += _lost_strengths(label, emotion, photos.keys() & pictures.keys(), strengths)
         for name in sorted(photos.keys() | pictures.keys()):
             if name in photos and name in pictures:
                 reference = real.get(emotion, {}).get(name)
-                plan.pairs.append(Pair(label, emotion, name, photos[name], pictures[name], reference))
+                others = tuple((i, files[name]) for i, files in strengths.items() if name in files)
+                plan.pairs.append(Pair(label, emotion, name, photos[name], pictures[name], reference, 1.0, others))
                 continue
             missing = f"There is no {'edited picture' if name in photos else 'source'} of this name."
             plan.problems.append({"method": label, "emotion": emotion, "name": name, "failure": missing})

@@ -10,6 +10,7 @@ import numpy as np
 from ..atomic import write_file
 from ..photos import save_photo
 from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
+from .figures import LEAST_STRENGTHS
 from .pairs import REAL, UNEDITED
 from .pictures import range_sheet, scatter
 from .run import Evaluation, write_scores
@@ -17,9 +18,11 @@ from .scores import CODES, CROP, LONGEST
 from .sets import SetDistances, set_distances
 from .table import (
     ALL,
+    COLUMNS,
     EXTRA,
     MAIN,
     NO_FACE,
+    PUBLISHED_ONLY,
     RESAMPLES,
     Column,
     Estimate,
@@ -52,7 +55,7 @@ def write_report(
     records, methods = evaluation.records, evaluation.methods
     floor, sets = add_shape_drift(records), set_distances(records, methods) if with_sets else {}
     table = summarise(records, methods, evaluation.emotions)
-    blocks = list(_blocks(evaluation, table, floor, out, published() if with_published else None, sets))
+    blocks = list(_blocks(evaluation, table, floor, out, published() if with_published else [], sets))
     paths = [write_scores(evaluation, table, out, one_persons_shape_drift=floor, sets=sets)]
     for suffix, text in ((".md", to_markdown(blocks)), (".html", to_html(blocks))):
         paths.append(out / f"{REPORT}{suffix}")
@@ -61,20 +64,19 @@ def write_report(
 
 
 def _blocks(
-    evaluation: Evaluation, table: Table, floor: float | None, out: Path, others: Published | None, sets: SetDistances
-) -> Iterator[Block]:
+    evaluation: Evaluation, table: Table, floor: float | None, out: Path, others: Sequence[Published],
+    sets: SetDistances,
+) -> Iterator[Block]:  # fmt: skip
     columns = [*evaluation.emotions, *([ALL] if len(evaluation.emotions) > 1 else [])]
     yield Heading("Edited emotions: evaluation", 1)
     yield Paragraph(_who_judged(evaluation))
     yield Paragraph(_how_many(evaluation))
     yield Heading("Table")
     yield _main_table(table, columns, _head(evaluation), evaluation.judges)
-    if others:
-        yield Heading(f"Other work: {others.mark}")
-        yield Paragraph(f"Not measured here, and on other photos. Source: {others.source}. {others.setting}.")
-        yield _main_table(others.table, [e for e in columns if e != ALL], f"method\n({others.mark})", others.judges)
+    for other in others:
+        yield from _published_table(other, evaluation.emotions)
     yield Heading("All figures with intervals")
-    for text in _what_figures_are(floor):
+    for text in _what_figures_are(floor, evaluation.judges):
         yield Paragraph(text)
     for emotion in columns:
         yield Heading("All emotions" if emotion == ALL else emotion.capitalize(), 3)
@@ -95,6 +97,16 @@ def _blocks(
     yield _times(evaluation.records, evaluation.methods)
     yield Heading("What could not be scored, and what to know of the rest")
     yield from _failures(evaluation.records)
+
+
+def _published_table(other: Published, emotions: Sequence[str]) -> Iterator[Block]:
+    """What a source says of the run's emotions, or of all of its own together."""
+    columns = [e for e in (*emotions, ALL) if any(e in row for row in other.table.values())]
+    if columns:
+        yield Heading(f"Other work: {other.mark}")
+        yield Paragraph(f"Not measured here, and on other photos. Source: {other.source}. {other.setting}.")
+        head = f"method\n({other.mark};\nemotions: {other.judges['emotion']};\nCSIM: {other.judges['identity']})"
+        yield _main_table(other.table, columns, head, other.judges, COLUMNS | PUBLISHED_ONLY)
 
 
 def _head(evaluation: Evaluation) -> str:
@@ -120,12 +132,20 @@ def _how_many(evaluation: Evaluation) -> str:
     return f"Pictures scored: {'; '.join(parts)}."
 
 
-def _what_figures_are(floor: float | None) -> Iterator[str]:
+def _what_figures_are(floor: float | None, judges: Mapping[str, str]) -> Iterator[str]:
     yield (
         f"Means with 95 % percentile intervals of {RESAMPLES} bootstrap resamples of the photos. PSNR, SSIM and LPIPS "
         f"compare source and edited picture at the smaller of their sizes, at most {LONGEST} px on the longer side; "
         f"'face' figures compare the aligned crop of the face at {CROP} px. An edited picture without a face is a "
         "miss: accuracy, target probability and CSIM count 0."
+    )
+    yield (
+        f"Defined as by FFE-Bench (arXiv:2603.25728), judged by {judges['emotion']}: HES is, for each picture, the "
+        f"harmonic mean of target probability and CSIM ({judges['identity']}; below 0 it counts 0), so that neither "
+        "makes up for the other. "
+        "mSCR is, of the pictures asked for fear, surprise, anger or disgust, the share named as the other of the pair "
+        "(fear and surprise, anger and disgust). CLS is, for each photo, Pearson's correlation of the edit's strength "
+        f"and target probability (0 where that never changes), over {LEAST_STRENGTHS} strengths or more."
     )
     same = f": real photos of one person differ by {floor:.3f} (median)" if floor is not None else ""
     yield (
@@ -137,13 +157,15 @@ def _what_figures_are(floor: float | None) -> Iterator[str]:
     )
 
 
-def _main_table(table: Table, columns: Sequence[str], head: str, judges: Mapping[str, str]) -> Grid:
-    """Method x emotion, in a cell the main figures that any method has."""
-    shown = [f for f in MAIN if any(f in cell for row in table.values() for cell in row.values())]
-    titles = "\n".join(MAIN[f].named(judges) for f in shown)
+def _main_table(
+    table: Table, columns: Sequence[str], head: str, judges: Mapping[str, str], figures: Mapping[str, Column] = MAIN
+) -> Grid:
+    """Method x emotion, in a cell those of the figures that any method has."""
+    shown = [f for f in figures if any(f in cell for row in table.values() for cell in row.values())]
+    titles = "\n".join(figures[f].named(judges) for f in shown)
     rows = []
     for method, row in table.items():
-        cells = [[_mean(row.get(e, {}).get(f), MAIN[f]) for f in shown] for e in columns]
+        cells = [[_mean(row.get(e, {}).get(f), figures[f]) for f in shown] for e in columns]
         rows.append([method, titles, *("\n".join(cell) for cell in cells)])
     return Grid([head, "", *columns], rows)
 

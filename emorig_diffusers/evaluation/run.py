@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 import time
@@ -37,8 +38,9 @@ class Editor:
 
     Attributes:
         model: What it was loaded from.
-        intensity, steps, seed: As for the pipelines' `__call__`; every picture starts from the same seed, so that
-            none depends on those before it. Steps of 0 are those of a pipeline without its network.
+        intensity, steps, seed: As for the pipelines' `__call__`, the intensity that of the main pictures (others' are
+            their pairs'); every picture starts from the same seed, so that none depends on those before it. Steps of 0
+            are those of a pipeline without its network.
     """
 
     model: str
@@ -52,14 +54,24 @@ class Editor:
         """What pictures depend on, besides their sources."""
         return {"model": self.model, "intensity": self.intensity, "steps": self.steps, "seed": self.seed}
 
-    def edit(self, pair: Pair) -> None:
-        """Make the edited picture of a pair (PNG)."""
+    def make(self, pair: Pair) -> dict[str, float]:
+        """Make the pictures of a pair (PNG), of all strengths, that are not there; stage -> seconds."""
+        took: dict[str, float] = {}
+        main = ("edit", pair.intensity, pair.edited)
+        for stage, intensity, file in [main, *(("edit at other strengths", *other) for other in pair.strengths)]:
+            if not file.is_file():
+                start = time.perf_counter()
+                self._edit(pair, intensity, file)
+                took[stage] = round(took.get(stage, 0.0) + time.perf_counter() - start, 4)
+        return took
+
+    def _edit(self, pair: Pair, intensity: float, file: Path) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         result = self.pipe(
-            pair.source, pair.emotion, self.intensity, num_inference_steps=self.steps or None, generator=generator
+            pair.source, pair.emotion, intensity, num_inference_steps=self.steps or None, generator=generator
         )
-        pair.edited.parent.mkdir(parents=True, exist_ok=True)
-        save_photo(result.images[0], pair.edited)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_photo(result.images[0], file)
 
 
 @dataclass
@@ -132,10 +144,8 @@ def _score_pair(
     record: Record = {"method": pair.method, "emotion": pair.emotion, "name": pair.name, "failure": None}
     took: dict[str, float] = {}
     try:
-        if pair.method in editors and not pair.edited.is_file():
-            start = time.perf_counter()
-            editors[pair.method].edit(pair)
-            took["edit"] = round(time.perf_counter() - start, 4)
+        if pair.method in editors:
+            took = editors[pair.method].make(pair)
         known = done.get((pair.key, fingerprint(pair, names)))
         if known and not known["failure"]:
             return
@@ -182,7 +192,8 @@ def forget_old_edits(plan: Plan, out: Path, editors: Mapping[str, Editor]) -> No
         before = _made_with(out, label).get("sources", {})
         for pair in mine:
             if before.get(pair.name) != now[pair.name]:
-                pair.edited.unlink(missing_ok=True)
+                for file in (out / EDITED / label).glob(f"*/{glob.escape(pair.edited.name)}"):
+                    file.unlink()
         (out / EDITED / label).mkdir(parents=True, exist_ok=True)
         write_json(out / EDITED / label / SETTINGS, {"settings": editor.settings, "sources": before | now})
 

@@ -24,6 +24,7 @@ from ..metrics.pixels import psnr, ssim
 from ..photos import read_photo
 from ..pipeline_emorig import EmoRigPipeline
 from ..rig import EncodedFace
+from .figures import harmonic_score, linearity, pair_confusion
 from .pairs import REAL, UNEDITED, Pair
 
 LONGEST = 512
@@ -121,6 +122,9 @@ class Scorer:
         before, after, note = self._read_pair(pair)
         record: dict[str, Any] = {"size": list(after.rgb.shape[1::-1]), "box": _rounded(before.face.box), "note": note}
         record |= self._emotion(pair.emotion, before, after) | self._codes(pair, before, after)
+        record["hes"] = harmonic_score(record["target_probability"], record["csim"])
+        if pair.strengths and record["target_probability"] is not None:
+            record |= self._linearity(pair, before, record)
         if pair.method not in (UNEDITED, REAL):
             record |= self._pixels(before, after)
         if pair.reference and pair.method != REAL:
@@ -162,11 +166,8 @@ class Scorer:
 
     def _judge(self, rgb: np.ndarray, source: Reading | None = None) -> Reading:
         """Ask every judge about the largest face, or about the one that was the source's."""
-        with self._timed("find faces"):
-            faces = find_faces(rgb)
-        if not faces:
-            return Reading(rgb, faces)
-        face = choose_faces(faces)[0] if source is None else _same_face(faces, source)
+        faces = self._find_faces(rgb)
+        face = choose_faces(faces)[0] if faces and source is None else _same_face(faces, source)
         if face is None:
             return Reading(rgb, faces)
         judges, reading = self.judges, Reading(rgb, faces, face)
@@ -195,9 +196,32 @@ class Scorer:
             "gain": target - before.probabilities[emotion] if known else None,
             "probabilities_before": before.probabilities,
             "probabilities_after": after.probabilities,
+            "mscr": pair_confusion(emotion, top),
             "valence_arousal_before": before.valence_arousal,
             "valence_arousal_after": after.valence_arousal,
         }
+
+    def _linearity(self, pair: Pair, before: Reading, record: dict[str, Any]) -> dict[str, Any]:
+        """How the target probability follows strength; a strength that cannot be read is left out, with a note."""
+        probabilities, notes = {pair.intensity: record["target_probability"]}, [record["note"]]
+        for intensity, path in pair.strengths:
+            try:
+                probabilities[intensity] = self._probability_at(pair, path, before)
+            except (OSError, ValueError) as error:
+                notes.append(f"strength {intensity:g} left out: {error}")
+        told = {f"{intensity:g}": probabilities[intensity] for intensity in sorted(probabilities)}
+        return {"strengths": told, "cls": linearity(probabilities), "note": "; ".join(filter(None, notes)) or None}
+
+    def _probability_at(self, pair: Pair, path: Path, before: Reading) -> float:
+        """Target probability of a picture of another strength; 0 where its face is not found."""
+        edited = self._pixels_of(path)
+        size = common_size(before.rgb.shape[:2], edited.shape[:2])
+        if size != before.rgb.shape[:2]:
+            before = self._source_reading(pair.source, resize(before.rgb, size))
+        rgb = resize(edited, size)
+        face = _same_face(self._find_faces(rgb), before)
+        with self._timed("emotion"):
+            return self.judges.emotion(rgb, face.box)[pair.emotion] if face else 0.0
 
     def _codes(self, pair: Pair, before: Reading, after: Reading) -> dict[str, Any]:
         """Identity and codes; a face that is not found is nobody's."""
@@ -241,6 +265,10 @@ class Scorer:
             "reference_expression": _distance(real.encoded, after.encoded),
             "reference_csim": self.judges.identity.similarity(real.embedding, after.embedding),
         }
+
+    def _find_faces(self, rgb: np.ndarray) -> list[Face]:
+        with self._timed("find faces"):
+            return find_faces(rgb)
 
     def _pixels_of(self, path: Path) -> np.ndarray:
         with self._timed("read"):
@@ -306,6 +334,8 @@ def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
 
 def _same_face(faces: list[Face], source: Reading) -> Face | None:
     """The face where the source's was: not the neighbour's, when the edit has lost the face."""
+    if not faces:
+        return None
     centre = lambda face: face.landmarks[:, :2].mean(0)
     distance = lambda face, other: float(np.linalg.norm(centre(face) - centre(other)))
     nearest = min(faces, key=lambda face: distance(face, source.face))

@@ -48,6 +48,9 @@ MAIN = {
 EXTRA = {
     "target_probability": Column("Target probability ↑", 3),
     "gain": Column("Gain of it ↑", 3),
+    "hes": Column("HES ↑", 3),
+    "mscr": Column("mSCR ↓", 3),
+    "cls": Column("CLS ↑", 3),
     "expression_change": Column("Expression change", 3),
     "expression_gain": Column("Expression gain", 3),
     "shape_drift": Column("Shape drift ↓", 3),
@@ -63,6 +66,13 @@ EXTRA = {
 """Figures beside the main ones; those without values are not shown."""
 
 COLUMNS = MAIN | EXTRA
+
+PUBLISHED_ONLY = {
+    "accuracy_12": Column("Accuracy, 12 expressions ↑", 3),
+    "cls_2": Column("CLS, happy and surprise ↑", 3),
+    "cls_12": Column("CLS, 12 expressions ↑", 3),
+}
+"""Figures of other expressions than a run's."""
 
 
 @dataclass(frozen=True)
@@ -173,13 +183,13 @@ def best_median_worst(records: Sequence[Record]) -> list[tuple[str, Record]]:
 
 @dataclass(frozen=True)
 class Published:
-    """Figures from a paper, which no run of ours measured.
+    """Figures from one source, which no run of ours measured.
 
     Attributes:
         mark: What every row has to carry.
         source, setting: Where they come from, and how they were taken.
         judges: Role -> who judged.
-        table: method (with the mark) -> emotion -> figure -> estimate without interval.
+        table: method (with the mark) -> emotion (or ALL) -> figure -> estimate without interval.
     """
 
     mark: str
@@ -189,13 +199,16 @@ class Published:
     table: Table
 
 
-def published() -> Published:
-    """The rows of `published.json`; a method's name never comes without the mark."""
-    content = json.loads(PUBLISHED.read_text("utf-8"))
+def published() -> list[Published]:
+    """The sources of `published.json`; a method's name never comes without its source's mark."""
+    return [_published(content) for content in json.loads(PUBLISHED.read_text("utf-8"))["sources"]]
+
+
+def _published(content: Mapping[str, Any]) -> Published:
     table: Table = {}
     for row in content["rows"]:
         marked = f"{row['method']} ({content['mark']})"
-        figures = {name: Estimate(row[name], None, None, 0) for name in MAIN if name in row}
+        figures = {name: Estimate(row[name], None, None, 0) for name in COLUMNS | PUBLISHED_ONLY if name in row}
         table.setdefault(marked, {})[row["emotion"]] = figures
     return Published(content["mark"], content["source"], content["setting"], content["judges"], table)
 
