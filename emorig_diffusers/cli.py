@@ -116,6 +116,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                     "help": "add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)"},
     "--keep-shape": {"metavar": "W", "type": float,
                      "help": "hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder"},
+    "--best-of": {"metavar": "N", "type": int,
+                  "help": "draw N samples and keep the least grainy, with models that draw the whole crop"},
     "--intensity": {"metavar": "I", "type": float, "default": 1.0, "help": "0 (none) to 1.5 (default: 1)"},
     "--face": {"metavar": "FACE", "type": _face, "default": "largest",
                "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
@@ -138,7 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
     about = "Change the emotion of a face in a photo and keep the person."
     parser = _Parser(prog="emorig", description=about, allow_abbrev=False)
-    parser.set_defaults(au=[], rotate=None, attribute=[], keep_shape=None)  # not all that edits has these options
+    # not all that edits has these options
+    parser.set_defaults(au=[], rotate=None, attribute=[], keep_shape=None, best_of=None)
     parser.add_argument("--version", action="version", version=f"emorig {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -153,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     edit = command(run_edit, "Change the emotion in a photo or in a folder of photos and all below it", "PHOTO")
     edit.epilog = _SHARING
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", *_SAMPLING, "--skip-existing")
+    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", "--best-of", *_SAMPLING, "--skip-existing")
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")
@@ -313,6 +316,8 @@ def check_edit(pipe: AnyPipeline, args: argparse.Namespace) -> None:
     what = asked(args)
     if what.keys() & {"attributes", "shape_guidance"} and not isinstance(pipe, DiffAEEmotionPipeline):
         raise ValueError("--attribute and --keep-shape need a Diffusion Autoencoder: give one with --model.")
+    if "best_of" in what and isinstance(pipe, DiffAEEmotionPipeline):
+        raise ValueError("--best-of needs a network that draws the whole crop, as a converted rig does.")
     pipe.check_inputs(**what, intensity=args.intensity, num_inference_steps=args.steps)
     if args.reference is not None:
         find_faces_in(pipe, args.reference, "largest")
@@ -327,6 +332,7 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
         "rotate": args.rotate,
         "attributes": dict(args.attribute) or None,
         "shape_guidance": args.keep_shape,
+        "best_of": args.best_of,
     }
     return {name: value for name, value in what.items() if value is not None}
 

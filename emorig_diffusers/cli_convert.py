@@ -8,7 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .convert.adm import Heads
 
 _FLAME = {
     "texture": "FLAME_texture.npz or FLAME_albedo_from_BFM.npz",
@@ -50,9 +53,11 @@ def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     rig.add_argument("--mean-shape", metavar="PKL", type=path, help="mean_shape.pkl of a stage 2")
     rig.add_argument("--code-parts", metavar="PARTS", help="what the network's code is made of, if its width does not "
                      'tell: e.g. "appearance shape expression"')  # fmt: skip
+    _add_training(rig)
     diffae = add(kinds, "diffae", run_diffae, "Convert Diffusion Autoencoders (last.ckpt)", "CKPT", "OUT")
     for name, file in _DIFFAE.items():
         diffae.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", type=path, help=file)
+    diffae.add_argument("--num-heads", metavar="N", type=int, help="attention heads, if the file does not tell")
     diffae.add_argument("--names", metavar="NAMES", help="of a classifier's classes, with commas between them, if they "
                         "are neither AffectNet's 8 emotions nor CelebA's 40 attributes")  # fmt: skip
     add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
@@ -60,6 +65,19 @@ def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
     doctor.add_argument("folder", metavar="FOLDER", type=path, nargs="?", default=Path("."),
                         help="where the files are, at any depth (default: the current folder)")  # fmt: skip
+
+
+def _add_training(rig: argparse.ArgumentParser) -> None:
+    """What DiffusionRig's file does not tell of its training, by the names of its trainer's options, and sampling."""
+    heads = rig.add_mutually_exclusive_group()
+    heads.add_argument("--num-heads", metavar="N", type=int, help="attention heads it was trained with (default: 1)")
+    heads.add_argument("--num-head-channels", metavar="N", type=int, help="or the channels of each head")
+    rig.add_argument("--new-attention-order", action="store_true", help="it was trained with use_new_attention_order")
+    rig.add_argument("--diffusion-steps", metavar="N", type=int, help="steps of the schedule to sample with (default: "
+                     "1000; for the code of 314 of DiffusionRig-EMO's second version 500, as it does)")  # fmt: skip
+    rig.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim in 20 steps; for that code ddpm")
+    rig.add_argument("--best-of", metavar="N", type=int, default=1, help="samples to draw of each face, of which the "
+                     "least grainy is kept; DiffusionRig-EMO's first version takes 4 (default: 1)")  # fmt: skip
 
 
 def _command(
@@ -107,9 +125,29 @@ def run_rig(args: argparse.Namespace) -> int:
     quiet()
     from .convert.rig import convert_rig
 
-    options = {name: getattr(args, name) for name in ("head", "encoder", "mean_shape", "code_parts")}
-    print(convert_rig(args.pt, args.out, **options))
+    names = ("head", "encoder", "mean_shape", "code_parts", "diffusion_steps", "sampler", "best_of")
+    print(convert_rig(args.pt, args.out, heads=_heads(args), say=note, **{name: getattr(args, name) for name in names}))
     return 0
+
+
+def _heads(args: argparse.Namespace) -> Heads | None:
+    """The attention heads that were said, if any were."""
+    from .convert.adm import Heads
+
+    if args.num_heads is None and args.num_head_channels is None:
+        if args.new_attention_order:
+            raise ValueError("--new-attention-order tells nothing without --num-heads or --num-head-channels: add one.")
+        return None
+    for name in ("num_heads", "num_head_channels"):
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}.")
+    return Heads(args.num_heads or 1, args.num_head_channels, args.new_attention_order)
+
+
+def note(sentence: str) -> None:
+    """Print what had to be assumed, which changes no result of the command."""
+    print(f"emorig: note: {sentence}", file=sys.stderr)
 
 
 def run_diffae(args: argparse.Namespace) -> int:
@@ -118,7 +156,10 @@ def run_diffae(args: argparse.Namespace) -> int:
     from .convert.diffae import convert_diffae
 
     names = args.names and [name.strip() for name in args.names.split(",")]
-    print(convert_diffae(args.ckpt, args.out, names=names, **{name: getattr(args, name) for name in _DIFFAE}))
+    if args.num_heads is not None and args.num_heads < 1:
+        raise ValueError(f"--num-heads must be at least 1, got {args.num_heads}.")
+    files = {name: getattr(args, name) for name in _DIFFAE}
+    print(convert_diffae(args.ckpt, args.out, names=names, num_heads=args.num_heads, say=note, **files))
     return 0
 
 
@@ -133,7 +174,8 @@ def run_all(args: argparse.Namespace) -> int:
 
 def run_doctor(args: argparse.Namespace) -> int:
     """`emorig doctor`: every original with what became of it, then the next command; one for each system."""
-    from .convert.doctor import examine, find_autoencoders, report, report_autoencoders
+    from .convert.autoencoders import find_autoencoders, report_autoencoders
+    from .convert.doctor import examine, report
 
     findings, autoencoders = examine(args.folder), find_autoencoders(args.folder)
     if any(finding.path for finding in findings) or not autoencoders:

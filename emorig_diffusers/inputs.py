@@ -40,6 +40,7 @@ class Request:
     crop: Any = None
     detail: Any = False
     batch_size: Any = 8
+    best_of: Any = None
 
     def emotions(self, photos: int) -> list[Any]:
         """The emotion of every result, as `moods`."""
@@ -124,8 +125,13 @@ def _check_lending(pipe: EmoRigPipeline, request: Request) -> None:
 
 def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
     steps, latents, count = request.num_inference_steps, request.latents, request.batch_size
-    if steps is not None and not whole(steps, 1000):
-        raise ValueError(f"num_inference_steps must be a whole number from 1 to 1000, got {steps!r}.")
+    check_steps("num_inference_steps", steps, pipe.scheduler)
+    if request.best_of is not None:
+        check_best_of(request.best_of)
+        if not pipe.published:
+            raise ValueError("best_of needs a network that draws the whole crop, as a converted rig does.")
+        if latents is not None and request.best_of > 1:
+            raise ValueError("best_of draws other noise each time: leave latents out, or best_of.")
     if not whole(count, 1024):
         raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {count!r}.")
     if request.output_type not in OUTPUT_TYPES:
@@ -137,6 +143,19 @@ def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
     shape = (1, 3, pipe.latents_side, pipe.latents_side)
     if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):
         raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, or 'photo'.")
+
+
+def check_best_of(count: Any) -> None:
+    """Raise ValueError for a number of samples that cannot be drawn."""
+    if not whole(count, 64):
+        raise ValueError(f"best_of must be a whole number from 1 to 64, got {count!r}.")
+
+
+def check_steps(name: str, steps: Any, scheduler: Any | None) -> None:
+    """Raise ValueError for steps that a scheduler does not have; `None` is left to the checkpoint."""
+    limit = scheduler.config.get("num_train_timesteps", 1000) if scheduler is not None else 1000
+    if steps is not None and not whole(steps, limit):
+        raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {steps!r}.")
 
 
 def whole(value: Any, limit: int) -> bool:

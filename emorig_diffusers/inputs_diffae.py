@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .emotions import blend_shares, check_amount
 from .frames import PICTURE_FRAMES
-from .inputs import OUTPUT_TYPES, moods, whole
+from .inputs import OUTPUT_TYPES, check_steps, moods, whole
 
 if TYPE_CHECKING:
     from .pipeline_diffae import DiffAEEmotionPipeline
@@ -83,9 +83,7 @@ def _check_attributes(pipe: DiffAEEmotionPipeline, attributes: Any) -> None:
 
 def _check_sampling(pipe: DiffAEEmotionPipeline, request: CodeRequest) -> None:
     for name in ("num_inference_steps", "inversion_steps"):
-        steps = getattr(request, name)
-        if steps is not None and not whole(steps, 1000):
-            raise ValueError(f"{name} must be a whole number from 1 to 1000, got {steps!r}.")
+        check_steps(name, getattr(request, name), pipe.scheduler)
     if not whole(request.batch_size, 1024):
         raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {request.batch_size!r}.")
     for name, known in (("output_type", OUTPUT_TYPES), ("paste", PASTES)):

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from .codes import FaceCodes
 from .models.emoca import EmocaEncoder
 from .models.latents import LatentClassifier, orthonormal_rows
-from .sampling import SamplingMixin, predicted_sample
+from .sampling import SamplingMixin
+from .schedulers import predicted_sample
 
 PARTS = ("shape", "texture", "expression", "pose", "camera", "light")
 """Codes that a `CodeReader` can give, in the order of an EmocaEncoder; `pose` is the head's alone, without the jaw."""

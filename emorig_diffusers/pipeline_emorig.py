@@ -81,11 +81,14 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         shading: Strength of the shade that comes with expressions, 0 for none; heads without shading maps have none.
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
+        best_of: Samples of each face, of which the least grainy is kept, where the caller gives none; for networks
+            that draw the whole crop.
         settings: The checkpoint's, of the arguments above from `emotions` on (`pipe.components` has them); they count
             for those that are `None`, else `settings.EMORIG` do.
 
     Raises:
-        ValueError: If a code part or a choice is unknown, or `wrinkles`, `shading` or `light_blur` is negative.
+        ValueError: If a code part or a choice is unknown, `wrinkles`, `shading` or `light_blur` is negative, or
+            `best_of` below 1.
     """
 
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
@@ -115,6 +118,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         wrinkles: float | None = None,
         shading: float | None = None,
         light_blur: float | None = None,
+        best_of: int | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -211,6 +215,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         crop: str | None = None,
         detail: bool = False,
         batch_size: int = 8,
+        best_of: int | None = None,
     ) -> EmoRigOutput | tuple:
         """Edit one photo or a list of photos.
 
@@ -239,6 +244,8 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
                 for the checkpoint's.
             detail: Draw DECA's wrinkles into the normals.
             batch_size: Faces that a network which draws the whole crop draws at a time.
+            best_of: Samples that it draws of each face, from other noise each; the least grainy is kept. `None` for the
+                checkpoint's, 1 where `latents` are given.
 
         Raises:
             PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
@@ -246,14 +253,15 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         # 1. check
         request = Request(
             emotion, intensity, reference, action_units, codes, rotate, num_inference_steps, output_type, latents,
-            modes, source_encoder, target_encoder, crop, detail, batch_size,
+            modes, source_encoder, target_encoder, crop, detail, batch_size, best_of,
         )  # fmt: skip
         check_request(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         emotions = request.emotions(len(images))
         photos = [read_photo(x) for x in images]
         steps = num_inference_steps or self.config.default_num_inference_steps
-        sampling = Sampling(steps, generator, latents, callback_on_step_end, batch_size)
+        tries = best_of or (self.config.best_of if latents is None else 1)
+        sampling = Sampling(steps, generator, latents, callback_on_step_end, batch_size, best_of=tries)
 
         # 2. encode the reference and the faces
         lender = None

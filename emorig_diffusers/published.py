@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from .codes import FaceCodes
 from .crops import paste
 from .masks import border_mask, smooth
+from .outputs import to_picture
 from .render import Buffers
 from .rig import EncodedFace, RigMixin, crop_tensor, picture_tensor
 from .sampling import Sampling, SamplingMixin
+from .schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
 
 if TYPE_CHECKING:
     from .models.appearance import AppearanceEncoder
@@ -34,23 +35,33 @@ BORDER = 0.06  # of the crop's side over which the paste fades in from the crop'
 MOUTH_SHARE = 0.1  # of the way from the eyes to the mouth, where FFHQ's pictures are centred
 
 
-def published_scheduler() -> DDIMScheduler:
-    """DDIM as DiffusionRig samples: 1,000 linear betas, epsilon, x0 clipped to [-1, 1].
+def published_scheduler(
+    diffusion_steps: int = 1000, sampler: str = "ddim"
+) -> RespacedDDIMScheduler | RespacedDDPMScheduler:
+    """guided-diffusion's "linear" schedule as DiffusionRig samples it: epsilon predicted, x0 clipped to [-1, 1].
 
-    Its timesteps are those of guided-diffusion's "ddimN" for N = 10, 20, 25, 40, 50, 100, 125, 200, 250. As there, the
-    noise has to be derived again from the clipped x0 (`use_clipped_model_output=True` of `step`), which pipelines do.
+    Args:
+        diffusion_steps: T. With fewer than the 1,000 of training, as DiffusionRig-EMO's second version has it, betas
+            grow by 1000 / T: step t is as noisy as 1000 t / T was in training, and the network is told t all the same.
+        sampler: "ddim", or "ddpm" with the larger of the two fixed variances.
+
+    Raises:
+        ValueError: An unknown sampler, or steps for which no beta stays below 1.
     """
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="linear",
-        beta_start=1e-4,
-        beta_end=0.02,
-        prediction_type="epsilon",
-        clip_sample=True,
-        set_alpha_to_one=True,
-        steps_offset=0,
-        timestep_spacing="leading",
-    )
+    if not 20 < diffusion_steps <= 10_000:  # beta_end is 20 / T
+        raise ValueError(f"diffusion_steps is {diffusion_steps}: give a number from 21 to 10000.")
+    growth = 1000 / diffusion_steps
+    shared = {
+        "num_train_timesteps": diffusion_steps, "beta_schedule": "linear", "beta_start": 1e-4 * growth,
+        "beta_end": 0.02 * growth, "prediction_type": "epsilon", "clip_sample": True,
+        "timestep_spacing": "leading", "steps_offset": 0,
+    }  # fmt: skip
+    match sampler:
+        case "ddim":
+            return RespacedDDIMScheduler(**shared, set_alpha_to_one=True)
+        case "ddpm":
+            return RespacedDDPMScheduler(**shared, variance_type="fixed_large")
+    raise ValueError(f"sampler is {sampler!r}: choose ddim or ddpm.")
 
 
 @dataclass
@@ -138,12 +149,13 @@ class PublishedMixin(RigMixin, SamplingMixin):
         return self.appearance_encoder(crop.to(self.appearance_encoder.device, self.appearance_encoder.dtype))
 
     def redraw_faces(self, tasks: Sequence[Redrawing], sampling: Sampling) -> list[Redrawn]:
-        """Draw faces, `sampling.batch` at a time."""
+        """Draw faces, `sampling.batch` at a time, and keep the best of as many as `sampling` says of each."""
         codes = self._looks([task.look or (task.rgb, task.face) for task in tasks])
         drawn: list[Redrawn] = []
         for start in range(0, len(tasks), sampling.batch):
             part = slice(start, start + sampling.batch)
-            drawn += self._redraw_batch(tasks[part], codes[part], sampling)
+            tries = [self._redraw_batch(tasks[part], codes[part], sampling) for _ in range(sampling.best_of)]
+            drawn += [min(same, key=lambda one: laplacian_variance(one.picture)) for same in zip(*tries)]
         return drawn
 
     def _looks(self, looks: Sequence[tuple[np.ndarray, EncodedFace]]) -> list[Tensor | None]:
@@ -165,18 +177,18 @@ class PublishedMixin(RigMixin, SamplingMixin):
         self, tasks: Sequence[Redrawing], looks: Sequence[Tensor | None], sampling: Sampling
     ) -> list[Redrawn]:
         device, dtype = self._execution_device, self.unet.dtype
-        source, target = (
-            self._one_shape(FaceCodes.cat(codes)) for codes in zip(*((t.face.codes, t.target) for t in tasks))
-        )
+        read, wanted = (FaceCodes.cat(codes) for codes in zip(*((t.face.codes, t.target) for t in tasks)))
+        source, target = self._one_shape(read), self._one_shape(wanted)
         look = _together(looks)
         inverted = isinstance(sampling.latents, str)
         here = self._draw_tasks(tasks, source, tasks[0].detail and inverted)  # else only its outline counts
         there = self._draw_tasks(tasks, target, tasks[0].detail)
-        conditions, code = _stack(there).to(device, dtype), self.condition_code(target, look).to(device, dtype)
+        conditions = _stack(there).to(device, dtype)
+        code = self.condition_code(target, look, wanted.shape).to(device, dtype)
         if inverted:
             photos = torch.cat([self._picture(task.rgb, task.face) for task in tasks]).to(device, dtype)
             own = _together(self._looks([(task.rgb, task.face) for task in tasks]))
-            told = self.condition_code(source, own).to(device, dtype)
+            told = self.condition_code(source, own, read.shape).to(device, dtype)
             latents = self.invert(photos, _stack(here).to(device, dtype), told, sampling.steps)
         else:
             latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
@@ -204,6 +216,15 @@ class PublishedMixin(RigMixin, SamplingMixin):
         code = torch.cat([own[id(task.face)] for task in tasks])
         displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code))
         return detail.normals(self.head, vertices, displacement, self.config.rasterizer)
+
+
+def laplacian_variance(picture: Tensor) -> float:
+    """Variance of the Laplacian of a picture [3, S, S] in [0, 1], in grey levels²: grain left by sampling raises it.
+
+    DiffusionRig-EMO's first version keeps the least of four samples by it.
+    """
+    grey = cv2.cvtColor(np.asarray(to_picture(picture)), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
 def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndarray:

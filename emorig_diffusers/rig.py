@@ -34,8 +34,9 @@ from .resampling import Picture, take_picture
 LIGHT_GRID = 96  # side of the crop on which the light is fitted
 OPEN_CODE = ("expression", "pose")
 """What the network of the open default is told of a face."""
-CODE_PARTS = ("appearance", "shape", "texture", "expression", "pose", "light", "camera")
-"""What a network can be told of a face: codes of the head, and `appearance`, the code of the photo."""
+CODE_PARTS = ("appearance", "shape", "texture", "expression", "pose", "light", "camera", "own_shape")
+"""What a network can be told of a face: codes of the head; `appearance`, the code of the photo; and `own_shape`, the
+shape that was read from the photo, for networks whose head is drawn with an album's mean shape."""
 
 
 def code_width(head: HeadModel, parts: str | Sequence[str], appearance_dim: int = 0, texture_dim: int = 0) -> int:
@@ -53,7 +54,7 @@ def code_width(head: HeadModel, parts: str | Sequence[str], appearance_dim: int 
         ValueError: If a part is unknown.
     """
     shape, expression = head.config.num_shape, head.config.num_expression
-    widths = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3)))
+    widths = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3, shape)))
     return sum(widths[part] for part in part_names(parts))
 
 
@@ -293,26 +294,32 @@ class RigMixin:
         blank = texture.new_zeros(len(codes), self.head.config.num_texture)
         return self.head.texture(texture if texture.shape[1] else blank)
 
-    def condition_code(self, codes: FaceCodes, appearance: Tensor | None = None) -> Tensor:
+    def condition_code(
+        self, codes: FaceCodes, appearance: Tensor | None = None, own_shape: Tensor | None = None
+    ) -> Tensor:
         """What the network is told of faces [B, C]: the parts that `code_parts` names, in that order.
 
         Args:
             codes: Codes of B faces; light counts as 27 numbers.
             appearance: Code of the photo [B, Z], for networks that take one.
+            own_shape: Shape code of the photos [B, S] where `codes` have an album's; `None` for theirs.
 
         Raises:
             ValueError: If the network takes an appearance code and none is given.
         """
-        return code_vector(codes, self.code_parts, appearance)
+        return code_vector(codes, self.code_parts, appearance, own_shape)
 
 
-def code_vector(codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor | None = None) -> Tensor:
+def code_vector(
+    codes: FaceCodes, parts: str | Sequence[str], appearance: Tensor | None = None, own_shape: Tensor | None = None
+) -> Tensor:
     """Parts of codes side by side [B, C], as `RigMixin.condition_code`."""
     names = part_names(parts)
     if appearance is None and "appearance" in names:
         raise ValueError("This pipeline's network takes a code of the photo: give that of its appearance_encoder.")
-    chosen = (appearance.to(codes.shape) if name == "appearance" else getattr(codes, name) for name in names)
-    return torch.cat([code.flatten(1) for code in chosen], 1)
+    own_shape = codes.shape if own_shape is None else own_shape
+    known = vars(codes) | {"appearance": appearance, "own_shape": own_shape}
+    return torch.cat([known[name].to(codes.shape).flatten(1) for name in names], 1)
 
 
 def crop_tensor(photo: np.ndarray, matrix: np.ndarray, size: int) -> Tensor:

@@ -12,6 +12,8 @@ from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .schedulers import predicted_sample, respaced_timesteps
+
 if TYPE_CHECKING:
     from .models.unet import RigUNet
 
@@ -27,6 +29,7 @@ class Sampling:
         callback: Called after every step as `f(pipe, step, timestep, {"latents": …})`; may return other latents.
         batch: Faces that the network draws at a time.
         guide: Called before every step as `f(pipe, latents, timestep, code)`; returns the code to go on with.
+        best_of: Samples of each face of which the one with the least residual noise is kept.
     """
 
     steps: int
@@ -35,6 +38,7 @@ class Sampling:
     callback: Callable | None = None
     batch: int = 8
     guide: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None = None
+    best_of: int = 1
 
 
 class SamplingMixin:
@@ -91,11 +95,10 @@ class SamplingMixin:
         Args:
             sample: [B, 3, side, side] in [-1, 1], on the network's device and in its dtype as the others.
             conditions, code: As for `sample`, of the sample itself.
-            steps: Number of timesteps; their stride is that of "leading" schedules.
+            steps: Number of timesteps; they are guided-diffusion's, whatever the scheduler.
         """
         config = self.scheduler.config
-        stride = config.num_train_timesteps // steps
-        times = [stride * i for i in range(steps)]
+        times = respaced_timesteps(steps, config.num_train_timesteps)
         alphas = [float(self.scheduler.alphas_cumprod[t]) for t in times] + [0.0]
         latents = sample
         for t, now, after in zip(self.progress_bar(times), alphas, alphas[1:]):
@@ -106,19 +109,3 @@ class SamplingMixin:
             noise = (latents - now**0.5 * clean) / (1 - now) ** 0.5
             latents = after**0.5 * clean + (1 - after) ** 0.5 * noise
         return latents
-
-
-def predicted_sample(prediction: Tensor, latents: Tensor, alpha: float | Tensor, kind: str) -> Tensor:
-    """x0 [B, 3, S, S] of a prediction at cumulative α, one or [B, 1, 1, 1].
-
-    Raises:
-        ValueError: A kind that is not one of diffusers'.
-    """
-    match kind:
-        case "epsilon":
-            return (latents - (1 - alpha) ** 0.5 * prediction) / alpha**0.5
-        case "v_prediction":
-            return alpha**0.5 * latents - (1 - alpha) ** 0.5 * prediction
-        case "sample":
-            return prediction
-    raise ValueError(f"No x0 follows from a network of prediction type {kind!r}: use epsilon, v_prediction or sample.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .frames import PICTURE_FRAMES
+from .inputs import check_best_of
 from .render import RULES
 from .resampling import RESAMPLINGS
 from .rig import OPEN_CODE, part_names
@@ -14,7 +15,7 @@ EMORIG = {
     "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
     "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
     "resampling": "area", "rasterizer": "exact", "emotion_codes": None, "wrinkles": 1.0, "shading": 1.0,
-    "light_blur": 3.0,
+    "light_blur": 3.0, "best_of": 1,
 }  # fmt: skip
 """Defaults of `EmoRigPipeline`'s settings, which says what they mean."""
 DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": "",
@@ -60,6 +61,8 @@ def _check(settings: Mapping[str, Any]) -> None:
     ):
         if name in settings and not settings[name] >= 0:
             raise ValueError(f"{name} is {settings[name]!r}: give {advice}.")
+    if "best_of" in settings:
+        check_best_of(settings["best_of"])
     for name, known in _CHOICES.items():
         if name in settings and settings[name] not in known:
             raise ValueError(f"{name} is {settings[name]!r}: choose one of {', '.join(known)}.")

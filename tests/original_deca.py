@@ -153,15 +153,19 @@ def write_emoca(
     detail: bool = False,
     mode: str = "detail",
     name: str = "deca-epoch=02-val_loss/dataloader_idx_0=3.25",
+    state: Tensors | None = None,
 ) -> Path:
-    """cfg.yaml and a Lightning checkpoint as EMOCA's makers pack them, with everything their training left in it."""
+    """cfg.yaml and a Lightning checkpoint as EMOCA's makers pack them, with everything their training left in it.
+
+    The `state` is that of `emoca_state` unless it is given.
+    """
     file = folder / mode / "checkpoints" / f"{name}.ckpt"
     file.parent.mkdir(parents=True, exist_ok=True)
     flags = {"jaw": str(jaw).lower(), "turn": str(turn).lower(), "coarse_jaw": str(not jaw).lower()}
     (folder / "cfg.yaml").write_text(CFG.format(**flags))
     checkpoint = {
         "epoch": 2, "global_step": 1000, "pytorch-lightning_version": "1.4.9",
-        "state_dict": emoca_state(rows, seed, flat, detail), "lr_schedulers": [],
+        "state_dict": emoca_state(rows, seed, flat, detail) if state is None else state, "lr_schedulers": [],
         "optimizer_states": [{"state": {0: {"step": 9, "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 5e-5}]}],
     }  # fmt: skip
     with _foreign() as kinds:

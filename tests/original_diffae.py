@@ -13,7 +13,7 @@ import numpy as np
 import original_rig
 import torch
 from original_flame import named
-from original_rig import Shapes, State, attention, layer, random_tensor
+from original_rig import Shapes, State, attention, layer, pooled, random_tensor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,11 +34,19 @@ class Original:
     outputs: int = 3
     hidden: int = 2048
     latent_layers: int = 10
+    heads: int = 1
+    embedding: int | None = None
+    encoder_blocks: int | None = None
 
 
 FFHQ256 = Original(
     multipliers=(1, 1, 2, 2, 4, 4), attention=(4,), encoder=(1, 1, 2, 2, 4, 4, 4), encoder_attention=(4,), size=256
 )
+FFHQ64 = Original(
+    base=64, multipliers=(1, 2, 4, 8), attention=(2,), encoder=(1, 2, 4, 8, 8), encoder_attention=(2,), size=64,
+    embedding=512,
+)  # fmt: skip
+"""ffhq64_autoenc, and celeba64d2c_autoenc: time is embedded in 512 numbers whatever the width."""
 SMALL = Original(
     base=32, multipliers=(1, 2), attention=(1,), encoder=(1, 2, 2), encoder_attention=(1,), code=48, size=32,
     hidden=40, latent_layers=3,
@@ -65,7 +73,7 @@ def unet_shapes(model: Original) -> Shapes:
 
 
 def _rig(model: Original) -> dict[str, object]:
-    names = ("base", "multipliers", "blocks", "attention", "code", "inputs", "outputs")
+    names = ("base", "multipliers", "blocks", "attention", "code", "inputs", "outputs", "heads", "embedding")
     return {name: getattr(model, name) for name in names}
 
 
@@ -75,7 +83,7 @@ def encoder_shapes(model: Original) -> Shapes:
     yield from layer("input_blocks.0.0", widths[0], 3, 3, 3)
     channels, number = widths[0], 1
     for level, width in enumerate(widths):
-        for _ in range(model.blocks):
+        for _ in range(model.encoder_blocks or model.blocks):
             yield from short_res(f"input_blocks.{number}.0", channels, width)
             if level in model.encoder_attention:
                 yield from attention(f"input_blocks.{number}.1", width)
@@ -133,12 +141,7 @@ def random_state(model: Original, latent: bool = False, seed: int = 0, flat: boo
 def pooled_state(model: Original) -> State:
     """As `random_state`, for models of true width: all large tensors are views of one pool, which makes files small."""
     generator, state = torch.Generator().manual_seed(0), random_state(model, flat=True)
-    pool = 0.03 * torch.randn(5_000_000, generator=generator)  # about one over the root of most layers' inputs
-    for number, (name, size) in enumerate(shapes(model)):
-        count, start = math.prod(size), 97 * number
-        view = pool[start : start + count].reshape(size) if len(size) > 1 else random_tensor(name, size, generator)
-        state[f"ema_model.{name}"] = view
-    return state
+    return pooled(state, [(f"ema_model.{name}", name, size) for name, size in shapes(model)], generator)
 
 
 def spread(code: int, seed: int = 0) -> State:
@@ -159,15 +162,16 @@ def classifier_state(classes: int, code: int, seed: int = 0, buffers: bool = Tru
     return state | spread(code, seed + 1) if buffers else state
 
 
-def save_lightning(state: object, file: Path) -> Path:
-    """A checkpoint as Lightning 1.4 writes it."""
+def save_lightning(state: object, file: Path, **told: object) -> Path:
+    """A checkpoint as Lightning 1.4 writes it; `told` are settings of its trainer, one attention head by default."""
+    told = {"net_beatgans_attn_head": 1} | told
     with named("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint") as callback:
         value = {
             "epoch": 3, "global_step": 9375, "pytorch-lightning_version": "1.4.5", "state_dict": state,
             "callbacks": {callback: {"monitor": None, "best_model_score": None, "best_model_path": "a/last.ckpt"}},
             "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}],
             "lr_schedulers": [], "native_amp_scaling_state": {"scale": 65536.0, "_growth_tracker": 3},
-            "hparams_name": "kwargs", "hyper_parameters": {"img_size": 128, "net_ch_mult": (1, 1, 2, 3, 4)},
+            "hparams_name": "kwargs", "hyper_parameters": {"img_size": 128, "net_ch_mult": (1, 1, 2, 3, 4)} | told,
         }  # fmt: skip
         torch.save(value, file)
     return file
@@ -239,7 +243,7 @@ def encode(state: State, model: Original, image: Tensor) -> Tensor:
 
     h, number = F.conv2d(image, *net.get("input_blocks.0.0"), padding=1), 1
     for level in range(len(model.encoder)):
-        for _ in range(model.blocks):
+        for _ in range(model.encoder_blocks or model.blocks):
             h = block(f"input_blocks.{number}.0", h)
             h = net.attention(f"input_blocks.{number}.1", h) if level in model.encoder_attention else h
             number += 1
@@ -287,13 +291,25 @@ PICTURES, CODES = np.linspace(1e-4, 0.02, 1000), np.full(1000, 0.008)
 """Betas of the two processes."""
 
 
+def kept(count: int, total: int = 1000) -> list[int]:
+    """The timesteps of "ddimN", and of plain N where there is none."""
+    for stride in range(1, total):
+        if len(range(0, total, stride)) == count:
+            return list(range(0, total, stride))
+    times, place = [], 0.0
+    while len(times) < count:
+        times.append(round(place))
+        place += (total - 1) / (count - 1) if count > 1 else 1
+    return times
+
+
 class Diffusion:
-    """The original's respaced process: of its betas only those of every n-th step are kept, each with the beta that
-    takes it from the one before."""
+    """The original's respaced process: of its betas only those of some steps are kept, each with the beta that takes
+    it from the one before."""
 
     def __init__(self, count: int, betas: np.ndarray = PICTURES, clip: bool = True) -> None:
-        stride = next(i for i in range(1, 1000) if len(range(0, 1000, i)) == count)
-        self.steps, bars = list(range(0, 1000, stride)), np.cumprod(1 - betas)[::stride]
+        self.steps = kept(count, len(betas))
+        bars = np.cumprod(1 - betas)[self.steps]
         new = 1 - bars / np.append(1.0, bars[:-1])
         self.bars, self.clip = np.cumprod(1 - new), clip
 

@@ -6,11 +6,12 @@ size, points count from the centre of the first pixel, and codes have DECA's nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import original_deca
+import original_diffae
 import original_rig
 import torch
 from original_flame import flame_forward, flame_landmarks
@@ -225,16 +226,5 @@ def sample(originals: Originals, noise: Tensor, conditions: Tensor, code: Tensor
     def predict(x: Tensor, time: int) -> Tensor:
         return network(torch.cat([x.float(), conditions], 1), torch.full((len(x),), float(time)), code).double()
 
-    return (ddim(predict, noise.double(), steps).clamp(-1, 1) + 1) / 2
-
-
-def ddim(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Guided-diffusion's "ddimN" without noise on the way: x0 is clipped, and the noise follows from it."""
-    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    times, x = range(0, 1000, 1000 // steps), noise
-    for i in reversed(range(steps)):
-        bar, before = kept[times[i]], kept[times[i - 1]] if i else 1.0
-        clean = ((x - (1 - bar) ** 0.5 * predict(x, times[i])) / bar**0.5).clamp(-1, 1)
-        epsilon = (x - bar**0.5 * clean) / (1 - bar) ** 0.5
-        x = before**0.5 * clean + (1 - before) ** 0.5 * epsilon
-    return x
+    asked = lambda x, times: predict(x, int(times[0]))
+    return (original_diffae.Diffusion(steps).sample(asked, noise.double()).clamp(-1, 1) + 1) / 2

@@ -28,10 +28,16 @@ class Original:
     resnet: int = 18
     inputs: int = 12
     outputs: int = 3
+    heads: int = 1
+    head_channels: int | None = None
+    new_order: bool = False
+    embedding: int | None = None
 
 
 SMALL = Original(base=32, multipliers=(1, 2, 3, 4), attention=(2,))
 """The layout for 64 pixels, a quarter as wide."""
+TINY = Original(base=32, multipliers=(1, 2), blocks=1, attention=(1,))
+"""Two levels, with self-attention at the second."""
 
 
 def shapes(model: Original) -> Shapes:
@@ -42,7 +48,7 @@ def shapes(model: Original) -> Shapes:
 
 def unet_shapes(model: Original) -> Shapes:
     """The UNet's tensors."""
-    time = 4 * model.base
+    time = model.embedding or 4 * model.base
     widths = [int(m * model.base) for m in model.multipliers]
     yield from layer("time_embed.0", time, model.base)
     yield from layer("time_embed.2", time, time)
@@ -137,6 +143,22 @@ def random_state(model: Original, seed: int = 0, flat: bool = False) -> State:
     return {name: random_tensor(name, size, generator, flat and "encoder." in name) for name, size in shapes(model)}
 
 
+def pooled_state(model: Original) -> State:
+    """As `random_state`, for models of true width: large tensors are views of one pool, which makes files small."""
+    generator, state = torch.Generator().manual_seed(0), random_state(model, flat=True)
+    return pooled(state, [(name, name, size) for name, size in shapes(model) if "encoder." not in name], generator)
+
+
+def pooled(state: State, wanted: list[tuple[str, str, tuple[int, ...]]], generator: torch.Generator) -> State:
+    """A state in which tensors (key, name, size) of more than one dimension are views of one pool."""
+    pool = 0.03 * torch.randn(5_000_000, generator=generator)  # about one over the root of most layers' inputs
+    for number, (key, name, size) in enumerate(wanted):
+        count, start = math.prod(size), 97 * number
+        view = pool[start : start + count].reshape(size) if len(size) > 1 else random_tensor(name, size, generator)
+        state[key] = view
+    return state
+
+
 def random_tensor(name: str, size: tuple[int, ...], generator: torch.Generator, flat: bool = False) -> Tensor:
     if name.endswith("num_batches_tracked"):
         return torch.tensor(7)
@@ -197,13 +219,17 @@ class Functional:
         return x + h
 
     def attention(self, name: str, x: Tensor) -> Tensor:
-        """One head in legacy order: rows of qkv, reshaped to heads x (q, k, v)."""
+        """Head by head: in the legacy order its rows of qkv follow each other, in the new one q, k and v do."""
         flat = x.flatten(2)
-        batch, width, length = flat.shape
+        width = flat.shape[1]
         qkv = F.conv1d(self.norm(f"{name}.norm", flat), *self.get(f"{name}.qkv"))
-        q, k, v = qkv.reshape(batch * 1, 3 * width, length).split(width, 1)
-        weights = torch.einsum("bct,bcs->bts", q * width**-0.25, k * width**-0.25).softmax(-1)
-        h = F.conv1d(torch.einsum("bts,bcs->bct", weights, v), *self.get(f"{name}.proj_out"))
+        size = self.model.head_channels or width // self.model.heads
+        answers = []
+        for head in range(width // size):
+            starts = [head * size + width * i if self.model.new_order else (3 * head + i) * size for i in range(3)]
+            q, k, v = (qkv[:, start : start + size] for start in starts)
+            answers.append(v @ (q.mT @ k / size**0.5).softmax(-1).mT)
+        h = F.conv1d(torch.cat(answers, 1), *self.get(f"{name}.proj_out"))
         return (flat + h).reshape(x.shape)
 
     def __call__(self, x: Tensor, step: Tensor, code: Tensor | None) -> Tensor:

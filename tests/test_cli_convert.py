@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from PIL import Image
 from emorig_diffusers import EmoRigPipeline, cli
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
+
+MODEL = replace(SMALL, blocks=1, heads=2, new_order=True)
 
 
 def emorig(*args: str | Path) -> int:
@@ -35,7 +38,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def state() -> State:
-    return random_state(SMALL, flat=True)
+    return random_state(MODEL, flat=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,10 @@ def originals(pipe: EmoRigPipeline, state: State, tmp_path_factory: pytest.TempP
     Image.fromarray(mask).save(folder / "data/uv_face_eye_mask.png")
     np.save(folder / "data/fixed_displacement_256.npy", 1e-3 * np.random.default_rng(0).normal(size=(256, 256)))
     (folder / "log").mkdir()
-    torch.save(state, folder / "log/model050000.pt")
-    (folder / "log/model000000.pt").write_bytes((folder / "log/model050000.pt").read_bytes()[:500])
+    torch.save(state, folder / "log/stage2_model050000_Ann.pt")
+    (folder / "log/model000000.pt").write_bytes((folder / "log/stage2_model050000_Ann.pt").read_bytes()[:500])
+    (folder / "album_ann.lmdb").mkdir()
+    (folder / "album_ann.lmdb/mean_shape.pkl").write_bytes(pickle.dumps(torch.full((1, 100), 0.25)))
     return folder
 
 
@@ -73,11 +78,13 @@ def test_doctor(originals: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert emorig("doctor", originals) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"Next: `emorig convert all {originals} OUT`, where OUT is a new folder."
-    assert out.count("found  ") == 10 and out.count("missing  ") == 1 and err == ""
-    assert "model050000.pt" in out and "EMOCA_v2_lr_mse_20" in out
+    assert out.count("found  ") == 11 and "missing  " not in out and err == ""
+    assert "stage2_model050000_Ann.pt" in out and out.count("licence: ") == 11 and "EMOCA_v2_lr_mse_20" in out
     monkeypatch.chdir(originals / "log")
     assert emorig("doctor") == 0
-    assert "Next: get generic_model.pkl or flame2023.pkl from https://flame" in capsys.readouterr().out
+    assert "Next: get generic_model.pkl or flame2023.pkl or flame2023_Open.pkl from https://flame" in (
+        capsys.readouterr().out
+    )
     assert "There is no folder" in refused(capsys, "doctor", originals / "nowhere")
 
 
@@ -85,6 +92,7 @@ def test_doctor(originals: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 def test_all_parts_compute(converted: Path, pipe: EmoRigPipeline, state: State) -> None:
     made = EmoRigPipeline.from_pretrained(converted)
     assert made.published and made.code_parts == ("appearance",) and made.config.crop == "ffhq"
+    assert made.config.shape == [0.25] * 100  # of the album
     assert len(made.config.emotion_codes["happy"]) == 53
     assert not list(converted.parent.glob(".*"))
 
@@ -110,7 +118,8 @@ def test_all_parts_compute(converted: Path, pipe: EmoRigPipeline, state: State) 
 
     stacked, z = torch.randn(1, 12, 16, 16), torch.randn(1, 64)
     ours = made.unet(stacked, torch.tensor([300]), z).sample
-    torch.testing.assert_close(ours, Functional(state, SMALL)(stacked, torch.tensor([300]), z), atol=1e-4, rtol=0)
+    one_head = Functional(state, replace(MODEL, heads=1))  # as `convert all` assumes
+    torch.testing.assert_close(ours, one_head(stacked, torch.tensor([300]), z), atol=1e-4, rtol=0)
 
 
 def test_the_result_edits_a_photo(
@@ -126,7 +135,8 @@ def test_the_result_edits_a_photo(
 
 @torch.no_grad()
 def test_one_by_one(
-    flame: FlameFiles, originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], converted: Path
+    flame: FlameFiles, originals: Path, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    converted: Path,
 ) -> None:
     options = [word for name in ("texture", "landmarks", "template", "mediapipe")
                for word in (f"--{name}", getattr(flame, name))]  # fmt: skip
@@ -137,12 +147,22 @@ def test_one_by_one(
     assert emorig("convert", "emoca", originals / "EMOCA/models/EMOCA_v2_lr_mse_20", other) == 0
     shape = tmp_path / "mean_shape.pkl"
     shape.write_bytes(pickle.dumps(torch.full((1, 100), 0.5)))
-    extra = ("--head", head, "--encoder", encoder, "--mean-shape", shape, "--code-parts", "appearance")
-    assert emorig("convert", "diffusion-rig", originals / "log/model050000.pt", *extra, rig) == 0
+    extra = ("--head", head, "--encoder", encoder, "--mean-shape", shape, "--code-parts", "appearance",
+             "--num-heads", 2, "--new-attention-order", "--diffusion-steps", 500, "--sampler", "ddpm",
+             "--best-of", 4)  # fmt: skip
+    model = originals / "log/stage2_model050000_Ann.pt"
+    assert emorig("convert", "diffusion-rig", model, *extra, rig) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(folder) for folder in (head, encoder, other, rig)] and err == ""
+    assert emorig("convert", "diffusion-rig", model, tmp_path / "alone") == 0
+    assert "note: " in (err := capsys.readouterr().err) and "attention heads: one is assumed" in err
 
     made, whole = EmoRigPipeline.from_pretrained(rig), EmoRigPipeline.from_pretrained(converted)
+    stacked, z = torch.randn(2, 12, 16, 16), torch.randn(2, 64)
+    ours = made.unet(stacked, torch.tensor([300]), z).sample
+    torch.testing.assert_close(ours, Functional(state, MODEL)(stacked, torch.tensor([300]), z), atol=1e-4, rtol=0)
+    assert (made.scheduler.config.num_train_timesteps, made.config.default_num_inference_steps) == (500, 500)
+    assert made.config.best_of == 4
     assert made.config.shape == [0.5] * 100 and not made.encoder.config.expression_encoder
     assert torch.equal(HeadModel.from_pretrained(head).shape_basis, whole.head.shape_basis)
     first, second = (m.state_dict() for m in (EmocaEncoder.from_pretrained(other), whole.encoder))
@@ -167,7 +187,7 @@ def test_mistakes_are_one_line(originals: Path, tmp_path: Path, capsys: pytest.C
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
     out = tmp_path / "new" / "out"
-    rig = originals / "log/model050000.pt"
+    rig = originals / "log/stage2_model050000_Ann.pt"
     for expected, *args in (
         ("wrong.pt", "diffusion-rig", wrong, out),
         ("wrong.pt", "flame", wrong, out),
@@ -175,6 +195,11 @@ def test_mistakes_are_one_line(originals: Path, tmp_path: Path, capsys: pytest.C
         ("emoca", "emoca", tmp_path / "emoca", out),
         ("nowhere.pt", "diffusion-rig", tmp_path / "nowhere.pt", out),
         ("give both folders", "diffusion-rig", rig, "--head", taken, out),
+        ("not allowed with", "diffusion-rig", rig, "--num-heads", "2", "--num-head-channels", "8", out),
+        ("tells nothing without --num-heads", "diffusion-rig", rig, "--new-attention-order", out),
+        ("--num-heads must be at least 1", "diffusion-rig", rig, "--num-heads", "0", out),
+        ("--num-heads must be at least 1", "diffae", wrong, "--num-heads", "-1", out),
+        ("from 21 to 10000", "diffusion-rig", rig, "--diffusion-steps", "5", out),
         ("is there already and not empty", "diffusion-rig", rig, taken),
         ("is there already and not empty", "all", originals, taken),
         ("generic_model.pkl", "all", taken, out),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from emorig_diffusers.convert.deca import (
     best_checkpoint,
     convert_deca,
     convert_emoca,
+    read_deca,
     read_displacement,
+    read_emoca,
     read_mask,
 )
 from emorig_diffusers.convert.files import ConvertError
@@ -43,16 +46,24 @@ def image() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def emoca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Converted EMOCA whose E_expression gives the jaw, with its detail model."""
-    place = tmp_path_factory.mktemp("emoca")
-    folder = original.write_emoca(place / "EMOCA", 53, jaw=True, detail=True)
-    return convert_emoca(folder, place / "out")
+def state() -> dict[str, Tensor]:
+    """Of EMOCA whose E_expression gives the jaw, with its detail model."""
+    return original.emoca_state(53, detail=True)
 
 
 @pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
-    return original.emoca_state(53, detail=True)
+def emoca(state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Converted."""
+    place = tmp_path_factory.mktemp("emoca")
+    folder = original.write_emoca(place / "EMOCA", 53, jaw=True, state=state)
+    yield convert_emoca(folder, place / "out")
+    shutil.rmtree(place)  # 600 MB
+
+
+@pytest.fixture(scope="module")
+def flat_emoca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of EMOCA, 53 outputs that are the jaw by its cfg.yaml, in a small file."""
+    return original.write_emoca(tmp_path_factory.mktemp("flat") / "EMOCA", 53, jaw=True, flat=True)
 
 
 def network(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -82,13 +93,12 @@ def sentence(convert: Callable[[], object], out: Path | None = None) -> str:
 @torch.no_grad()
 def test_deca_gives_decas_codes(image: Tensor, tmp_path: Path) -> None:
     file = original.write_deca(tmp_path, seed=1)  # in torch's old format
-    encoder = EmocaEncoder.from_pretrained(convert_deca(file, tmp_path / "out"))
+    encoder, detail = read_deca(file)
     expected = original.deca_codes(original.encoder_tensors(236, seed=1), image)
     assert (expected["exp"][0] - expected["exp"][1]).abs().max() > 0.1  # the picture matters
     assert_codes(encoder(image), expected)
     assert_codes(encoder(image, "deca"), expected)
-    assert (encoder.crop, encoder.branches) == ("deca", ("deca",))
-    assert not (tmp_path / "out" / "detail").exists()
+    assert (encoder.crop, encoder.branches) == ("deca", ("deca",)) and detail is None
 
 
 @torch.no_grad()
@@ -120,18 +130,17 @@ def test_emoca_gives_emocas_wrinkles(image: Tensor, emoca: Path, state: dict[str
 @torch.no_grad()
 @pytest.mark.parametrize(("rows", "jaw", "turn", "name"), FLAGS)
 def test_what_emoca_replaces(rows: int, jaw: bool, turn: bool, name: str, image: Tensor, tmp_path: Path) -> None:
-    folder = original.write_emoca(tmp_path / "EMOCA", rows, jaw, turn, flat=True)
-    encoder = EmocaEncoder.from_pretrained(convert_emoca(folder, tmp_path / "out"))
+    encoder, detail = read_emoca(original.write_emoca(tmp_path / "EMOCA", rows, jaw, turn, flat=True))
     flame, expression = (original.encoder_tensors(n, seed, flat=True) for n, seed in ((236, 0), (rows, 10)))
     assert encoder.config.expression_pose == name
     assert_codes(encoder(image[:1]), original.emoca_codes(flame, expression, jaw, turn, image[:1]))
-    assert not (tmp_path / "out" / "detail").exists()
+    assert detail is None
 
 
 def test_deca_of_emocas_makers(tmp_path: Path) -> None:
     folder = original.write_emoca(tmp_path / "DECA", None, flat=True, mode="coarse")
     encoder = EmocaEncoder.from_pretrained(convert_emoca(folder, tmp_path / "out", mode="coarse"))
-    assert encoder.branches == ("deca",)
+    assert encoder.branches == ("deca",) and not (tmp_path / "out" / "detail").exists()
 
 
 @torch.no_grad()
@@ -140,8 +149,7 @@ def test_deca_with_wrinkles_mask_and_fixed_displacement(tmp_path: Path) -> None:
     mask, fixed = np.random.default_rng(0).integers(0, 256, (128, 128, 4), np.uint8), np.random.rand(256, 256) / 1000
     Image.fromarray(mask).save(tmp_path / "mask.png")
     np.save(tmp_path / "fixed.npy", fixed)
-    out = convert_deca(file, tmp_path / "out", tmp_path / "mask.png", tmp_path / "fixed.npy")
-    detail = DetailModel.from_pretrained(out / "detail")
+    _, detail = read_deca(file, tmp_path / "mask.png", tmp_path / "fixed.npy")
     expected = mask[..., 0].repeat(2, 0).repeat(2, 1) / 255
     assert np.allclose(detail.mask[0, 0], expected, atol=1e-6)
     assert np.allclose(detail.fixed, fixed, atol=1e-9)
@@ -154,9 +162,13 @@ def test_deca_with_wrinkles_mask_and_fixed_displacement(tmp_path: Path) -> None:
 def test_best_checkpoint_is_that_of_the_smallest_loss(tmp_path: Path) -> None:
     place = tmp_path / "detail" / "checkpoints"
     (place / "epoch=09-val_loss").mkdir(parents=True)
-    for name in ("last", "epoch=01-loss=3.5", "epoch=02-loss=12.0", "epoch=03-loss=x", "epoch=09-val_loss/loader=3.25"):
+    for name in ("last", "epoch=01-loss=3.5", "epoch=02-loss=12.0", "epoch=03-loss=x", "epoch=04-loss=nan",
+                 "epoch=09-val_loss/loader=3.25"):  # fmt: skip
         (place / f"{name}.ckpt").touch()
     assert best_checkpoint(tmp_path, "detail").name == "loader=3.25.ckpt"
+    for name in ("epoch=10-loss=2e-3", "epoch=11-loss=1.5e-05", "epoch=12-loss=3E-5"):
+        (place / f"{name}.ckpt").touch()
+    assert best_checkpoint(tmp_path, "detail").name == "epoch=11-loss=1.5e-05.ckpt"
 
 
 def test_which_checkpoint_is_asked_where_it_cannot_be_told(tmp_path: Path) -> None:
@@ -171,22 +183,22 @@ def test_which_checkpoint_is_asked_where_it_cannot_be_told(tmp_path: Path) -> No
     assert "choose 'detail' or 'coarse'" in sentence(lambda: convert_emoca(tmp_path, tmp_path / "out", mode="fine"))
 
 
-def pose_of(source: Path, out: Path, **arguments: object) -> str:
-    return EmocaEncoder.load_config(convert_emoca(source, out, **arguments))["expression_pose"]
+def pose_of(source: Path, **arguments: object) -> str:
+    return read_emoca(source, **arguments)[0].config.expression_pose
 
 
 def test_one_file_and_its_flag(tmp_path: Path) -> None:
     folder = original.write_emoca(tmp_path / "EMOCA", 53, turn=True, flat=True)
     file = next(folder.rglob("*.ckpt"))
-    assert pose_of(file, tmp_path / "a") == "global"
+    assert pose_of(file) == "global"
     coarse = folder / "coarse" / "checkpoints" / "last.ckpt"  # cfg.yaml says jaw for this stage
     coarse.parent.mkdir(parents=True)
     file.rename(coarse)
-    assert pose_of(coarse, tmp_path / "b") == "jaw"
+    assert pose_of(coarse) == "jaw"
     (folder / "cfg.yaml").unlink()
     out = tmp_path / "c"
     assert "no cfg.yaml above it" in sentence(lambda: convert_emoca(coarse, out), out)
-    assert pose_of(coarse, out, expression_pose="global") == "global"
+    assert pose_of(coarse, expression_pose="global") == "global"
 
 
 @pytest.mark.parametrize(
@@ -199,8 +211,10 @@ def test_one_file_and_its_flag(tmp_path: Path) -> None:
         ("detail: {model: {exp_deca_jaw_pose: false, exp_deca_global_pose: false}}", "has 53 outputs: choose 'jaw'"),
     ],
 )
-def test_settings_that_do_not_tell(settings: str, message: str, tmp_path: Path) -> None:
-    folder, out = original.write_emoca(tmp_path / "EMOCA", 53, flat=True), tmp_path / "out"
+def test_settings_that_do_not_tell(settings: str, message: str, flat_emoca: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "EMOCA", tmp_path / "out"
+    folder.mkdir()
+    (folder / "detail").symlink_to(flat_emoca / "detail")
     (folder / "cfg.yaml").write_text(settings)
     assert message in sentence(lambda: convert_emoca(folder, out), out)
 
@@ -210,12 +224,11 @@ def test_a_flag_that_contradicts_the_file(tmp_path: Path) -> None:
     assert "has 50 outputs" in sentence(lambda: convert_emoca(folder, out, expression_pose="jaw"), out)
 
 
-def test_pyyaml_is_asked_for_only_where_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyyaml_is_asked_for_only_where_it_is_needed(flat_emoca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    folder = original.write_emoca(tmp_path / "EMOCA", 53, jaw=True, flat=True)
     with pytest.raises(ImportError, match="needs pyyaml: install it, or say"):
-        convert_emoca(folder, tmp_path / "out")
-    assert pose_of(folder, tmp_path / "out", expression_pose="jaw") == "jaw"
+        read_emoca(flat_emoca)
+    assert pose_of(flat_emoca, expression_pose="jaw") == "jaw"
 
 
 # files that are refused

@@ -13,6 +13,7 @@ import pytest
 import torch
 from original_diffae import (
     CODES,
+    FFHQ64,
     FFHQ256,
     SMALL,
     Diffusion,
@@ -28,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from emorig_diffusers import cli
-from emorig_diffusers.convert.adm import read_half_layout, read_layout, rename, settings_of
+from emorig_diffusers.convert.adm import Heads, read_half_layout, read_layout, rename, settings_of
 from emorig_diffusers.convert.diffae import (
     CELEBA_ATTRIBUTES,
     convert_diffae,
@@ -122,12 +123,17 @@ def pipe(converted: Path) -> DiffAEEmotionPipeline:
         (replace(Original(), base=32, code=16), 32),
         (Original(32, (1, 2), (0, 1), (1, 3, 2), (0,), blocks=1, code=5, size=64), 16),
         (Original(64, (1, 1, 2), (), (1, 2), (), blocks=3, code=20, size=64), 16),
+        (replace(FFHQ64, base=32, code=16, embedding=96, blocks=1), 16),
+        (replace(SMALL, encoder_blocks=1), 16),
+        (replace(SMALL, heads=2), 16),
+        (replace(SMALL, heads=4, attention=(0, 1), encoder_attention=(0, 2)), 16),
     ],
 )
 @torch.no_grad()
 def test_networks_are_the_originals(model: Original, side: int, tmp_path: Path) -> None:
-    state = random_state(model)
-    unet, encoder = read_networks(save_lightning(state, tmp_path / "last.ckpt"))
+    state, blocks = random_state(model), model.encoder_blocks or model.blocks
+    told = {"net_beatgans_attn_head": model.heads, "net_enc_num_res_blocks": blocks}
+    unet, encoder = read_networks(save_lightning(state, tmp_path / "last.ckpt", **told))
     assert unet.config.sample_size == encoder.config.sample_size == model.size
     assert (unet.config.cond_mode, unet.config.in_channels, unet.config.condition_channels) == ("scale", 3, ())
     assert not unet.training and unet.dtype == encoder.dtype == torch.float32
@@ -138,6 +144,31 @@ def test_networks_are_the_originals(model: Original, side: int, tmp_path: Path) 
     assert (theirs - net(x, steps, 0 * z)).abs().max() > 0.1  # the code has been heard
     pictures = photos(2, max(side, 2 ** (len(model.encoder) - 1)))
     assert relative(encoder(pictures), original.encode(state, model, pictures)) < 1e-5
+
+
+@torch.no_grad()
+def test_attention_heads(tmp_path: Path) -> None:
+    """The file says their number; one that does not is taken at its caller's word, or for one head with a note."""
+    model = replace(SMALL, heads=4)
+    state, said = random_state(model), []
+    two, silent = (
+        save_lightning(state, tmp_path / f"{heads}.ckpt", net_beatgans_attn_head=heads) for heads in (2, None)
+    )
+    with pytest.raises(ConvertError, match="2.ckpt' was trained with 2 attention heads, not with 4: leave num_heads"):
+        convert_diffae(two, tmp_path / "pipe", num_heads=4)
+    pictures = photos(2, 16)
+    wanted = original.encode(state, model, pictures)
+    far = relative(read_networks(two, say=said.append)[1](pictures), wanted)
+    assert not said and far > 1e-3
+    unet, encoder = read_networks(silent, 4, said.append)
+    assert not said and relative(encoder(pictures), wanted) < 1e-5 and unet.config.num_attention_heads == 4
+    one = read_networks(silent, say=said.append)
+    assert one[1].config.num_attention_heads == 1 and len(said) == 1 and "does not tell its attention heads" in said[0]
+    encoder.save_pretrained(tmp_path / "encoder")
+    again = SemanticEncoder.from_pretrained(tmp_path / "encoder")
+    assert relative(again(pictures), wanted) < 1e-5
+    with pytest.raises(ValueError, match="num_attention_heads 3 does not divide"):
+        SemanticEncoder(block_out_channels=(32, 64), attention_levels=(1,), num_attention_heads=3)
 
 
 @torch.no_grad()
@@ -154,18 +185,27 @@ def test_true_size(tmp_path: Path) -> None:
     assert relative(encoder(photos(2, 64)), original.encode(state, model, photos(2, 64))) < 1e-5
 
 
-def test_true_size_at_256() -> None:
+@pytest.mark.parametrize(
+    ("model", "widths", "attention", "counts"),
+    [
+        (FFHQ256, (128, 128, 256, 256, 512, 512, 512), (4,), (138_341_891, 30_150_400)),
+        (FFHQ64, (64, 128, 256, 512, 512), (2,), (71_518_723, 19_320_512)),
+    ],
+)
+def test_true_sizes(
+    model: Original, widths: tuple[int, ...], attention: tuple[int, ...], counts: tuple[int, int]
+) -> None:
     """By names and shapes alone, without numbers."""
-    file = Path("last.ckpt")
+    file, one = Path("last.ckpt"), Heads()
     unet = {name.replace("time_embed.time_embed", "time_embed"): torch.empty(size, device="meta")
-            for name, size in original.unet_shapes(FFHQ256)}  # fmt: skip
-    half = {name: torch.empty(size, device="meta") for name, size in original.encoder_shapes(FFHQ256)}
+            for name, size in original.unet_shapes(model)}  # fmt: skip
+    half = {name: torch.empty(size, device="meta") for name, size in original.encoder_shapes(model)}
     layout, encoder = read_layout(unet, file), read_half_layout(half, 2, file)
-    assert encoder.widths == (128, 128, 256, 256, 512, 512, 512) and encoder.attention == (4,)
+    assert encoder.widths == widths and encoder.attention == attention
     with torch.device("meta"):
-        ours = RigUNet(in_channels=3, cond_mode="scale", condition_channels=(), **settings_of(unet, layout, file))
-        code = SemanticEncoder(256, 3, encoder.widths, 2, encoder.attention)
-    pairs = (ours, rename(unet, layout), 138_341_891), (code, rename(half, encoder), 30_150_400)
+        ours = RigUNet(in_channels=3, cond_mode="scale", condition_channels=(), **settings_of(unet, layout, one, file))
+        code = SemanticEncoder(model.size, 3, encoder.widths, 2, encoder.attention)
+    pairs = (ours, rename(unet, layout, one), counts[0]), (code, rename(half, encoder, one), counts[1])
     for module, tensors, count in pairs:
         renamed = {name.replace("out.3", "proj_out"): list(tensor.shape) for name, tensor in tensors.items()}
         own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -276,7 +316,7 @@ def test_everything_is_in_the_pipeline(converted: Path, pipe: DiffAEEmotionPipel
     assert not any("_name_or_path" in text or str(converted.parent) in text for text in texts)
 
 
-@pytest.mark.parametrize("steps", [2, 10])
+@pytest.mark.parametrize("steps", [2, 7])
 @torch.no_grad()
 def test_sampling_and_its_reverse_are_the_originals(pipe: DiffAEEmotionPipeline, state: State, steps: int) -> None:
     pictures, noise = photos(2, 16), torch.randn(2, 3, 16, 16, generator=seed(5))
@@ -347,4 +387,9 @@ def test_a_latent_run_is_an_autoencoder_too(
         ours, others = (getattr(p, name).state_dict() for p in (made, pipe))
         assert ours.keys() == others.keys() and all(torch.equal(ours[key], others[key]) for key in ours)
     alone = DiffAEEmotionPipeline.from_pretrained(convert_diffae(originals["autoenc"], tmp_path / "alone"))
-    assert alone.latent_net is None and alone.latent_scheduler is None
+    assert alone.latent_net is None and alone.latent_scheduler is None and "FFHQ" in alone.brought
+
+
+def test_what_it_was_trained_on(light: State, tmp_path: Path) -> None:
+    file = save_lightning(light, tmp_path / "last.ckpt", data_name="celebalmdb")
+    assert "CelebA" in DiffAEEmotionPipeline.load_config(convert_diffae(file, tmp_path / "pipe"))["brought"]

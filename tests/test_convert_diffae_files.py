@@ -13,8 +13,8 @@ import torch
 from original_diffae import SMALL, State, classifier_state, random_state, save_latent, save_lightning
 
 from emorig_diffusers import cli
+from emorig_diffusers.convert.autoencoders import find_autoencoders, report_autoencoders
 from emorig_diffusers.convert.diffae import convert_diffae, read_classifier, read_latent_net
-from emorig_diffusers.convert.doctor import find_autoencoders, report_autoencoders
 from emorig_diffusers.convert.files import ConvertError
 from emorig_diffusers.folders import FolderError
 
@@ -94,10 +94,11 @@ WRONG: dict[str, tuple[Callable[[State], object], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_checkpoints(name: str, light: State, tmp_path: Path) -> None:
     make, expected = WRONG[name]
-    refused(save_lightning(make(light), tmp_path / "last.ckpt"), expected)
+    message = refused(save_lightning(make(light), tmp_path / "last.ckpt"), expected)
+    assert "download" not in message  # the file is whole: it would come out the same
 
 
-def refused(file: Path, expected: str) -> None:
+def refused(file: Path, expected: str) -> str:
     """One sentence that names the file, and nothing left behind."""
     before = sorted(file.parent.rglob("*"))
     with pytest.raises(ConvertError, match=expected) as caught:
@@ -105,6 +106,7 @@ def refused(file: Path, expected: str) -> None:
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".") and file.name in message
     assert sorted(file.parent.rglob("*")) == before
+    return message
 
 
 def test_numbers_that_are_none(light: State, tmp_path: Path) -> None:
@@ -209,7 +211,8 @@ def test_doctor_says_what_is_next(originals: dict[str, Path], light: State, tmp_
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     save_lightning(classifier_state(3, 48), tmp_path / "a" / "last.ckpt")
     (tmp_path / "other.ckpt").write_bytes(b"<html>"), torch.save({"a": 1}, tmp_path / "latent.pkl")
-    assert len(told()) == 4 and "get the last.ckpt of an autoencoder from https://github.com/phizaz" in told()[-1]
+    assert len(told()) == 5 and "licence: " in told()[2]
+    assert "get the last.ckpt of an autoencoder from https://github.com/phizaz" in told()[-1]
     main = save_lightning(light, tmp_path / "last.ckpt")
     assert told()[-1] == (
         f"Next: `emorig convert diffae {main} --emotions {tmp_path / 'a' / 'last.ckpt'} --names NAMES OUT`, where OUT "

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from emorig_diffusers.convert.albums import shape_for
 from emorig_diffusers.convert.doctor import ORIGINALS, Finding, check, convert_all, examine, next_step, report
 from emorig_diffusers.convert.files import ConvertError
 from emorig_diffusers.folders import FolderError
@@ -66,7 +67,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         assert f"https://{site}" in lines or f"https://github.com/{site}" in lines
     step = next_step(tmp_path, list(findings.values()))
     assert step == lines.splitlines()[-1]
-    assert "get generic_model.pkl or flame2023.pkl from https://flame.is.tue.mpg.de" in step
+    assert "get generic_model.pkl or flame2023.pkl or flame2023_Open.pkl from https://flame.is.tue.mpg.de" in step
     assert f"emorig doctor {tmp_path}" in step
     with pytest.raises(ConvertError, match="^get generic_model.pkl"):
         convert_all(tmp_path, tmp_path / "out")
@@ -135,6 +136,69 @@ def test_of_several_files_one_is_chosen(tmp_path: Path) -> None:
     assert findings["texture"].path == bfm and findings["rig"].path.name == "model1000000.pt"
     own = put(tmp_path, "deep/er/FLAME_texture.npz")
     assert found(tmp_path)["texture"].path == own
+
+
+def test_licences(tmp_path: Path) -> None:
+    for name in (*NAMES.values(), "EMOCA_v2_mp/cfg.yaml", "EMOCA_v2_mp/detail/checkpoints/a=1.5e-05.ckpt"):
+        put(tmp_path, name)
+    told = lambda: report(tmp_path, examine(tmp_path))
+    lines = told()
+    assert sum("licence: " in line for line in lines) == len(ORIGINALS)
+    after = lambda name: next(lines[i + 1].strip() for i, line in enumerate(lines) if line.endswith(name))
+    assert after("FLAME_texture.npz") == "licence: CC-BY-NC-SA-4.0" and "Adobe" in after("model050000.pt")
+    assert "FLAME's licence" in after("generic_model.pkl") and "non-commercial" in after("deca_model.tar")
+    (tmp_path / "generic_model.pkl").rename(tmp_path / "flame2023_Open.pkl")
+    lines = told()
+    assert after("flame2023_Open.pkl") == "licence: CC-BY-4.0"
+    put(tmp_path, "deep/flame2023.pkl")
+    assert found(tmp_path)["model"].path.name == "flame2023.pkl"  # DECA's own generation before another
+
+
+def test_links_to_folders(tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "here"
+    put(store, "a/b/deca_model.tar"), put(store, "generic_model.pkl")
+    put(folder, "c/head_template.obj")
+    (folder / "linked").symlink_to(store)
+    (folder / "c" / "around").symlink_to(folder)
+    (store / "a" / "back").symlink_to(store)
+    findings = found(folder)
+    assert findings["deca"].path == folder / "linked/a/b/deca_model.tar"
+    assert findings["model"].path == folder / "linked/generic_model.pkl" and not findings["model"].others
+    assert findings["template"].path == folder / "c/head_template.obj" and not findings["template"].others
+
+
+def test_the_labs_models(tmp_path: Path) -> None:
+    """stage2_model005000_X.pt, or folders that name stage and person, before a first stage of more steps."""
+    put(tmp_path, "log/stage1/model100000.pt")
+    put(tmp_path, "log/stage2/opt005000_guro.pt"), put(tmp_path, "log/stage3_model.pt")
+    assert found(tmp_path)["rig"].path.name == "model100000.pt"
+    person = put(tmp_path, "log/stage2/guro/deca_resnet18/model010000.pt")
+    assert found(tmp_path)["rig"].path == person
+    named = put(tmp_path, "log/stage2/stage2_model015000_Hitoshi.pt")
+    finding = found(tmp_path)["rig"]
+    assert finding.path == named and set(finding.others) == {person, tmp_path / "log/stage1/model100000.pt"}
+    lines = report(tmp_path, examine(tmp_path))
+    assert any("chosen before " in line and str(person) in line for line in lines)
+
+
+def test_whose_mean_shape(tmp_path: Path) -> None:
+    """Beside the model, or in the LMDB that names the model's person; of somebody else's nothing is taken."""
+    rig = put(tmp_path, "log/stage2/stage2_model005000_Hitoshi.pt")
+    other = put(tmp_path, "personalLMDB/personal_deca_obama.lmdb/mean_shape.pkl")
+    assert shape_for(rig, [other]) is None
+    own = put(tmp_path, "personalLMDB/personal_deca_hitoshi.lmdb/mean_shape.pkl")
+    assert found(tmp_path)["mean_shape"].path == own and shape_for(rig, [other, own]) == own
+    twice = put(tmp_path, "personalLMDB/emoca_hitoshi_V2.lmdb/mean_shape.pkl")
+    assert shape_for(rig, [other, own, twice]) is None
+    by_folder = put(tmp_path, "log/stage2/hitoshi/emoca_resnet18/model010000.pt")
+    assert shape_for(by_folder, [other, own, twice]) == twice
+    assert shape_for(tmp_path / "model000500.pt", [other]) == other  # the only one, and nothing speaks against it
+    assert shape_for(tmp_path / "stage1/model000500.pt", [other]) is None
+    assert shape_for(tmp_path / "model000500.pt", [put(tmp_path, "elsewhere/mean_shape.pkl")]) is None
+    put(tmp_path, "plain/data.mdb", b"some")
+    assert shape_for(tmp_path / "model000500.pt", [tmp_path / "plain/mean_shape.pkl"]) is not None
+    beside = put(by_folder.parent, "mean_shape.pkl")
+    assert found(tmp_path)["rig"].path == by_folder and found(tmp_path)["mean_shape"].path == beside
 
 
 @pytest.mark.parametrize("name", NAMES.values())

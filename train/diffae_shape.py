@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from emorig_diffusers.keeping import CodeReader
 from emorig_diffusers.models.latents import LatentClassifier
-from emorig_diffusers.sampling import predicted_sample
+from emorig_diffusers.schedulers import predicted_sample
 
 INTENSITIES = (0.5, 1.5)  # of the edits that are trained
 

@@ -19,10 +19,11 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.published import PublishedMixin
 from emorig_diffusers.repaint import make_base, stack_conditions
 from emorig_diffusers.rig import code_vector
-from emorig_diffusers.sampling import predicted_sample
+from emorig_diffusers.schedulers import predicted_sample
 
 OUTSIDE_WEIGHT = 0.05  # of the loss where nothing is painted: the sample stays quiet there
 CODES = ("shape", "expression", "pose", "camera", "light", "texture")  # of FaceCodes, as batches hold them
+TOLD = (*CODES, "own_shape")  # what a code can be made of besides
 MASK_SHARE = 0.12  # what masks cover of a window on average; keeps the loss near 1 for an untrained network
 
 
@@ -43,7 +44,8 @@ class RigNetworks(nn.Module):
         """Prediction [B, 3, H, W]; `code` is ready [B, C], or codes by name to be joined with the picture's."""
         if isinstance(code, dict):
             z = self.appearance_encoder(picture) if self.appearance_encoder is not None else None
-            code = code_vector(FaceCodes(**code), self.code_parts, z)
+            codes = FaceCodes(**{name: code[name] for name in CODES})
+            code = code_vector(codes, self.code_parts, z, code.get("own_shape"))
         return self.unet(sample, t, code, return_dict=False)[0].float()
 
 
@@ -138,7 +140,7 @@ class DenoisingObjective:
 
     def __call__(self, networks: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         clean = batch["picture"]
-        codes = {name: batch[name] for name in CODES}
+        codes = {name: batch[name] for name in TOLD if name in batch}
         t = (batch["u"][:, 0] * len(self.alphas)).long()
         noise = noise_like(clean, batch["seed"])
         noisy, alpha, sigma = noised(clean, noise, self.alphas[t])
@@ -193,7 +195,7 @@ class Drawer(PublishedMixin):
     @torch.no_grad()
     def __call__(self, codes: dict[str, Tensor], transform: Tensor) -> Tensor:
         """Buffers [B, 9, S, S]."""
-        return self.draw_conditions(FaceCodes(**codes), self.size, transform)
+        return self.draw_conditions(FaceCodes(**{name: codes[name] for name in CODES}), self.size, transform)
 
 
 @dataclass

@@ -54,14 +54,16 @@ class BufferData(Dataset):
         return len(self.shards)
 
     def __getitem__(self, item: Item) -> dict[str, Tensor]:
-        """`picture` [3, S, S] in [-1, 1], the codes, `transform` [3, 3], `seed` and `u` in [0, 1)."""
+        """`picture` [3, S, S] in [-1, 1], the codes, `own_shape` [S] of the photo, `transform` [3, 3], `seed` and `u`
+        in [0, 1)."""
         index, seed = item
         sample = self.shards[index]
         codes = sample.codes if self.shape is None else sample.codes.with_(shape=self.shape)
         picture = torch.from_numpy(sample.picture).permute(2, 0, 1) / 127.5 - 1
         u = np.random.default_rng(seed).random(2, np.float32)
         return {"picture": picture, "transform": torch.from_numpy(sample.transform), "u": torch.from_numpy(u),
-                "seed": torch.tensor(seed)} | {k: v[0] for k, v in vars(codes).items()}  # fmt: skip
+                "seed": torch.tensor(seed), "own_shape": sample.codes.shape[0]
+                } | {k: v[0] for k, v in vars(codes).items()}  # fmt: skip
 
 
 def mean_shape(shards: CodeShards) -> Tensor:

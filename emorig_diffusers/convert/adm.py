@@ -32,6 +32,38 @@ _KEY = re.compile(r"((?:(?:in|out)put_blocks\.\d+|middle_block|time_embed|out)\.
 
 
 @dataclass(frozen=True)
+class Heads:
+    """How an original splits the channels of its self-attention, which its tensors do not tell.
+
+    Attributes:
+        count: Heads at every width (`num_heads`).
+        channels: Channels a head (`num_head_channels`); `None` where `count` says it.
+        new_order: Whether the rows of `qkv` are all of q, then k, then v (`use_new_attention_order`), instead of q, k
+            and v of one head after the other.
+    """
+
+    count: int = 1
+    channels: int | None = None
+    new_order: bool = False
+
+    def settings(self) -> dict[str, int]:
+        """Arguments of RigUNet."""
+        if self.channels is not None:
+            return {"attention_head_dim": self.channels}
+        return {"num_attention_heads": self.count} if self.count != 1 else {}
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """The rows [3 C, ...] of `qkv` -> those of q, k and v [C, ...], heads one after the other in each.
+
+        Rows that cannot be split so stay in one piece too many, which no network takes.
+        """
+        count = self.count if self.channels is None else len(rows) // 3 // self.channels
+        if self.new_order or count < 2 or len(rows) % (3 * count):
+            return list(rows.chunk(3))
+        return [part.flatten(0, 1) for part in rows.unflatten(0, (count, 3, -1)).unbind(1)]
+
+
+@dataclass(frozen=True)
 class Layout:
     """The levels of an original UNet.
 
@@ -86,16 +118,23 @@ def read_layout(tensors: Mapping[str, Tensor], file: Path) -> Layout:
     levels and blocks; the residual blocks that double the resolution, one for each level but one, tell the levels.
 
     Raises:
-        ConvertError: A tensor that every such network has is missing.
+        ConvertError: Another layout, or a tensor that every such network has is missing.
     """
+    plain = next((key for key in tensors if re.match(r"(in|out)put_blocks\.\d+\.\d+\.(op|conv)\.", key)), None)
+    if plain is not None:
+        raise ConvertError(
+            f"'{file}' was trained without resblock_updown (it has {plain}): give a model trained with it, as plain "
+            "convolutions between levels are not supported."
+        )
     entries = {int(m[1]) for m in (re.match(r"output_blocks\.(\d+)\.0\.", key) for key in tensors) if m}
     ups = [key for key in tensors if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight", key)]
     levels = 1 + len(ups)
     blocks = len(entries) // levels - 1
-    if blocks < 1 or len(entries) % levels:
+    down = {m[1] for m in (re.match(r"input_blocks\.(\d+)\.0\.", key) for key in tensors) if m}
+    if blocks < 1 or len(entries) % levels or len(down) != len(entries):
         raise ConvertError(
-            f"'{file}' holds no complete UNet of guided-diffusion ({len(entries)} output_blocks for {levels} levels): "
-            "download it again, or give a model trained with resblock_updown."
+            f"'{file}' holds no complete UNet of guided-diffusion with resblock_updown ({len(down)} input_blocks and "
+            f"{len(entries)} output_blocks for {levels} levels): other layouts are not supported."
         )
     return _layout(tensors, levels, blocks, file)
 
@@ -110,7 +149,7 @@ def read_half_layout(tensors: Mapping[str, Tensor], blocks: int, file: Path) -> 
     if not entries or entries != set(range(len(entries))) or len(entries) % (blocks + 1):
         raise ConvertError(
             f"'{file}' holds no complete encoder ({len(entries)} input_blocks for levels of {blocks} blocks each): "
-            "download it again."
+            "other layouts are not supported."
         )
     return _layout(tensors, len(entries) // (blocks + 1), blocks, file)
 
@@ -122,11 +161,10 @@ def _layout(tensors: Mapping[str, Tensor], levels: int, blocks: int, file: Path)
     return Layout(widths, blocks, tuple(level for level in range(levels) if f"{first[level]}.1.qkv.weight" in tensors))
 
 
-def rename(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def rename(tensors: Mapping[str, Tensor], layout: Layout, heads: Heads) -> dict[str, Tensor]:
     """Tensors of an original UNet under diffusers' names; what has no place there keeps its name.
 
-    The 1-D convolutions of attention lose their last dimension of 1, and `qkv` is split: with one head its rows are
-    all of q, k and v in turn, in guided-diffusion's old and new order alike.
+    The 1-D convolutions of attention lose their last dimension of 1, and `qkv` is split.
     """
     blocks, renamed = layout.names(), {}
     for key, tensor in tensors.items():
@@ -136,7 +174,7 @@ def rename(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
         if layer in ("qkv", "proj_out") and tensor.ndim == 3 and tensor.shape[2] == 1:
             tensor = tensor[..., 0]
         if target is not None and layer == "qkv" and tensor.ndim:
-            renamed |= {f"{target}.to_{x}.{kind}": part for x, part in zip("qkv", tensor.chunk(3), strict=False)}
+            renamed |= {f"{target}.to_{x}.{kind}": part for x, part in zip("qkv", heads.split(tensor), strict=False)}
         elif target is not None and layer in LAYERS:
             renamed[".".join(filter(None, (target, LAYERS[layer], kind)))] = tensor
         else:
@@ -144,16 +182,28 @@ def rename(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return renamed
 
 
-def settings_of(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -> dict[str, Any]:
-    """Arguments of RigUNet that an original UNet's tensors tell, and the dropout that both originals train with."""
-    base = size_of(tensors, "time_embed.0.weight", 2, file)[1]
-    return {
+def settings_of(tensors: Mapping[str, Tensor], layout: Layout, heads: Heads, file: Path) -> dict[str, Any]:
+    """Arguments of RigUNet that an original UNet's tensors tell, the heads, and the dropout that both originals train
+    with.
+
+    Raises:
+        ConvertError: Another layout, or a tensor that every such network has is missing.
+    """
+    embedded, base = size_of(tensors, "time_embed.0.weight", 2, file)
+    first = "input_blocks.1.0"
+    if size_of(tensors, f"{first}.emb_layers.1.weight", 2, file)[0] != 2 * layout.widths[0]:
+        raise ConvertError(
+            f"'{file}' was trained without use_scale_shift_norm: give a model trained with it, as blocks that time "
+            "only shifts are not supported."
+        )
+    return heads.settings() | {
         "block_out_channels": layout.widths,
         "layers_per_block": layout.blocks,
         "attention_levels": layout.attention,
-        "cond_dim": size_of(tensors, "input_blocks.1.0.cond_emb_layers.1.weight", 2, file)[1],
+        "cond_dim": size_of(tensors, f"{first}.cond_emb_layers.1.weight", 2, file)[1],
         "dropout": 0.1,
         "time_channels": None if base == layout.widths[0] else base,
+        "time_embedding_dim": None if embedded == 4 * base else embedded,
     }
 
 
@@ -161,7 +211,7 @@ def size_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Pat
     """Size of a tensor with so many dimensions; ConvertError where there is none."""
     if name not in tensors or tensors[name].ndim != dimensions:
         raise ConvertError(
-            f"'{file}' has no usable tensor {name}: it is no complete model of this kind, so download it again."
+            f"'{file}' has no usable tensor {name}: it is incomplete, or of a variant that is not supported."
         )
     return tuple(tensors[name].shape)
 

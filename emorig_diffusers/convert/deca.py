@@ -6,7 +6,7 @@ folder with cfg.yaml and Lightning checkpoints, whose state dict has the same ne
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..folders import write_folder
 from ..models.detail import EMOCA_MARGINS, UV_SIDE, DetailModel
 from ..models.emoca import EXPRESSION_POSES, EmocaEncoder
+from .adm import filled
 from .files import ConvertError, load_exactly, read_arrays, read_checkpoint
 
 ENCODERS, DETAIL = ("E_flame", "E_expression"), ("E_detail", "D_detail")
@@ -37,7 +38,6 @@ DROPPED = (
 _LAST_LAYER = "layers.2.weight"
 _EXPRESSION = 50
 _LEVELS_UP = 5  # from a checkpoint to the folder of cfg.yaml; its name can hold slashes
-_GET_AGAIN = "download it again from its makers"
 
 Networks = dict[str, dict[str, Tensor]]
 
@@ -58,7 +58,13 @@ def convert_deca(checkpoint: Path, out: Path, mask: Path | None = None, displace
     Raises:
         ConvertError: With one sentence; nothing is left behind.
     """
-    checkpoint = Path(checkpoint)
+    return write_folder(Path(out), lambda part: _save(part, *read_deca(Path(checkpoint), mask, displacement)))
+
+
+def read_deca(
+    checkpoint: Path, mask: Path | None = None, displacement: Path | None = None
+) -> tuple[EmocaEncoder, DetailModel | None]:
+    """DECA's networks as this package's, in float32 and ready for inference; arguments and errors as `convert_deca`."""
     networks = {name: value for name, value in read_checkpoint(checkpoint).items() if _is_state_dict(value)}
     if "E_flame" not in networks:
         raise ConvertError(f"'{checkpoint}' has no E_flame and is no checkpoint of DECA: give its deca_model.tar.")
@@ -69,7 +75,7 @@ def convert_deca(checkpoint: Path, out: Path, mask: Path | None = None, displace
             f"'{checkpoint}' has a network {strange[0]}, which is none of DECA's {', '.join(known)}: give DECA's own "
             "deca_model.tar."
         )
-    return _write(out, checkpoint, networks, {}, "none", (mask, displacement), {})
+    return _networks(checkpoint, networks, {}, "none", (mask, displacement), {})
 
 
 def convert_emoca(
@@ -98,14 +104,25 @@ def convert_emoca(
         ConvertError: With one sentence; nothing is left behind.
         ImportError: If cfg.yaml is needed and pyyaml is not installed.
     """
-    folder = Path(folder)
+    options = (mode, mask, displacement, expression_pose)
+    return write_folder(Path(out), lambda part: _save(part, *read_emoca(Path(folder), *options)))
+
+
+def read_emoca(
+    folder: Path,
+    mode: str = "detail",
+    mask: Path | None = None,
+    displacement: Path | None = None,
+    expression_pose: str | None = None,
+) -> tuple[EmocaEncoder, DetailModel | None]:
+    """EMOCA's networks as this package's; arguments and errors as `convert_emoca`."""
     if mode not in STAGES:
         raise ConvertError(f"mode is {mode!r}: choose 'detail' or 'coarse'.")
     checkpoint = folder if folder.is_file() else best_checkpoint(folder, mode)
     networks, buffers = sort_tensors(checkpoint)
     named = [part for part in checkpoint.parts if part in STAGES]
     pose = _expression_pose(networks, checkpoint, named[-1] if named else mode, expression_pose)
-    return _write(out, checkpoint, networks, buffers, pose, (mask, displacement), EMOCA_DETAIL)
+    return _networks(checkpoint, networks, buffers, pose, (mask, displacement), EMOCA_DETAIL)
 
 
 def best_checkpoint(folder: Path, mode: str) -> Path:
@@ -121,13 +138,22 @@ def best_checkpoint(folder: Path, mode: str) -> Path:
             f"There is no checkpoint (*.ckpt) under '{place}': give the folder of one model, such as "
             "assets/EMOCA/models/EMOCA_v2_lr_mse_20, complete, or the mode that it has."
         )
-    losses = {file: re.search(r"=(-?\d+(?:\.\d+)?)$", file.stem) for file in found}
-    ranked = [(float(loss[1]), -i, file) for i, (file, loss) in enumerate(losses.items()) if loss]
+    losses = [_loss(file) for file in found]
+    ranked = [(loss, -i, file) for i, (loss, file) in enumerate(zip(losses, found)) if loss is not None]
     if not ranked and len(found) > 1:
         raise ConvertError(
             f"'{place}' has {len(found)} checkpoints without a loss in their names: give the file of one instead."
         )
     return min(ranked)[-1] if ranked else found[0]
+
+
+def _loss(checkpoint: Path) -> float | None:
+    """The number after the last '=' of a name such as "epoch=3-val_loss=1.5e-05.ckpt"; `None` for another text."""
+    try:
+        loss = float(checkpoint.stem.rpartition("=")[2])
+    except ValueError:
+        return None
+    return None if math.isnan(loss) or "=" not in checkpoint.stem else loss
 
 
 def sort_tensors(checkpoint: Path) -> tuple[Networks, dict[str, Tensor]]:
@@ -175,7 +201,7 @@ def _expression_pose(networks: Networks, checkpoint: Path, mode: str, chosen: st
     fitting = [name for name, more in EXPRESSION_POSES.items() if rows == _EXPRESSION + more]
     if not fitting:
         raise ConvertError(
-            f"E_expression in '{checkpoint}' has {rows} outputs, EMOCA's 50, 53 or 56: {_GET_AGAIN}."
+            f"E_expression in '{checkpoint}' has {rows} outputs, EMOCA's 50, 53 or 56: others are not supported."
         )
     if chosen is None:
         chosen = fitting[0] if len(fitting) == 1 else _read_flag(checkpoint, mode)
@@ -226,29 +252,27 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-# what is written
+# the networks
 
 
-def _write(
-    out: Path,
+def _networks(
     file: Path,
     networks: Networks,
     buffers: Mapping[str, Tensor],
     expression_pose: str,
     maps: tuple[Path | None, Path | None],
     settings: dict[str, Any],
-) -> Path:
-    """Write the encoder, and the detail model, with its settings, where the file has one."""
+) -> tuple[EmocaEncoder, DetailModel | None]:
+    """The encoder, and the detail model, with its settings, where the file has one."""
     detail = _detail(file, networks, buffers, maps, settings)
-    encoder = EmocaEncoder(expression_encoder="E_expression" in networks, expression_pose=expression_pose, crop="deca")
-    load_exactly(encoder, _joined(networks, ENCODERS), file)
+    config = {"expression_encoder": "E_expression" in networks, "expression_pose": expression_pose, "crop": "deca"}
+    return filled(EmocaEncoder, config, _joined(networks, ENCODERS), file, "DECA and EMOCA"), detail
 
-    def write(folder: Path) -> None:
-        encoder.eval().save_pretrained(folder)
-        if detail is not None:
-            detail.eval().save_pretrained(folder / "detail")
 
-    return write_folder(Path(out), write)
+def _save(folder: Path, encoder: EmocaEncoder, detail: DetailModel | None) -> None:
+    encoder.save_pretrained(folder)
+    if detail is not None:
+        detail.eval().save_pretrained(folder / "detail")
 
 
 def _detail(
@@ -265,7 +289,7 @@ def _detail(
         return None
     if len(there) == 1:
         missing = next(name for name in DETAIL if name not in there)
-        raise ConvertError(f"'{file}' has {there[0]} but no {missing}: {_GET_AGAIN}.")
+        raise ConvertError(f"'{file}' has {there[0]} but no {missing}: give a model with both, or with neither.")
     mask, displacement = maps
     detail = DetailModel(**settings)
     own = {

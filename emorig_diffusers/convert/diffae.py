@@ -2,18 +2,19 @@
 
 last.ckpt is a Lightning checkpoint: `ema_model.*` are the averaged weights of guided-diffusion's UNet with a second
 modulation, of its encoder and, in latent runs, of the network that draws codes; `model.*` are the last ones, and are
-left out. A classifier is a checkpoint of its own. All settings are read from names and shapes.
+left out. A classifier is a checkpoint of its own. All settings are read from names and shapes, the attention heads from
+`hyper_parameters`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ..emotions import EMOTIONS
@@ -23,16 +24,19 @@ from ..models.latents import LatentClassifier
 from ..models.unet import RigUNet
 from ..pipeline_diffae import DiffAEEmotionPipeline
 from ..published import published_scheduler
-from .adm import filled, read_half_layout, read_layout, rename, settings_of, size_of
+from ..schedulers import RespacedDDIMScheduler
+from .adm import Heads, filled, read_half_layout, read_layout, rename, settings_of, size_of
 from .files import ConvertError, load_exactly, read_checkpoint
 from .rig import write_pipeline
 
 SYSTEM = "Diffusion Autoencoders"
 WEIGHTS, ENCODER, LATENT_NET, SPREAD = "ema_model.", "encoder.", "latent_net.", ("conds_mean", "conds_std")
 CLASSIFIERS = ("classifier.", "ema_classifier.")  # the average is still 39 % its random start: .9999 ^ 9375 steps
-SETTINGS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "resampling": "pil",
-            "brought": "The weights come from Diffusion Autoencoders trained on FFHQ, non-commercial"}  # fmt: skip
+SETTINGS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "resampling": "pil"}
 """Of the pipeline, as the original's notebooks edit photos."""
+BROUGHT = "The weights come from Diffusion Autoencoders trained on {data}, non-commercial"
+DATA = {"celebalmdb": "CelebA", "celeba": "CelebA", "celebahq": "CelebA-HQ", "horse256": "LSUN", "bedroom256": "LSUN"}
+"""The original's name of a data set, where it is not FFHQ -> the data set."""
 CELEBA_ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
     "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses",
@@ -58,6 +62,8 @@ def convert_diffae(
     attributes: Path | None = None,
     latent_net: Path | None = None,
     names: Sequence[str] | None = None,
+    num_heads: int | None = None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Convert an autoencoder and what goes with it into a complete pipeline.
 
@@ -68,6 +74,8 @@ def convert_diffae(
         emotions, attributes: last.ckpt of classifiers; without one of emotions the pipeline cannot edit emotions.
         latent_net: last.ckpt of a latent run, for drawing new faces.
         names: Of a classifier's classes, where they are not AffectNet's 8 emotions or CelebA's 40 attributes.
+        num_heads: Attention heads, where the checkpoint's settings (`net_beatgans_attn_head`) do not tell.
+        say: Gets a sentence about what had to be assumed.
 
     Returns:
         The folder.
@@ -75,7 +83,29 @@ def convert_diffae(
     Raises:
         ConvertError: With one sentence; nothing is left behind.
     """
-    unet, encoder = read_networks(checkpoint)
+    assumed: list[str] = []
+
+    def write(folder: Path) -> None:
+        parts = _parts(checkpoint, latent, emotions, attributes, latent_net, names, num_heads, assumed.append)
+        write_pipeline(DiffAEEmotionPipeline(**parts, brought=_brought(checkpoint), **SETTINGS), folder)
+
+    written = write_folder(out, write)
+    for sentence in assumed:
+        say(sentence)
+    return written
+
+
+def _parts(
+    checkpoint: Path,
+    latent: Path | None,
+    emotions: Path | None,
+    attributes: Path | None,
+    latent_net: Path | None,
+    names: Sequence[str] | None,
+    num_heads: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Components of the pipeline, by name."""
     spread = None if latent is None else read_spread(latent)
     drawing = latent_net or (checkpoint if _has_latent_net(_state(checkpoint)) else None)
     if latent_net is not None:
@@ -86,12 +116,12 @@ def convert_diffae(
         f"{kind}_classifier": file and read_classifier(file, names, spread)
         for kind, file in (("emotion", emotions), ("attribute", attributes))
     }
+    unet, encoder = read_networks(checkpoint, num_heads, say)  # last, as the rest takes no time to be refused
     _check_together([unet, encoder, net, *classifiers.values()], names)
-    pipe = DiffAEEmotionPipeline(
-        unet, encoder, published_scheduler(), **classifiers, latent_net=net,
-        latent_scheduler=net and latent_scheduler(), **SETTINGS,
-    )  # fmt: skip
-    return write_folder(out, lambda folder: write_pipeline(pipe, folder))
+    return {
+        "unet": unet, "semantic_encoder": encoder, "scheduler": published_scheduler(), "latent_net": net,
+        "latent_scheduler": net and latent_scheduler(), **classifiers,
+    }  # fmt: skip
 
 
 def _check_together(parts: Sequence[Any], names: Sequence[str] | None) -> None:
@@ -105,9 +135,14 @@ def _check_together(parts: Sequence[Any], names: Sequence[str] | None) -> None:
         raise ConvertError(f"{len(names)} names were given, but no classifier with as many classes: leave them out.")
 
 
-def latent_scheduler() -> DDIMScheduler:
+def _brought(checkpoint: Path) -> str:
+    data = _settings(checkpoint).get("data_name")
+    return BROUGHT.format(data=DATA.get(data, "FFHQ") if isinstance(data, str) else "FFHQ")
+
+
+def latent_scheduler() -> RespacedDDIMScheduler:
     """DDIM as codes are drawn: 1,000 betas of .008 ("const0.008"), epsilon, nothing clipped."""
-    return DDIMScheduler(
+    return RespacedDDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="linear",
         beta_start=0.008,
@@ -123,8 +158,13 @@ def latent_scheduler() -> DDIMScheduler:
 # the autoencoder
 
 
-def read_networks(checkpoint: Path) -> tuple[RigUNet, SemanticEncoder]:
+def read_networks(
+    checkpoint: Path, num_heads: int | None = None, say: Callable[[str], None] = warnings.warn
+) -> tuple[RigUNet, SemanticEncoder]:
     """UNet and encoder of a checkpoint, in float32 and ready for inference.
+
+    Args:
+        checkpoint, num_heads, say: As for `convert_diffae`.
 
     Raises:
         ConvertError: The file is damaged or holds another network, or a tensor is missing, left over or mis-shaped.
@@ -138,6 +178,8 @@ def read_networks(checkpoint: Path) -> tuple[RigUNet, SemanticEncoder]:
             f"'{checkpoint}' is no autoencoder of {SYSTEM}, whose tensors are {WEIGHTS}* (found {found}): give the "
             "last.ckpt of one, and those of classifiers as such."
         )
+    settings = _settings(checkpoint)
+    heads = _heads(_count(settings, "net_beatgans_attn_head"), num_heads, checkpoint, say)
     size = size_of(state, "x_T", 4, checkpoint)[-1]
     inner = (ENCODER, LATENT_NET)
     unet = {
@@ -145,7 +187,8 @@ def read_networks(checkpoint: Path) -> tuple[RigUNet, SemanticEncoder]:
         for key, tensor in weights.items() if not key.startswith(inner)
     }  # fmt: skip
     layout = read_layout(unet, checkpoint)
-    encoder = _encoder(_below(weights, ENCODER), layout.blocks, size, checkpoint)
+    blocks = _count(settings, "net_enc_num_res_blocks") or layout.blocks
+    encoder = _encoder(_below(weights, ENCODER), blocks, heads, size, checkpoint)
     inputs = size_of(unet, "input_blocks.0.0.weight", 4, checkpoint)[1]
     outputs = size_of(unet, "out.2.weight", 4, checkpoint)[0]
     if (inputs, outputs) != (3, 3):
@@ -153,20 +196,32 @@ def read_networks(checkpoint: Path) -> tuple[RigUNet, SemanticEncoder]:
             f"The network in '{checkpoint}' has {inputs} input and {outputs} output channels, {SYSTEM}' 3 and 3: "
             "give one that draws pictures."
         )
-    config = settings_of(unet, layout, checkpoint) | {
+    config = settings_of(unet, layout, heads, checkpoint) | {
         "sample_size": size, "in_channels": 3, "cond_mode": "scale", "condition_channels": (),
     }  # fmt: skip
-    return filled(RigUNet, config, rename(unet, layout), checkpoint, SYSTEM), encoder
+    return filled(RigUNet, config, rename(unet, layout, heads), checkpoint, SYSTEM), encoder
 
 
-def _encoder(tensors: State, blocks: int, size: int, file: Path) -> SemanticEncoder:
+def _heads(told: int | None, said: int | None, file: Path, say: Callable[[str], None]) -> Heads:
+    """As many as the file tells, else as the caller says, else one."""
+    if told is None and said is None:
+        say(
+            f"'{file}' does not tell its attention heads (net_beatgans_attn_head): one is assumed, as in all the "
+            "original's configurations."
+        )
+    if None not in (told, said) and told != said:
+        raise ConvertError(f"'{file}' was trained with {told} attention heads, not with {said}: leave num_heads out.")
+    return Heads(told or said or 1)
+
+
+def _encoder(tensors: State, blocks: int, heads: Heads, size: int, file: Path) -> SemanticEncoder:
     layout = read_half_layout(tensors, blocks, file)
     last = size_of(tensors, "out.3.weight", 4, file)
     config = {
         "sample_size": size, "block_out_channels": layout.widths, "layers_per_block": blocks,
-        "attention_levels": layout.attention, "cond_dim": last[0],
+        "attention_levels": layout.attention, "cond_dim": last[0], "num_attention_heads": heads.count,
     }  # fmt: skip
-    renamed = rename(tensors, layout)
+    renamed = rename(tensors, layout, heads)
     weight = renamed.pop("out.3.weight")  # a convolution of one pixel
     renamed["proj_out.weight"] = weight[..., 0, 0] if last[2:] == (1, 1) else weight
     if "out.3.bias" in renamed:
@@ -326,6 +381,17 @@ def _state(file: Path) -> State:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ConvertError(f"'{file}' has no state_dict of tensors: give a last.ckpt of {SYSTEM}.")
     return state
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a Lightning checkpoint's trainer was told, as far as the file tells."""
+    settings = read_checkpoint(file).get("hyper_parameters")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _count(settings: Mapping[str, Any], name: str) -> int | None:
+    value = settings.get(name)
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _below(state: State, prefix: str) -> State:

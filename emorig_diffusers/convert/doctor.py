@@ -10,19 +10,18 @@ import re
 import shlex
 import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..folders import write_folder
+from .albums import MODEL_NAME, model_number, shape_for
 from .files import ConvertError, read_checkpoint
 
 FLAME_SITE, DECA_SITE, EMOCA_SITE = (f"https://{name}.is.tue.mpg.de" for name in ("flame", "deca", "emoca"))
 DECA_DATA = "https://github.com/yfeng95/DECA (folder data)"
 DECA_SITES = f"{DECA_SITE} (download: https://github.com/yfeng95/DECA)"
 RIG_SITE = "https://github.com/adobe-research/diffusion-rig (the link to Google Drive in its README)"
-DIFFAE_SITE = "https://github.com/phizaz/diffae (MIT; the links in its README)"
 EMOCA_NAMES = ("EMOCA_v2_lr_mse_20", "EMOCA_v2_mp", "EMOCA_v2_lr_cos_1.5", "EMOCA")  # the first is EMOCA's default
 EMOCA_MODES = ("detail", "coarse")
 
@@ -37,7 +36,7 @@ class Original:
         purpose: What it is for.
         source: Where to register, or to get it.
         required: "yes", "one of" (DECA or EMOCA) or "no".
-        licence: In a word.
+        licence: In a few words.
     """
 
     key: str
@@ -47,22 +46,52 @@ class Original:
     required: str = "no"
     licence: str = "under its makers' terms"
 
+    def licence_of(self, path: Path) -> str:
+        """Of one of its files."""
+        return LICENCES.get(path.name, self.licence)
+
+
+_FLAME, _DECA = "FLAME's licence, as agreed to when registering", "DECA's licence, non-commercial research"
+LICENCES = {
+    "flame2023_Open.pkl": "CC-BY-4.0",
+    "FLAME_texture.npz": "CC-BY-NC-SA-4.0",
+    "FLAME_albedo_from_BFM.npz": "the Basel Face Model's licence, non-commercial research",
+}
+"""File name -> licence, where it is not that of the others of its kind."""
+
 
 ORIGINALS = (
-    Original("model", ("generic_model.pkl", "flame2023.pkl"), "FLAME 2020 or 2023, the head", FLAME_SITE, "yes"),
-    Original("landmarks", ("landmark_embedding.npy",), "FLAME's 68 landmarks, for fitting", DECA_DATA, "yes"),
-    Original("template", ("head_template.obj",), "FLAME's texture coordinates", DECA_DATA, "yes"),
+    Original(
+        "model", ("generic_model.pkl", "flame2023.pkl", "flame2023_Open.pkl"), "FLAME 2020 or 2023, the head",
+        FLAME_SITE, "yes", _FLAME,
+    ),
+    Original("landmarks", ("landmark_embedding.npy",), "FLAME's 68 landmarks, for fitting", DECA_DATA, "yes", _DECA),
+    Original("template", ("head_template.obj",), "FLAME's texture coordinates", DECA_DATA, "yes", _DECA),
     Original(
         "texture", ("FLAME_texture.npz", "FLAME_albedo_from_BFM.npz"), "the skin's colours, as DiffusionRig sees them",
         f"{FLAME_SITE} (texture space; the other one: https://github.com/TimoBolkart/BFM_to_FLAME)",
     ),
-    Original("mediapipe", ("mediapipe_landmark_embedding.npz",), "MediaPipe's landmarks on FLAME", FLAME_SITE),
-    Original("deca", ("deca_model.tar",), "DECA, from a photo to codes", DECA_SITES, "one of"),
-    Original("emoca", ("EMOCA_v2_lr_mse_20/cfg.yaml",), "EMOCA, with better expressions", EMOCA_SITE, "one of"),
-    Original("mask", ("uv_face_eye_mask.png",), "where wrinkles lie", DECA_DATA),
-    Original("displacement", ("fixed_displacement_256.npy",), "the relief below the wrinkles", DECA_DATA),
-    Original("rig", ("modelNNNNNN.pt",), "DiffusionRig, the network that draws", RIG_SITE),
-    Original("mean_shape", ("mean_shape.pkl",), "the one person of a stage 2, beside its model", "its training"),
+    Original(
+        "mediapipe", ("mediapipe_landmark_embedding.npz",), "MediaPipe's landmarks on FLAME", FLAME_SITE,
+        licence=_FLAME,
+    ),
+    Original("deca", ("deca_model.tar",), "DECA, from a photo to codes", DECA_SITES, "one of", _DECA),
+    Original(
+        "emoca", ("EMOCA_v2_lr_mse_20/cfg.yaml",), "EMOCA, with better expressions", EMOCA_SITE, "one of",
+        "EMOCA's licence, non-commercial research",
+    ),
+    Original("mask", ("uv_face_eye_mask.png",), "where wrinkles lie", DECA_DATA, licence=_DECA),
+    Original(
+        "displacement", ("fixed_displacement_256.npy",), "the relief below the wrinkles", DECA_DATA, licence=_DECA
+    ),
+    Original(
+        "rig", ("modelNNNNNN.pt",), "DiffusionRig, the network that draws", RIG_SITE,
+        licence="the Adobe Research licence, non-commercial research",
+    ),
+    Original(
+        "mean_shape", ("mean_shape.pkl",), "the one person of a stage 2, beside its model or in its LMDB",
+        "its training", licence="that of its training",
+    ),
 )  # fmt: skip
 """What `emorig doctor` looks for, in the order of its report."""
 
@@ -76,11 +105,13 @@ class Finding:
         path: The file, or EMOCA's folder; `None` where it is missing.
         problem: Why it cannot be used, as the end of "the file …"; `None` where it is whole, as far as can be seen
             without reading it all.
+        others: Whole files of the same kind that were not chosen.
     """
 
     original: Original
     path: Path | None = None
     problem: str | None = None
+    others: tuple[Path, ...] = ()
 
     @property
     def status(self) -> str:
@@ -94,21 +125,39 @@ class Finding:
 def examine(folder: Path) -> list[Finding]:
     """Look through a folder and all below it; one finding for each of ORIGINALS, in their order.
 
-    Of several files of one name a whole one counts, then the one nearest to the folder; of DiffusionRig's models the
-    one with the largest number; of EMOCA's the first of EMOCA_NAMES. Hidden folders are left out.
+    Of several files of one name a whole one counts, then the one nearest to the folder; of DiffusionRig's models that
+    of stage 2, then the one with the largest number; of EMOCA's the first of EMOCA_NAMES; of mean shapes that of the
+    model's album. Hidden folders are left out, links to folders are followed.
 
     Raises:
         ConvertError: There is no such folder.
     """
     if not folder.is_dir():
         raise ConvertError(f"There is no folder '{folder}': give the one that holds the originals' files.")
-    files = sorted(_files(folder), key=lambda path: (len(path.parts), path))
-    return [_find(original, files) for original in ORIGINALS]
+    files = files_below(folder)
+    findings = {original.key: _find(original, files) for original in ORIGINALS}
+    shapes = [path for path in files if path.name == "mean_shape.pkl"]
+    if findings["rig"].status == "found" and (album := shape_for(findings["rig"].path, shapes)):
+        own = Finding(findings["mean_shape"].original, album, _problem(album))
+        findings["mean_shape"] = replace(own, others=tuple(path for path in shapes if path != album))
+    return list(findings.values())
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and below it, the nearest first; hidden folders are left out."""
+    return sorted(_files(folder), key=lambda path: (len(path.parts), path))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Links to folders are followed, each folder once however many ways lead to it."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in names)
 
 
@@ -117,13 +166,16 @@ def _find(original: Original, files: list[Path]) -> Finding:
         case "emoca":
             candidates = _emoca_models(files)
         case "rig":
-            numbered = [(int(m[1]), path) for path in files if (m := re.fullmatch(r"model(\d+)\.pt", path.name))]
-            candidates = [path for _, path in sorted(numbered, key=lambda pair: -pair[0])]
+            numbered = [(model_number(path), path) for path in files]
+            numbered = sorted(((n, path) for n, path in numbered if n is not None), key=lambda pair: pair[0])
+            candidates = [path for _, path in reversed(numbered)]
         case _:
             candidates = [path for name in original.names for path in files if path.name == name]
     findings = [Finding(original, path, _problem(path)) for path in candidates]
     whole = [finding for finding in findings if not finding.problem]
-    return next(iter(whole + findings), None) or _packed(original, files)
+    if whole:
+        return replace(whole[0], others=tuple(finding.path for finding in whole[1:] if finding.path is not None))
+    return next(iter(findings), None) or _packed(original, files)
 
 
 def _emoca_models(files: list[Path]) -> list[Path]:
@@ -150,7 +202,7 @@ def _problem(path: Path) -> str | None:
 
 def _packed(original: Original, files: list[Path]) -> Finding:
     """The original inside a zip archive that was not unpacked, or nowhere."""
-    inside = {"emoca": r"(.*/)?checkpoints/[^/]*\.ckpt", "rig": r"(.*/)?model\d+\.pt"}
+    inside = {"emoca": r"(.*/)?checkpoints/[^/]*\.ckpt", "rig": rf"(.*/)?{MODEL_NAME}"}
     names = "|".join(map(re.escape, original.names))
     wanted = re.compile(inside.get(original.key, rf"(.*/)?({names})"))
     for path in files:
@@ -211,10 +263,18 @@ def report(folder: Path, findings: list[Finding]) -> list[str]:
         lines.append(f"{finding.status:<10}  {name}: {original.purpose}")
         if path is not None:
             lines.append(f"{'':<10}  {path}{f' {finding.problem}' if finding.problem else ''}")
+            lines.append(f"{'':<10}  licence: {original.licence_of(path)}")
+            if finding.others and original.key in ("rig", "mean_shape", "emoca"):
+                lines.append(f"{'':<10}  chosen before {_names(finding.others)}")
         elif original.source.startswith("http"):
             need = {"yes": "required", "one of": "DECA or EMOCA is required", "no": "optional"}[original.required]
             lines.append(f"{'':<10}  {need}, {original.licence}: {original.source}")
     return [*lines, "", next_step(folder, findings)]
+
+
+def _names(paths: tuple[Path, ...]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"{', '.join(map(str, paths[:3]))}{more}"
 
 
 def next_step(folder: Path, findings: list[Finding]) -> str:
@@ -237,81 +297,6 @@ def _lacking(findings: list[Finding]) -> list[Original]:
     lacking = [o for o in originals if o.required == "yes" and o.key not in found]
     encoders = [o for o in originals if o.required == "one of"]
     return lacking + ([] if any(o.key in found for o in encoders) else encoders[-1:])
-
-
-# Diffusion Autoencoders, which need none of the above
-
-AUTOENCODERS = {
-    "autoencoder": "Diffusion Autoencoders, the encoder and the network that draws",
-    "latent-net": "the same with the network that draws codes, from a latent run",
-    "emotions": "a classifier of AffectNet's 8 emotions",
-    "attributes": "a classifier of CelebA's 40 attributes",
-    "classifier": "a classifier of other classes",
-    "latent": "mean and standard deviation of the codes",
-    "damaged": "perhaps of Diffusion Autoencoders",
-}
-"""Kinds of DiffAE's files -> what they are; most are options of `emorig convert diffae` too."""
-
-
-def find_autoencoders(folder: Path) -> list[tuple[str, Path]]:
-    """DiffAE's files in a folder and all below it, as (one of AUTOENCODERS, path), the nearest first.
-
-    They are told by what they hold, as all of its checkpoints are called last.ckpt.
-    """
-    files = sorted(_files(folder), key=lambda path: (len(path.parts), path))
-    kinds = [(autoencoder_kind(path), path) for path in files if path.suffix == ".ckpt" or path.name == "latent.pkl"]
-    return [(kind, path) for kind, path in kinds if kind is not None]
-
-
-def autoencoder_kind(path: Path) -> str | None:
-    """One of AUTOENCODERS; `None` for a file of something else."""
-    if path.suffix == ".ckpt" and check(path):
-        of_emoca = any((place / "cfg.yaml").is_file() for place in list(path.parents)[:3])
-        return "damaged" if path.name == "last.ckpt" and not of_emoca else None
-    try:
-        value = read_checkpoint(path)
-    except ConvertError:
-        return None
-    state = value.get("state_dict", value)
-    names = [str(name) for name in state] if isinstance(state, dict) else []
-    for start, kind in (("ema_model.latent_net.", "latent-net"), ("ema_model.encoder.", "autoencoder")):
-        if any(name.startswith(start) for name in names):
-            return kind
-    if "classifier.weight" in names:
-        return {8: "emotions", 40: "attributes"}.get(len(state["classifier.weight"]), "classifier")
-    return "latent" if "conds_mean" in names else None
-
-
-def report_autoencoders(folder: Path, found: list[tuple[str, Path]]) -> list[str]:
-    """What `find_autoencoders` found as lines of text, and the next step as the last one."""
-    lines = []
-    for kind, path in found:
-        problem = check(path) if kind == "damaged" else None
-        lines.append(f"{'unreadable' if problem else 'found':<10}  {path.name}: {AUTOENCODERS[kind]}")
-        lines.append(f"{'':<10}  {path}{f' {problem}' if problem else ''}")
-    return [*lines, "", _next_autoencoder(folder, found)]
-
-
-def _next_autoencoder(folder: Path, found: list[tuple[str, Path]]) -> str:
-    again = f"then run `emorig doctor {shlex.quote(str(folder))}` again."
-    paths = dict(reversed(found))  # the nearest of each kind
-    if "damaged" in paths:
-        return f"Next: '{paths['damaged']}' {check(paths['damaged'])}, {again}"
-    kind, count = Counter(kind for kind, _ in found).most_common(1)[0]
-    if count > 1:
-        return (
-            f"Next: run `emorig doctor` on a folder with the files of one model, as here are {count} of the kind "
-            f"'{AUTOENCODERS[kind]}', which do not tell what they belong to."
-        )
-    files = {kind: shlex.quote(str(path)) for kind, path in paths.items()}
-    main = files.pop("autoencoder", None) or files.pop("latent-net", None)
-    if main is None:
-        return f"Next: get the last.ckpt of an autoencoder from {DIFFAE_SITE}, put it anywhere in '{folder}', {again}"
-    other = files.pop("classifier", None)
-    options = "".join(f" --{kind} {file}" for kind, file in files.items())
-    if other and "emotions" not in files:
-        options += f" --emotions {other} --names NAMES"
-    return f"Next: `emorig convert diffae {main}{options} OUT`, where OUT is a new folder."
 
 
 # converting
@@ -371,11 +356,11 @@ def _join(paths: dict[str, Path], out: Path, head: Path, encoder: Path, say: Cal
     from .rig import assemble, convert_rig
 
     rig, shape = paths.get("rig"), paths.get("mean_shape")
-    say(f"{rig or 'head and encoder'} -> pipeline")
+    if shape is not None and (rig is None or shape_for(rig, [shape]) != shape):
+        say(f"{shape} is left out, as nothing says that it is of this model: see `emorig convert diffusion-rig --help`")
+        shape = None
+    say(f"{rig or 'head and encoder'}{f' with the shape in {shape}' if shape else ''} -> pipeline")
     if rig is None:
         assemble(out, head, encoder)
         return
-    if shape is not None and shape.parent != rig.parent:
-        say(f"{shape} is left out, as it does not lie beside the model: see `emorig convert diffusion-rig --help`")
-        shape = None
-    convert_rig(rig, out, head, encoder, mean_shape=shape)
+    convert_rig(rig, out, head, encoder, mean_shape=shape, say=say)

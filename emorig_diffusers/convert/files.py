@@ -30,6 +30,7 @@ _STARTS = {
 }
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _GET_AGAIN = "download the file again from its makers."
+AS_PUBLISHED = "give the file as its makers publish it."
 
 
 class ConvertError(ValueError):
@@ -75,7 +76,7 @@ def read_arrays(path: Path, only: Collection[str] | None = None) -> dict[str, An
     if isinstance(value, np.ndarray):
         value = {"arr_0": value}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ConvertError(f"{path} holds a {type(value).__name__} and no named arrays: {_GET_AGAIN}")
+        raise ConvertError(f"{path} holds a {type(value).__name__} and no named arrays, which is not supported.")
     named = {name: item for name, item in value.items() if only is None or name in only}
     return {name: item.numpy() if isinstance(item, Tensor) else item for name, item in named.items()}
 
@@ -114,7 +115,7 @@ def _unpickled(path: Path, file: Any) -> Any:
         return plain(ModelUnpickler(file).load())
     except pickle.UnpicklingError as error:
         if "refused" in str(error):
-            raise ConvertError(f"{path}: {error}, which no model needs: {_GET_AGAIN}") from error
+            raise ConvertError(f"{path}: {error}, which no supported model needs: {AS_PUBLISHED}") from error
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged pickle can raise anything
         raise _damaged(path, error) from error
@@ -163,7 +164,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         symbol = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise _refused(path, symbol[1]) if symbol else _damaged(path, error) from error
     if not isinstance(value, dict):
-        raise ConvertError(f"{path} holds a {type(value).__name__} where a dict of tensors was expected: {_GET_AGAIN}")
+        raise ConvertError(f"{path} holds a {type(value).__name__} and no dict of tensors, which is not supported.")
     return value
 
 
@@ -225,11 +226,12 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Any], file: Path) -> N
         "has in another shape": [f"{name} ({_size(tensors[name])} for {_size(own[name])})" for name in wrong],
     }
     if any(faults.values()):
-        raise ConvertError(f"{file} {' and '.join(_some(what, found) for what, found in faults.items() if found)}.")
+        found = " and ".join(_some(what, names) for what, names in faults.items() if names)
+        raise ConvertError(f"{file} {found}: it is incomplete, or of a variant that is not supported.")
     values = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     bad = [name for name, value in values.items() if not value.isfinite().all()]
     if bad:
-        raise ConvertError(f"{file} {_some('has numbers that are not finite in', bad)}: {_GET_AGAIN}")
+        raise ConvertError(f"{file} {_some('has numbers that are not finite in', bad)}: give another checkpoint.")
     module.load_state_dict(values)
 
 
@@ -275,7 +277,7 @@ def _refuse(path: Path, file: BinaryIO, others: Mapping[bytes, str]) -> bytes:
 
 
 def _refused(path: Path, symbol: str) -> ConvertError:
-    return ConvertError(f"{path}: refused to load {symbol}, which no model needs: {_GET_AGAIN}")
+    return ConvertError(f"{path}: refused to load {symbol}, which no supported model needs: {AS_PUBLISHED}")
 
 
 def _damaged(path: Path, error: Exception) -> ConvertError:

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from ..folders import write_folder
 from ..frames import IBUG68
 from ..models.head import CONTOUR, MAX_CONTOUR_YAW, PARTS, HeadModel
-from .files import ConvertError, read_arrays
+from .files import AS_PUBLISHED, ConvertError, read_arrays
 
 Arrays = Mapping[str, Any]
 
@@ -32,7 +32,6 @@ _SKIN, _EYE = (0.41, 0.23, 0.16), (0.51, 0.48, 0.46)  # linear RGB; means of the
 _ASIDE = 0.01  # metres from the middle at least to an eyeball's centre
 _SPACES = {"flame": ("mean", "tex_dir", 1 / 255), "bfm": ("MU", "PC", 1.0)}  # keys and factor to [0, 1]
 _TEXTURE_SIDE = 512
-_AS_PUBLISHED = "give the file as its makers publish it."
 
 
 def convert_flame(
@@ -146,7 +145,7 @@ def _bases(model: Arrays, file: Path, count: int, num_shape: int, num_expression
 def _parents(row: np.ndarray, file: Path) -> tuple[int, ...]:
     parents = (-1, *map(int, row[1:]))  # the root's is 2**32 - 1 in the file
     if len(parents) != 5 or any(not 0 <= parent < joint for joint, parent in enumerate(parents) if joint):
-        raise ConvertError(f"{file}: kintree_table has the parents {parents}, not five in order: {_AS_PUBLISHED}")
+        raise ConvertError(f"{file}: kintree_table has the parents {parents}, not five in order: {AS_PUBLISHED}")
     return parents
 
 
@@ -272,7 +271,7 @@ def _texture(file: Path) -> tuple[str, np.ndarray, np.ndarray]:
     if mean.size != np.prod(picture) or basis.size != mean.size * count or count < NUM_TEXTURE:
         raise ConvertError(
             f"{file} has a mean {list(mean.shape)} and a basis {list(basis.shape)}, where 512 x 512 x 3 pixels and at "
-            f"least {NUM_TEXTURE} components were expected: download the file again."
+            f"least {NUM_TEXTURE} components were expected: others are not supported."
         )
     basis = basis.reshape(*picture, -1)[::2, ::2, ::-1, :NUM_TEXTURE].transpose(3, 2, 0, 1)
     mean = mean.reshape(picture)[::2, ::2, ::-1].transpose(2, 0, 1)
@@ -298,10 +297,10 @@ def _array(values: Arrays, key: str, file: Path, shape: tuple[int | None, ...]) 
     value = values[key]
     value = value.toarray() if issparse(value) else value
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        raise ConvertError(f"{file}: the numbers of {key} cannot be told ({type(value).__name__}): {_AS_PUBLISHED}")
+        raise ConvertError(f"{file}: the numbers of {key} cannot be told ({type(value).__name__}): {AS_PUBLISHED}")
     if value.ndim != len(shape) or not all(a == (b or a) and a for a, b in zip(value.shape, shape)):
         wanted = ", ".join(str(size or "any") for size in shape)
-        raise ConvertError(f"{file}: {key} is {list(value.shape)} and not [{wanted}]: {_AS_PUBLISHED}")
+        raise ConvertError(f"{file}: {key} is {list(value.shape)} and not [{wanted}]: {AS_PUBLISHED}")
     if not np.isfinite(value).all():
         raise ConvertError(f"{file}: {key} has numbers that are not finite: download the file again.")
     return value.astype(np.float64)

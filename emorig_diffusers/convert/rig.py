@@ -1,20 +1,22 @@
 """DiffusionRig's checkpoints (modelNNNNNN.pt: Ding et al., CVPR 2023) become RigUNet and AppearanceEncoder.
 
-The file is a raw state dict: `denoisingUNet.*`, the UNet of guided-diffusion (Dhariwal and Nichol 2021) with one
-attention head and a second modulation in every residual block, and `encoder.*`, torchvision's ResNet. All settings
-are read from shapes.
+The file is a raw state dict: `denoisingUNet.*`, the UNet of guided-diffusion (Dhariwal and Nichol 2021) with a second
+modulation in every residual block, and `encoder.*`, torchvision's ResNet. All settings are read from shapes, but for
+the attention heads, of which the file tells nothing, and how the network is sampled.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import textwrap
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
 from ..folders import write_folder
@@ -26,21 +28,33 @@ from ..models.unet import RigUNet
 from ..pipeline_emorig import EmoRigPipeline
 from ..published import CONDITIONS, published_scheduler
 from ..rig import CODE_PARTS, code_width, part_names
+from ..schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
 from ..unpickle import load_tensor
-from .adm import filled, read_layout, rename, settings_of, size_of
+from .adm import Heads, filled, read_layout, rename, settings_of, size_of
 from .files import ConvertError, read_checkpoint
 
 SYSTEM = "DiffusionRig"
 UNET, ENCODER = "denoisingUNet.", "encoder."
 CONVENTIONS = {"crop": "ffhq", "resampling": "skimage", "rasterizer": "pytorch3d"}
 """The pictures that DiffusionRig was trained on: their square of the photo, how it is resized, how heads are drawn."""
-SETTINGS = (*CONVENTIONS, "crop_size", "default_num_inference_steps", "code_parts", "shape")  # of a converted rig
-STEPS = 20  # of DDIM, as the original's README samples
+SETTINGS = (*CONVENTIONS, "crop_size", "default_num_inference_steps", "best_of", "code_parts", "shape")
+"""Of a converted rig."""
+STEPS = {"ddim": 20, "ddpm": None}
+"""Sampler -> steps, `None` for all: as the original's README samples."""
 LAB_CODE = ("appearance", "shape", "shape", "texture")  # 64 + 100 + 100 + 50 = 314; the shape does come twice
+LAB_CODES = (LAB_CODE, ("appearance", "shape", "own_shape", "texture"))
+"""Codes of DiffusionRig-EMO's second version; in the latter of its scripts `…_DECA`, which with an album's mean shape
+keep the photo's own in the second place."""
+LAB_STEPS = {"ddim": 50, "ddpm": None}
+LAB_DIFFUSION_STEPS = 500  # it is trained with 1,000 all the same
+SCHEDULERS = {kind.__name__: kind for kind in (
+    RespacedDDIMScheduler, RespacedDDPMScheduler, DDIMScheduler, DDPMScheduler
+)}  # fmt: skip
 RESOLUTIONS = {
     (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512,
 }  # fmt: skip
 """Widths of the levels, in units of the first time layer's -> side of the pictures, pixels (guided-diffusion's)."""
+
 
 def convert_rig(
     checkpoint: Path,
@@ -50,6 +64,11 @@ def convert_rig(
     detail: Path | None = None,
     mean_shape: Path | None = None,
     code_parts: str | tuple[str, ...] | None = None,
+    heads: Heads | None = None,
+    diffusion_steps: int | None = None,
+    sampler: str | None = None,
+    best_of: int = 1,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Convert DiffusionRig's checkpoint, of stage 1 or 2; with head and encoder into a complete pipeline.
 
@@ -62,6 +81,12 @@ def convert_rig(
         mean_shape: mean_shape.pkl of a stage 2 trained with it.
         code_parts: What the network is told of a face besides pictures, names of `rig.CODE_PARTS`; `None` for what
             follows from the widths of the code: "appearance" alone, or the 314 of LAB_CODE.
+        heads: Attention heads that it was trained with; `None` for one, which the trainer has unless told otherwise.
+        diffusion_steps: T of the schedule it is sampled with; `None` for its makers': LAB_DIFFUSION_STEPS for
+            LAB_CODES, else 1,000.
+        sampler: "ddim" or "ddpm"; `None` for its makers': "ddpm" for LAB_CODES, else "ddim".
+        best_of: Samples of which the one with the least residual noise is kept; DiffusionRig-EMO's first version: 4.
+        say: Gets a sentence about what had to be assumed.
 
     Returns:
         The folder.
@@ -71,18 +96,60 @@ def convert_rig(
     """
     if (head is None) != (encoder is None):
         raise ConvertError("A pipeline needs a head and an encoder: give both folders, or neither.")
-    unet, appearance = read_networks(checkpoint)
-    settings = CONVENTIONS | {
-        "crop_size": unet.config.sample_size, "default_num_inference_steps": STEPS,
-        "code_parts": _code_parts(unet, appearance, code_parts, checkpoint),
-        "shape": None if mean_shape is None else read_mean_shape(mean_shape),
-    }  # fmt: skip
-    networks = {"unet": unet, "scheduler": published_scheduler(), "appearance_encoder": appearance}
-    if head is None or encoder is None:
-        return write_folder(out, lambda folder: _save_networks(folder, networks, settings))
-    parts = open_parts(head, encoder, detail)
-    _check_code(parts, networks, settings)
-    return write_folder(out, lambda folder: _save(folder, parts | networks, settings))
+    sampling_of((), diffusion_steps, sampler)  # refuses what cannot be before anything is read
+    assumed: list[str] = []
+
+    def write(folder: Path) -> None:
+        unet, appearance = read_networks(checkpoint, heads or Heads())
+        names = _code_parts(unet, appearance, code_parts, checkpoint)
+        scheduler, steps = sampling_of(names, diffusion_steps, sampler)
+        settings = CONVENTIONS | {
+            "crop_size": unet.config.sample_size, "default_num_inference_steps": steps,
+            "best_of": best_of, "code_parts": names, "shape": mean_shape and read_mean_shape(mean_shape),
+        }  # fmt: skip
+        networks = {"unet": unet, "scheduler": scheduler, "appearance_encoder": appearance}
+        if head is None or encoder is None:
+            _save_networks(folder, networks, settings)
+        else:
+            parts = open_parts(head, encoder, detail)
+            _check_code(parts, networks, settings)
+            _save(folder, parts | networks, settings)
+        assumed.extend(_assumed(checkpoint, heads, names, scheduler, diffusion_steps or sampler))
+
+    written = write_folder(out, write)
+    for sentence in assumed:
+        say(sentence)
+    return written
+
+
+def sampling_of(
+    names: tuple[str, ...], diffusion_steps: int | None = None, sampler: str | None = None
+) -> tuple[RespacedDDIMScheduler | RespacedDDPMScheduler, int]:
+    """Scheduler and steps of a network that is told `names`; arguments as for `convert_rig`."""
+    lab = names in LAB_CODES
+    total, kind = diffusion_steps or (LAB_DIFFUSION_STEPS if lab else 1000), sampler or ("ddpm" if lab else "ddim")
+    try:
+        scheduler = published_scheduler(total, kind)
+    except ValueError as error:
+        raise ConvertError(str(error)) from error
+    return scheduler, min((LAB_STEPS if lab else STEPS)[kind] or total, total)
+
+
+def _assumed(
+    file: Path, heads: Heads | None, names: tuple[str, ...], scheduler: Any, chosen: Any
+) -> Iterator[str]:
+    """What the file does not tell and the caller did not say, a sentence each."""
+    if heads is None:
+        yield (
+            f"'{file}' does not tell its attention heads: one is assumed, as in the released model; if it was trained "
+            "with num_heads or num_head_channels, its pictures are wrong unless you say so here too."
+        )
+    if names in LAB_CODES and not chosen:
+        yield (
+            f"'{file}' is of DiffusionRig-EMO's second version and is sampled as its scripts do it, in all "
+            f"{scheduler.config.num_train_timesteps} steps of DDPM: with sampler ddim {LAB_STEPS['ddim']} of them do, "
+            "and diffusion_steps 1000 is the schedule that it was trained with."
+        )
 
 
 def assemble(
@@ -111,7 +178,7 @@ def assemble(
     if rig is not None:
         parts |= {
             "unet": _open(RigUNet, rig, "unet"),
-            "scheduler": _open(DDIMScheduler, rig, "scheduler"),
+            "scheduler": _open(_scheduler_kind(rig), rig, "scheduler"),
             "appearance_encoder": _open(AppearanceEncoder, rig, "appearance_encoder"),
         }
         index = DiffusionPipeline.load_config(rig)
@@ -122,11 +189,22 @@ def assemble(
     return write_folder(out, lambda folder: _save(folder, parts, settings))
 
 
+def _scheduler_kind(folder: Path) -> Any:
+    """The class of a rig's scheduler."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    name = json.loads(file.read_text("utf-8")).get("_class_name") if file.is_file() else None
+    return SCHEDULERS.get(name, RespacedDDIMScheduler)
+
+
 # the networks
 
 
-def read_networks(checkpoint: Path) -> tuple[RigUNet, AppearanceEncoder]:
+def read_networks(checkpoint: Path, heads: Heads = Heads()) -> tuple[RigUNet, AppearanceEncoder]:  # noqa: B008
     """The two networks of a checkpoint, in float32 and ready for inference.
+
+    Args:
+        checkpoint: modelNNNNNN.pt.
+        heads: Attention heads that it was trained with.
 
     Raises:
         ConvertError: The file is damaged or holds another network, or a tensor is missing, left over or mis-shaped.
@@ -143,10 +221,10 @@ def read_networks(checkpoint: Path) -> tuple[RigUNet, AppearanceEncoder]:
         {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         for prefix in (UNET, ENCODER)
     )
-    return _unet(unet, checkpoint), _appearance(encoder, checkpoint)
+    return _unet(unet, heads, checkpoint), _appearance(encoder, checkpoint)
 
 
-def _unet(tensors: Mapping[str, Tensor], file: Path) -> RigUNet:
+def _unet(tensors: Mapping[str, Tensor], heads: Heads, file: Path) -> RigUNet:
     layout = read_layout(tensors, file)
     inputs = size_of(tensors, "input_blocks.0.0.weight", 4, file)[1]
     outputs = size_of(tensors, "out.2.weight", 4, file)[0]
@@ -157,8 +235,8 @@ def _unet(tensors: Mapping[str, Tensor], file: Path) -> RigUNet:
         )
     base = size_of(tensors, "time_embed.0.weight", 2, file)[1]
     size = RESOLUTIONS.get(tuple(width / base for width in layout.widths), 256)
-    config = settings_of(tensors, layout, file) | {"sample_size": size}
-    return filled(RigUNet, config, rename(tensors, layout), file, SYSTEM)
+    config = settings_of(tensors, layout, heads, file) | {"sample_size": size}
+    return filled(RigUNet, config, rename(tensors, layout, heads), file, SYSTEM)
 
 
 def _appearance(tensors: Mapping[str, Tensor], file: Path) -> AppearanceEncoder:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .aligned import AlignedMixin
+from .unet import self_attention
 
 EPS = 1e-5  # of every GroupNorm
 
@@ -33,6 +33,7 @@ class SemanticEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         norm_num_groups: Groups of every GroupNorm; must divide every width.
         cond_dim: Length of the code.
         unshuffle: Factor of a pixel-unshuffle stem; 1 is off.
+        num_attention_heads: Heads of every self-attention; must divide the widths that have one.
 
     Raises:
         ValueError: Settings that contradict each other.
@@ -52,20 +53,24 @@ class SemanticEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         cond_dim: int = 512,
         unshuffle: int = 1,
+        num_attention_heads: int = 1,
     ) -> None:
         super().__init__()
         odd = [width for width in block_out_channels if width % norm_num_groups]
         if odd:
             raise ValueError(f"norm_num_groups {norm_num_groups} does not divide widths {odd}; choose another.")
-        first, last = block_out_channels[0], block_out_channels[-1]
+        first, last, heads = block_out_channels[0], block_out_channels[-1], num_attention_heads
+        attended = [width for level, width in enumerate(block_out_channels) if level in attention_levels] + [last]
+        if heads < 1 or any(width % heads for width in attended):
+            raise ValueError(f"num_attention_heads {heads} does not divide widths {attended}; choose another.")
         self.conv_in = nn.Conv2d(in_channels * unshuffle**2, first, 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(block_out_channels):
             before = block_out_channels[max(level - 1, 0)]
-            halves, attends = level < len(block_out_channels) - 1, level in attention_levels
-            self.down_blocks.append(EncoderLevel(before, width, layers_per_block, attends, halves, norm_num_groups))
-        self.mid_block = EncoderLevel(last, last, 2, False, False, norm_num_groups)
-        self.mid_block.attentions.append(_attention(last, norm_num_groups))
+            halves, own = level < len(block_out_channels) - 1, heads if level in attention_levels else 0
+            self.down_blocks.append(EncoderLevel(before, width, layers_per_block, own, halves, norm_num_groups))
+        self.mid_block = EncoderLevel(last, last, 2, 0, False, norm_num_groups)
+        self.mid_block.attentions.append(self_attention(last, norm_num_groups, heads, EPS))
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, last, EPS)
         self.proj_out = nn.Linear(last, cond_dim)
 
@@ -89,12 +94,13 @@ class SemanticEncoder(AlignedMixin, ModelMixin, ConfigMixin):
 
 
 class EncoderLevel(nn.Module):
-    """Residual blocks, each followed by self-attention where the level has it, then one that halves the resolution."""
+    """Residual blocks, each followed by self-attention with `heads` if any, then one that halves the resolution."""
 
-    def __init__(self, inputs: int, width: int, layers: int, attends: bool, halves: bool, groups: int) -> None:
+    def __init__(self, inputs: int, width: int, layers: int, heads: int, halves: bool, groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(EncoderBlock(inputs if i == 0 else width, width, groups) for i in range(layers))
-        self.attentions = nn.ModuleList(_attention(width, groups) for _ in range(layers if attends else 0))
+        attentions = [self_attention(width, groups, heads, EPS) for _ in range(layers if heads else 0)]
+        self.attentions = nn.ModuleList(attentions)
         self.downsamplers = nn.ModuleList([EncoderBlock(width, width, groups, down=True)] if halves else [])
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -128,14 +134,6 @@ class EncoderBlock(nn.Module):
             hidden, x = F.avg_pool2d(hidden, 2), F.avg_pool2d(x, 2)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return shortcut + self.conv1(hidden)
-
-
-def _attention(width: int, groups: int) -> Attention:
-    """Self-attention with one head, as diffusers' AttnDownBlock2D builds it."""
-    return Attention(
-        width, heads=1, dim_head=width, eps=EPS, norm_num_groups=groups, residual_connection=True, bias=True,
-        upcast_softmax=True, _from_deprecated_attn_block=True,
-    )  # fmt: skip
 
 
 class LatentNet(AlignedMixin, ModelMixin, ConfigMixin):

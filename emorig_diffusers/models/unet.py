@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -94,6 +95,23 @@ def _condition_blocks(module: nn.Module, cond_dim: int, cond_mode: str, time_wid
             _condition_blocks(child, cond_dim, cond_mode, time_width)
 
 
+def self_attention(width: int, groups: int, heads: int = 1, eps: float = 1e-5) -> Attention:
+    """Self-attention [B, width, H, W] -> the same, as diffusers' AttnDownBlock2D builds it, with so many heads."""
+    return Attention(
+        width, heads=heads, dim_head=width // heads, eps=eps, norm_num_groups=groups, residual_connection=True,
+        bias=True, upcast_softmax=True, _from_deprecated_attn_block=True,
+    )  # fmt: skip
+
+
+def _divide_attention(module: nn.Module, groups: int, heads: int) -> None:
+    """Replace every Attention below `module` by one with so many heads, keeping its place and tensor names."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, Attention):
+            module.add_module(name, self_attention(child.inner_dim, groups, heads))
+        else:
+            _divide_attention(child, groups, heads)
+
+
 def _attention_flags(levels: Sequence[bool | int], count: int) -> list[bool]:
     """One flag a level, from flags ([False, True]) or from level numbers ([1])."""
     if len(levels) > 0 and all(isinstance(level, bool) for level in levels):
@@ -113,17 +131,23 @@ def _choose(table: dict[str, object], name: str, value: str) -> object:
     return table[value]
 
 
-def _check_widths(
-    widths: Sequence[int], groups: int, attended: Sequence[int], head_dim: int | None, unshuffle: int
-) -> None:
+def _check_heads(attended: Sequence[int], head_dim: int | None, heads: int | None) -> None:
+    if head_dim and heads:
+        raise ValueError("attention_head_dim and num_attention_heads exclude each other: give one of them.")
+    odd = [width for width in attended if head_dim and width % head_dim]
+    if odd:
+        raise ValueError(f"attention_head_dim {head_dim} does not divide {odd}; use None for one head.")
+    odd = [width for width in attended if heads and width % heads]
+    if odd or (heads is not None and heads < 1):
+        raise ValueError(f"num_attention_heads {heads} does not divide {odd or attended}; use None for one head.")
+
+
+def _check_widths(widths: Sequence[int], groups: int, unshuffle: int) -> None:
     if unshuffle < 1:
         raise ValueError(f"unshuffle is {unshuffle}; use 1 (off) or the stem's factor, such as 2.")
     odd = [width for width in widths if width % groups]
     if odd:
         raise ValueError(f"norm_num_groups {groups} does not divide widths {odd}; choose a common divisor.")
-    odd = [width for width in attended if head_dim and width % head_dim]
-    if odd:
-        raise ValueError(f"attention_head_dim {head_dim} does not divide {odd}; use None for one head.")
 
 
 class RigUNet(AlignedMixin, ModelMixin, ConfigMixin):
@@ -151,8 +175,10 @@ class RigUNet(AlignedMixin, ModelMixin, ConfigMixin):
         unshuffle: factor of a pixel-unshuffle stem (and pixel-shuffle end); 1 is off, 2 quarters the work.
         sample_channels: how many of `in_channels` are the noisy sample. Read by pipelines only.
         condition_channels: names of the condition pictures, in channel order. Read by pipelines only.
-        time_channels: width of the sinusoids of time, whose embedding is four times as wide; None is the width of
-            the first level (guided-diffusion's layout for 512 pixels has twice that).
+        time_channels: width of the sinusoids of time; None is the width of the first level (guided-diffusion's
+            layout for 512 pixels has twice that).
+        time_embedding_dim: width of their embedding; None is four times theirs (Diffusion Autoencoders: always 512).
+        num_attention_heads: heads at every width, instead of attention_head_dim.
 
     Raises:
         ValueError: settings that contradict each other.
@@ -185,15 +211,23 @@ class RigUNet(AlignedMixin, ModelMixin, ConfigMixin):
         sample_channels: int = 3,
         condition_channels: tuple[str, ...] = ("rendered", "normal", "albedo"),
         time_channels: int | None = None,
+        time_embedding_dim: int | None = None,
+        num_attention_heads: int | None = None,
     ) -> None:
         super().__init__()
         _choose(COND_MODES, "cond_mode", cond_mode)
         core, time = self._plain_unet(), time_channels or block_out_channels[0]
+        embedded = time_embedding_dim or 4 * time
         if cond_dim is not None:
-            core.time_proj, core.time_embedding = Timesteps(time, True, 0), TimestepEmbedding(time, 4 * time)
-            _condition_blocks(core, cond_dim, cond_mode, 4 * time)
-        elif time != block_out_channels[0]:
-            raise ValueError("time_channels needs a network that takes a code: give cond_dim, or leave it out.")
+            core.time_proj, core.time_embedding = Timesteps(time, True, 0), TimestepEmbedding(time, embedded)
+            _condition_blocks(core, cond_dim, cond_mode, embedded)
+        elif (time, embedded) != (block_out_channels[0], 4 * block_out_channels[0]):
+            raise ValueError(
+                "time_channels and time_embedding_dim need a network that takes a code: give cond_dim, or leave them "
+                "out."
+            )
+        if num_attention_heads is not None:
+            _divide_attention(core, norm_num_groups, num_attention_heads)
         # The children are adopted one by one, not kept under one name, so that tensor names stay diffusers'.
         for name, child in core.named_children():
             self.add_module(name, child)
@@ -206,7 +240,8 @@ class RigUNet(AlignedMixin, ModelMixin, ConfigMixin):
         flags = _attention_flags(config.attention_levels, len(widths))
         attended = [width for width, flag in zip(widths, flags, strict=True) if flag]
         attended += [widths[-1]] if config.mid_attention else []
-        _check_widths(widths, config.norm_num_groups, attended, config.attention_head_dim, config.unshuffle)
+        _check_widths(widths, config.norm_num_groups, config.unshuffle)
+        _check_heads(attended, config.attention_head_dim, config.num_attention_heads)
         down = _choose(_DOWN_BLOCKS, "downsample_type", config.downsample_type)
         up = _choose(_UP_BLOCKS, "upsample_type", config.upsample_type)
         return UNet2DModel(
