@@ -275,6 +275,11 @@ def test_networks_join_what_they_are_told(faces: Batch) -> None:
     torch.testing.assert_close(told[0], expected)
     networks(sample, torch.zeros(4), shape, None)
     assert told[1] is shape  # ready
+    networks = RigNetworks(Unet(), None, ("shape", "own_shape"))
+    networks(sample, torch.zeros(4), codes, None)
+    networks(sample, torch.zeros(4), codes | {"own_shape": shape + 1}, None)  # of an album
+    assert torch.equal(told[2], torch.cat([shape, shape], 1))
+    assert torch.equal(told[3], torch.cat([shape, shape + 1], 1))
 
 
 def test_drawer_draws_as_the_pipeline(faces: Batch, pipe: EmoRigPipeline, head: HeadModel) -> None:

@@ -44,6 +44,7 @@ SETTINGS = CONVENTIONS | {"crop_size": SIDE, "code_parts": "appearance"}
 BRANCHES = ("deca", "emoca")
 # who reads source and target, in every mode; all four pairs occur
 WHO = {"exp": ("deca", "emoca"), "pose": ("emoca", "deca"), "light": ("emoca", "emoca"), "latent": ("deca", "deca")}
+STEPS = {"exp": 20, "pose": 3, "light": 3, "latent": 3}  # of DDIM
 CASES = [*WHO.items(), ("exp", ("deca", "deca")), ("exp", ("emoca", "deca")), ("exp", ("emoca", "emoca"))]
 # DECA's name of a code -> ours
 NAMES = {
@@ -193,9 +194,9 @@ class Scene:
     runs: dict[tuple, Run] = field(default_factory=dict)
 
     def run(self, mode: str, who: tuple[str, str]) -> Run:
-        """The edit that the original is asked for, made once; in full for WHO, else one step."""
+        """The edit that the original is asked for, made once; in STEPS for WHO, else one step."""
         if (mode, who) not in self.runs:
-            steps = 20 if WHO[mode] == who else 1
+            steps = STEPS[mode] if WHO[mode] == who else 1
             self.runs[mode, who] = self.edit(self.rig, mode, who, steps)
         return self.runs[mode, who]
 
@@ -313,7 +314,8 @@ def test_what_the_network_sees(scene: Scene, mode: str, who: tuple[str, str]) ->
 def test_the_sampler(scene: Scene) -> None:
     """The same noise, conditions and code."""
     made = scene.run("exp", WHO["exp"])
-    wanted = original_inference.sample(scene.held, NOISE, made.given[None, 3:], made.calls[0][1], 20)[0]
+    told = made.given[None, 3:], made.calls[0][1]
+    wanted = original_inference.sample(scene.held, NOISE, *told, STEPS["exp"])[0]
     found = (made.sample.clamp(-1, 1) + 1) / 2
     assert ((wanted > 0.01) & (wanted < 0.99)).float().mean() > 0.2  # clipping has not made all black and white
     assert far(found, wanted) < 1e-3
@@ -322,9 +324,12 @@ def test_the_sampler(scene: Scene) -> None:
 def test_the_picture_from_the_files(scene: Scene) -> None:
     """From photos to pictures, each side by itself, in every mode."""
     drawn = [scene.drawn(mode, WHO[mode]) for mode in MODES]
-    conditions = torch.from_numpy(np.stack([one.conditions for one in drawn])).float()
-    code = torch.cat([scene.look(mode) for mode in MODES])
-    wanted = original_inference.sample(scene.held, NOISE.expand(len(MODES), -1, -1, -1), conditions, code, 20)
+    wanted = [
+        original_inference.sample(
+            scene.held, NOISE, torch.from_numpy(one.conditions).float()[None], scene.look(mode), STEPS[mode]
+        )[0]
+        for mode, one in zip(MODES, drawn, strict=True)
+    ]
     for mode, one, picture in zip(MODES, drawn, wanted, strict=True):
         made = scene.run(mode, WHO[mode])
         check_conditions(made, one)

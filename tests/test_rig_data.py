@@ -143,6 +143,7 @@ def test_an_album_has_one_shape(shards: CodeShards) -> None:
     torch.testing.assert_close(mean, (shards[0].codes.shape + shards[1].codes.shape) / 2)
     sample = BufferData(shards, mean)[1, 0]
     assert torch.equal(sample["shape"], mean[0])
+    assert torch.equal(sample["own_shape"], shards[1].codes.shape[0])
     assert torch.equal(sample["expression"], shards[1].codes.expression[0])
 
 
