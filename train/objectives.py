@@ -6,6 +6,7 @@ All noise comes from the samples' own seeds: a batch split over several processe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -187,10 +188,11 @@ class Drawer(PublishedMixin):
     Args:
         head: On that device.
         size: Side of the pictures.
+        rasterizer: Whose rule of drawing, as the pipeline's setting says.
     """
 
-    def __init__(self, head: HeadModel, size: int) -> None:
-        self.head, self.size = head, size
+    def __init__(self, head: HeadModel, size: int, rasterizer: str = "exact") -> None:
+        self.head, self.size, self.config = head, size, SimpleNamespace(rasterizer=rasterizer)
 
     @torch.no_grad()
     def __call__(self, codes: dict[str, Tensor], transform: Tensor) -> Tensor:

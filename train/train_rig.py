@@ -206,7 +206,7 @@ def make_objective(
         args.p2_gamma,
         args.p2_k,
         args.snr_gamma,
-        Drawer(copy.deepcopy(pipe.head).to(device), args.resolution),
+        Drawer(copy.deepcopy(pipe.head).to(device), args.resolution, pipe.config.rasterizer),
         shape_loss(args, pipe, device),
         prior,
         args.prior_loss_weight,
