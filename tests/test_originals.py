@@ -24,7 +24,8 @@ from original_rig import SMALL, random_state
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.convert.deca import convert_deca, convert_emoca
+from emorig_diffusers.convert.adm import Heads
+from emorig_diffusers.convert.deca import read_deca, read_emoca
 from emorig_diffusers.convert.flame import convert_flame
 from emorig_diffusers.convert.rig import CONVENTIONS, convert_rig, read_mean_shape
 from emorig_diffusers.crops import warp_crop
@@ -32,10 +33,10 @@ from emorig_diffusers.editing import MODES
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.faces import find_faces
 from emorig_diffusers.frames import IBUG68, ffhq_matrix
-from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.outputs import EditedFace
 from emorig_diffusers.render import ndc_to_pixels, project, rasterize, transform_ndc
+from emorig_diffusers.retarget import retarget_emotions
 from emorig_diffusers.rig import EncodedFace
 
 SIDE, PHOTO = 64, 160
@@ -150,20 +151,17 @@ def files(
 
 
 @pytest.fixture(scope="module")
-def converted(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A complete pipeline made of them."""
+def rig(files: Files, pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmoRigPipeline]:
+    """All of them converted; the encoder, which would take 600 MB, without a folder of its own."""
     folder = tmp_path_factory.mktemp("converted")
-    head = convert_flame(out=folder / "flame", **files.flame.arguments())
-    encoder = convert_emoca(files.emoca, folder / "emoca")
-    yield convert_rig(files.rig, folder / "rig", head, encoder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def rig(converted: Path) -> EmoRigPipeline:
-    pipeline = EmoRigPipeline.from_pretrained(converted)
+    head = HeadModel.from_pretrained(convert_flame(out=folder / "flame", **files.flame.arguments()))
+    encoder, detail = read_emoca(files.emoca)
+    made = convert_rig(files.rig, folder / "rig", heads=Heads())
+    parts = {"head": head, "encoder": encoder, "detail": detail}
+    pipeline = EmoRigPipeline.from_pretrained(made, **parts, emotion_codes=retarget_emotions(pipe.head, head))
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    yield pipeline
+    shutil.rmtree(folder)
 
 
 @dataclass
@@ -274,13 +272,12 @@ def test_the_photos_and_the_encoders_differ(scene: Scene) -> None:
     assert far(scene.reads[0, "emoca"].codes["pose"][3:], source["pose"][3:]) > 0.001
 
 
-def test_decas_own_file(scene: Scene, files: Files, tmp_path: Path) -> None:
+def test_decas_own_file(scene: Scene, files: Files) -> None:
     """deca_model.tar in place of EMOCA's folder."""
-    encoder = EmocaEncoder.from_pretrained(convert_deca(files.deca, tmp_path / "deca"))
+    encoder, _ = read_deca(files.deca)
     deca = EmoRigPipeline(**scene.rig.components | {"encoder": encoder}, **SETTINGS)
     face = deca.encode_photo(scene.photos[0], frame="whole")[0]
     check_codes(face.codes, scene.reads[0, "deca"].codes)
-    shutil.rmtree(tmp_path / "deca")
 
 
 # what the network sees

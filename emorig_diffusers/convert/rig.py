@@ -141,8 +141,8 @@ def _assumed(
     """What the file does not tell and the caller did not say, a sentence each."""
     if heads is None:
         yield (
-            f"'{file}' does not tell its attention heads: one is assumed, as in the released model; if it was trained "
-            "with num_heads or num_head_channels, its pictures are wrong unless you say so here too."
+            f"'{file}' does not tell its attention heads: one is assumed, as in the released model; one trained with "
+            "num_heads or num_head_channels comes out wrong unless you say so (`emorig convert diffusion-rig --help`)."
         )
     if names in LAB_CODES and not chosen:
         yield (
