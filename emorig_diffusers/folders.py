@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class FolderError(ValueError):
     """A folder cannot be written; one sentence."""
@@ -24,7 +28,7 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
         `out` as an absolute path.
 
     Raises:
-        FolderError: `out` is a file or a folder with files; whatever `write` raises.
+        FolderError: `out` is a file or a folder with files, or the disk is full; whatever else `write` raises.
     """
     out = Path(out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -39,10 +43,20 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
         if out.exists():
             out.rmdir()  # Windows does not rename onto an empty folder
         os.replace(part, out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch)
         for folder in missing:
             folder.rmdir()
+        if reason := _no_room(error):
+            raise FolderError(f"{out} cannot be written ({reason}): make room there.") from error
         raise
     scratch.rmdir()
     return out
+
+
+def _no_room(error: BaseException) -> str:
+    """What says that a disk is full; empty for other errors."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.strerror
+    serialized = isinstance(error, SafetensorError) and str(error).startswith("Error while serializing")
+    return str(error).rpartition("I/O error: ")[2] if serialized else ""

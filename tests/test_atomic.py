@@ -85,6 +85,18 @@ def test_commands_on_a_full_disk(
     assert sorted(os.listdir(tmp_path)) == sorted([*commands, photo.name])
 
 
+@pytest.mark.parametrize("size", [100, 5000, 1_000_000])  # within the first JSON, within weights
+def test_an_export_on_a_full_disk(
+    size: int, pipe: EmoRigPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "load_pipeline", lambda model: pipe)
+    with room(size):
+        assert cli.main(["export", str(tmp_path / "new" / "hub")]) == 2
+    printed, err = capsys.readouterr()
+    assert printed == "" and err.count("\n") == 1 and "hub cannot be written (" in err and "make room" in err
+    assert os.listdir(tmp_path) == []
+
+
 # links and devices
 
 
