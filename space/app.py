@@ -20,18 +20,19 @@ import gradio as gr
 import page
 import torch
 from gradio.utils import get_upload_folder
+from heads import write_fitted_heads, write_heads
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.assets import AssetError
-from emorig_diffusers.cli import load_pipeline
+from emorig_diffusers.cli import load_pipeline, sentence
 from emorig_diffusers.emotions import MAX_INTENSITY
 from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.photos import read_photo, save_photo
+from emorig_diffusers.photos import PhotoError, read_photo, save_photo
 from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
 
 AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 
-BROWSER_FORMATS = (".jpg", ".jpeg", ".png", ".webp")
+BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
 DELETE = (3600, 86400)  # every so many seconds, files older than that
 PRIVATE = {"api_visibility": "private"}
@@ -82,7 +83,9 @@ class Editor:
         with friendly():
             units = parse_amounts(action_units)
         asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
-        return save(self._result(photo, face, seed, asked), photo)
+        result = self._result(photo, face, seed, asked)
+        with friendly(photo):
+            return save(result, photo)
 
     def show(
         self,
@@ -103,12 +106,13 @@ class Editor:
         asked = request(emotion, intensity, reference, steps, angles, units, dict.fromkeys(attributes, amount), shape)
         try:
             result = self._result(photo, face, seed, asked)
+            with friendly(photo):
+                after = save(result, photo)
+                heads = self._heads(photo, result, Path(after).with_suffix(".glb"))
+                pair = (before_picture(photo, Path(after).parent), after)
         except gr.Error as error:
             gr.Warning(error.message)
             return (gr.skip(),) * len(EMPTY_STAGE)
-        after = save(result, photo)
-        heads = self._heads(photo, result, Path(after).with_suffix(".glb"))
-        pair = (before_picture(photo, Path(after).parent), after)
         picture = gr.update(value=pair, width=page.stage_width(*result.images[0].size))
         return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads
 
@@ -136,8 +140,8 @@ class Editor:
 
     def _heads(self, photo: str, result: EmoRigOutput, path: Path) -> str | None:
         if isinstance(self.pipe, EmoRigPipeline):
-            return page.write_heads(self.pipe, photo, result, path)
-        return page.write_fitted_heads(open_default(), result, path)
+            return write_heads(self.pipe, photo, result, path)
+        return write_fitted_heads(open_default(), result, path)
 
 
 def request(
@@ -187,8 +191,8 @@ def friendly(*paths: str | None) -> Iterator[None]:
     """Turn what the package says in one sentence into a message for the page, without the server's paths."""
     try:
         yield
-    except (ValueError, AssetError) as error:
-        message = str(error)
+    except (ValueError, OSError, AssetError) as error:
+        message = sentence(error)
         for path in filter(None, paths):
             message = message.replace(path, Path(path).name)
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
@@ -226,9 +230,14 @@ def pick_face(frames: list, point: gr.SelectData) -> Any:
 
 def save(result: EmoRigOutput, photo: str) -> str:
     """Write the edited photo as PNG where gradio serves and clears files."""
+    return str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
+
+
+def new_folder() -> Path:
+    """An empty folder among the files of visitors."""
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
-    return str(save_photo(result.images[0], folder / f"{Path(photo).stem}_edited.png"))
+    return folder
 
 
 def before_picture(photo: str, folder: Path) -> str:
@@ -236,6 +245,16 @@ def before_picture(photo: str, folder: Path) -> str:
     if photo.lower().endswith(BROWSER_FORMATS):
         return photo
     return str(save_photo(read_photo(photo).original, folder / "before.png"))
+
+
+def for_browsers(photo: str | None) -> str | None:
+    """A PNG of an upload that browsers cannot show (HEIC, TIFF), with all that its file says; `None` for others."""
+    if not photo or photo.lower().endswith(BROWSER_FORMATS):
+        return None
+    try:
+        return str(save_photo(read_photo(photo).original, new_folder() / f"{Path(photo).stem}.png"))
+    except PhotoError:
+        return None
 
 
 def wire(shown: page.Page, editor: Editor) -> None:
@@ -258,6 +277,10 @@ def wire(shown: page.Page, editor: Editor) -> None:
     others = [shown.face.input, shown.reference.change, names.input, shown.sampling[0].submit]
     gr.on([*others, *(slider.release for slider in sliders)], **again)
     found = [shown.preview, shown.face, shown.frames, *shown.stage]
+    # the photo is never given an update, not even gr.skip(): gradio would make it anew, without `page.uploaded`
+    converted = gr.State()
+    shown.photo.upload(for_browsers, shown.photo, converted, **quiet)
+    converted.change(lambda path: path, converted, shown.photo, **quiet)
     shown.photo.change(editor.look, shown.photo, found, **quiet).then(**again)
     shown.preview.select(pick_face, shown.frames, shown.face, **quiet).then(**again)
     for button, reset in shown.resets:
@@ -297,6 +320,12 @@ def build_demo(pipe: AnyPipeline | None = None) -> gr.Blocks:
     return demo
 
 
+def launch(demo: gr.Blocks, **where: Any) -> str:
+    """Serve the demo in its style, with gradio's options of where; its address, once it is closed or does not block."""
+    style = {"theme": page.theme(), "css": page.CSS, "footer_links": ["api"], "run_history": False}
+    return demo.launch(max_file_size="200mb", **style, **where)[1]
+
+
 def main() -> None:
     """Parse the command line and serve the demo."""
     parser = argparse.ArgumentParser(description="Change the emotion of a face in a photo, in a browser.")
@@ -313,16 +342,7 @@ def main() -> None:
     if not offer.emotions and not offer.attributes:
         script = "fit_emotions.py" if offer.head else "train_emotion_classifier.py"
         sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/{script}).")
-    build_demo(pipe).launch(
-        server_name=args.host,
-        server_port=args.port,
-        share=args.share,
-        theme=page.theme(),
-        css=page.CSS,
-        footer_links=["api"],
-        run_history=False,
-        max_file_size="200mb",
-    )
+    launch(build_demo(pipe), server_name=args.host, server_port=args.port, share=args.share)
 
 
 if __name__ == "__main__":

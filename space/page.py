@@ -11,15 +11,16 @@ import matplotlib.cbook
 import numpy as np
 import skimage.data
 from gradio.components import Component
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder, is_in_or_equal
 from PIL import Image, ImageDraw, ImageFont
 
 from emorig_diffusers.emotions import MAX_INTENSITY
-from emorig_diffusers.faces import Face, find_faces
-from emorig_diffusers.mesh import mesh_of_edit, mesh_of_photo, write_mesh
+from emorig_diffusers.faces import Face
 from emorig_diffusers.outputs import EditedCode
-from emorig_diffusers.photos import read_photo, save_photo
+from emorig_diffusers.photos import save_photo
 from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
-from emorig_diffusers.pipeline_emorig import EditedFace, EmoRigOutput, EmoRigPipeline
+from emorig_diffusers.pipeline_emorig import EditedFace, EmoRigPipeline
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
 NOTE = (
@@ -51,8 +52,6 @@ MOST_SHAPE = 0.1  # shape_guidance at the slider's end, where a step may go a th
 BUFFERS = ("normal", "albedo", "rendered", "repainted")
 CODE_BUFFERS = ("photo", "reconstructed", "edited", "replaced")
 PREVIEW_SIDE = 900  # longest side of the preview with numbered faces, pixels
-HEAD_SPACING = 0.25  # between heads side by side, metres
-TEXTURE_SIDE = 768  # of each head's texture, pixels
 ACCENT = "#4f46e5"
 
 CSS = """
@@ -308,9 +307,26 @@ def upload(label: str, sources: list[str], **options: object) -> gr.Image:
         **options,
     )
     decode = image.preprocess
-    # gradio would open the file and fail without a sentence where it is not a picture
-    image.preprocess = lambda data: data.path if data and data.path else decode(data)
+
+    def path_of(data: ImageData | None) -> str | None:
+        # gradio would open the file and fail without a sentence where it is not a picture
+        return uploaded(data.path if data and data.path else decode(data))
+
+    image.preprocess = path_of
     return image
+
+
+def uploaded(path: str | None) -> str | None:
+    """The path, if it is of a file that a visitor gave or this demo made.
+
+    gradio asks that itself only of what says that it is a file, and a request need not.
+
+    Raises:
+        gr.Error: It lies elsewhere on this machine.
+    """
+    if path and not is_in_or_equal(path, get_upload_folder()):
+        raise gr.Error("This is no photo that you uploaded: upload one first.", print_exception=False)
+    return path
 
 
 def examples(folder: Path) -> list[str]:
@@ -360,40 +376,3 @@ def gallery(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[tuple[Im
         names = CODE_BUFFERS if isinstance(face, EditedCode) else BUFFERS
         shown += [(face.buffers[name], f"{prefix}{name}") for name in names]
     return shown
-
-
-def write_heads(pipe: EmoRigPipeline, photo: str, result: EmoRigOutput, path: Path) -> str:
-    """Write the edited heads side by side as GLB, in metres, y up, with the edited photo on them.
-
-    Args:
-        pipe: Which made the result.
-        photo: Path of what it was made from.
-        result: Of one photo.
-        path: Ends with ".glb".
-    """
-    rgb, edited = read_photo(photo).rgb, read_photo(result.images[0]).rgb
-    found, meshes = find_faces(rgb), {}
-    for place, face in enumerate(result.faces[0]):
-        read = pipe.encode_face(rgb, found[face.number - 1])
-        mesh = mesh_of_edit(pipe, read, face, edited, TEXTURE_SIDE)
-        mesh.vertices[:, 0] += HEAD_SPACING * place
-        meshes[f"face_{face.number}"] = mesh
-    return str(write_mesh(meshes, path))
-
-
-def write_fitted_heads(pipe: EmoRigPipeline, result: EmoRigOutput, path: Path) -> str | None:
-    """As `write_heads` for a pipeline without a head: what `pipe` fits to the result; `None` where it sees no face.
-
-    Args:
-        pipe: Reads heads.
-        result: Of one photo.
-        path: Ends with ".glb".
-    """
-    edited, meshes = read_photo(result.images[0]).rgb, {}
-    middle, found = lambda box: np.array([box[0] + box[2], box[1] + box[3]]) / 2, find_faces(edited)
-    for place, face in enumerate(result.faces[0] if found else []):
-        nearest = min(found, key=lambda one: np.hypot(*(middle(one.box) - middle(face.box))))
-        mesh = mesh_of_photo(pipe, pipe.encode_face(edited, nearest), edited, TEXTURE_SIDE)
-        mesh.vertices[:, 0] += HEAD_SPACING * place
-        meshes[f"face_{face.number}"] = mesh
-    return str(write_mesh(meshes, path)) if meshes else None

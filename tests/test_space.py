@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import subprocess
@@ -23,7 +24,8 @@ import skimage.data
 from PIL import Image
 from small_diffae import small_diffae
 
-from emorig_diffusers.hub import export_hub, resolve
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.hub import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -58,13 +60,19 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def coded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the demo of a small Diffusion Autoencoder."""
-    folder = tmp_path_factory.mktemp("coded")
-    pipe = small_diffae()
-    pipe.register_modules(shape_encoder=EmocaEncoder.from_pretrained(resolve("encoder-open")))
-    with serve(folder, "--model", export_hub(pipe, folder / "dae")) as address:
-        yield address
+def coded_url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the demo of a small Diffusion Autoencoder, in this process."""
+    coded = small_diffae()
+    coded.register_modules(shape_encoder=EmocaEncoder.from_pretrained(resolve("encoder-open")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("coded")))
+        patch.syspath_prepend(str(REPOSITORY / "space"))
+        import app
+
+        patch.setattr(app, "open_default", lambda: pipe)
+        demo = app.build_demo(coded)
+        yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+        demo.close()
 
 
 @contextmanager
@@ -188,6 +196,44 @@ def test_api_edits_and_explains(url: str, photos: dict[str, Path]) -> None:
     assert endpoint["description"] == "Change the emotion of a face in a photo and keep the person."
 
 
+def ask(url: str, event: int, data: list) -> dict[str, Any]:
+    """What the server answers to an event of the page, asked without the page."""
+    session = f"raw{event}"
+    body = json.dumps({"data": data, "fn_index": event, "session_hash": session}).encode()
+    request = urllib.request.Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=60).close()
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+        messages = (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
+        return next(m for m in messages if m["msg"] in ("process_completed", "unexpected_error"))
+
+
+@pytest.mark.parametrize("kind", ["path", "link", "file"])
+def test_files_of_the_server_are_refused(kind: str, url: str, tmp_path: Path) -> None:
+    """Whatever event they are given to, with or without saying that they are files."""
+    secret = tmp_path / "secret.png"
+    Image.fromarray(ASTRONAUT).save(secret)
+    value: dict[str, Any] = {"path": str(secret)}
+    if kind == "file":
+        value["meta"] = {"_type": "gradio.FileData"}
+    elif kind == "link":
+        value["path"] = f"{tmp_path}/nowhere/../secret.png"
+    with urllib.request.urlopen(f"{url}config") as answer:
+        config = json.load(answer)
+    parts, asked = {part["id"]: part for part in config["components"]}, 0
+    files = ("image", "model3d", "gallery", "imageslider", "downloadbutton", "file", "uploadbutton")
+    for event in config["dependencies"]:
+        inputs = [parts[i] for i in event["inputs"]]
+        for place in (i for i, part in enumerate(inputs) if part["type"] in files and event["backend_fn"]):
+            data = [part["props"].get("value") for part in inputs]
+            data[place] = value
+            message = ask(url, event["id"], data)
+            assert not message["success"] and "secret" not in str(message.get("output", {}).get("data")), event
+            if kind != "file" and parts[event["inputs"][place]]["type"] == "image":
+                assert "no photo that you uploaded" in message["output"]["error"]
+            asked += 1
+    assert asked >= 12  # photo and reference of every way to an edit
+
+
 def test_a_click_on_an_emotion_changes_the_face(visit: Visit, photos: dict[str, Path]) -> None:
     visit.upload(photos["astronaut"])
     visit.click("Happy")
@@ -232,9 +278,17 @@ def test_missing_and_useless_photos_are_explained(visit: Visit, photos: dict[str
     visit.says(NO_FACE)
     visit.click("Sad")
     visit.upload(photos["letter"])
-    visit.says("The file 'letter.png' is not a readable picture: use JPEG, PNG or WebP.")
+    visit.says("The file 'letter.png' is not a readable picture: use JPEG, PNG, WebP or HEIC.")
     visit.upload(photos["astronaut"])
     assert visit.result().size == (512, 512)
+
+
+def test_photos_that_browsers_do_not_show_are_shown(visit: Visit, tmp_path: Path) -> None:
+    Image.fromarray(ASTRONAUT).save(tmp_path / "scan.tif")
+    visit.upload(tmp_path / "scan.tif")
+    visit.page.wait_for_function("() => document.querySelector('#photo img')?.naturalWidth === 512", timeout=WAITING)
+    visit.click("Sad")
+    assert (np.asarray(visit.result())[300:] == ASTRONAUT[300:]).all()
 
 
 def test_a_face_is_chosen_by_a_click_on_it(visit: Visit) -> None:
