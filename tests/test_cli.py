@@ -9,14 +9,15 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
 from PIL import Image
+from recording_pipeline import RecordingPipeline
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes, __version__, assets, cli, photo_files, photos, sheets
 
@@ -24,12 +25,18 @@ ROOT = Path(__file__).parents[1]
 ASTRONAUT = skimage.data.astronaut()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_pipeline() -> Iterator[None]:
-    """Open every model once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "load_pipeline", functools.cache(cli.load_pipeline))
-        yield
+@pytest.fixture(scope="module")
+def recorder(pipe: EmoRigPipeline) -> RecordingPipeline:
+    return RecordingPipeline(**pipe.components)
+
+
+@pytest.fixture(autouse=True)
+def calls(recorder: RecordingPipeline, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]]:
+    """The command works with the recorder, but for models that are opened from folders: what it is asked."""
+    load = functools.cache(cli.load_pipeline)
+    monkeypatch.setattr(cli, "load_pipeline", lambda name: recorder if name == "emorig-open" else load(name))
+    recorder.calls.clear()
+    return recorder.calls
 
 
 @pytest.fixture
@@ -44,15 +51,6 @@ def write(path: Path, pixels: np.ndarray) -> Path:
 
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
-
-
-@pytest.fixture(scope="module")
-def surprised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The astronaut, surprised with seed 3, beside her photo."""
-    folder = tmp_path_factory.mktemp("surprised")
-    photo = write(folder / "astronaut.png", ASTRONAUT)
-    assert emorig("edit", photo, "--emotion", "surprise", "--seed", "3", "-o", folder / "out.png") == 0
-    return folder / "out.png"
 
 
 def emorig(*args: str | Path) -> int:
@@ -78,8 +76,13 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
 # edit
 
 
-def test_edit_changes_the_face_and_nothing_else(surprised: Path) -> None:
-    changed = (read(surprised) != ASTRONAUT).any(axis=2)
+def test_edit_changes_the_face_and_nothing_else(
+    pipe: EmoRigPipeline, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Really."""
+    monkeypatch.setattr(cli, "load_pipeline", lambda name: pipe)
+    assert emorig("edit", photo, "--emotion", "surprise", "--seed", "3", "-o", tmp_path / "out.png") == 0
+    changed = (read(tmp_path / "out.png") != ASTRONAUT).any(axis=2)
     assert changed.shape == ASTRONAUT.shape[:2]
     assert changed[70:180, 180:270].mean() > 0.3  # the astronaut's face
     around = np.zeros_like(changed)
@@ -87,7 +90,11 @@ def test_edit_changes_the_face_and_nothing_else(surprised: Path) -> None:
     assert not changed[~around].any()
 
 
-def test_intensity_0_is_the_photo(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intensity_0_is_the_photo(
+    pipe: EmoRigPipeline, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cli, "load_pipeline", lambda name: pipe)
     out = tmp_path / "results" / "astronaut.png"
     out.parent.mkdir()
     assert emorig("edit", photo, "--emotion", "happy", "--intensity", "0", "-o", out.parent) == 0
@@ -95,19 +102,30 @@ def test_intensity_0_is_the_photo(photo: Path, tmp_path: Path, capsys: pytest.Ca
     assert np.array_equal(read(out), ASTRONAUT)
 
 
-def test_every_way_to_say_what_to_do(photo: Path, surprised: Path, tmp_path: Path) -> None:
-    ways = [
-        ("--blend", "happy=.6,surprise=.4"),
-        ("--reference", surprised),
-        ("--au", "AU12=.5"),
-        ("--au", "AU12=.5", "--au", "jawOpen=.3"),
-        ("--rotate", "-10", "0", "0"),
-    ]
-    results = [ASTRONAUT, read(surprised)]
-    for i, way in enumerate(ways):
-        assert emorig("edit", photo, *way, "--seed", "1", "-o", tmp_path / f"{i}.png") == 0
+def test_every_way_to_say_what_to_do(photo: Path, tmp_path: Path, calls: list[tuple[Path, dict[str, Any]]]) -> None:
+    other = write(tmp_path / "other.png", ASTRONAUT[:, ::-1])
+    given = {"intensity": 1.0, "face": "largest", "num_inference_steps": None, "seed": 1}
+    ways: list[tuple[tuple[str | Path, ...], dict[str, Any]]] = [
+        (("--emotion", "surprise"), {"emotion": "surprise"}),
+        (("--blend", "happy=.6,surprise=.4"), {"emotion": {"happy": 0.6, "surprise": 0.4}}),
+        (("--reference", other), {"reference": other}),
+        (("--au", "AU12=.5"), {"action_units": {"AU12": 0.5}}),
+        (("--au", "AU12=.5", "--au", "jawOpen=.3"), {"action_units": {"AU12": 0.5, "jawOpen": 0.3}}),
+        (("--rotate", "-10", "0", "0"), {"rotate": [-10.0, 0.0, 0.0]}),
+        (("--emotion", "sad", "--intensity", ".8", "--steps", "2"),
+         {"emotion": "sad", "intensity": 0.8, "num_inference_steps": 2}),
+    ]  # fmt: skip
+    results = [ASTRONAUT]
+    for i, (words, asked) in enumerate(ways):
+        assert emorig("edit", photo, *words, "--seed", "1", "-o", tmp_path / f"{i}.png") == 0
+        assert calls[-1] == (photo, given | asked)
         results.append(read(tmp_path / f"{i}.png"))
     assert len({pixels.tobytes() for pixels in results}) == len(results)
+
+
+def test_results_repeat_without_a_seed(photo: Path, tmp_path: Path, calls: list[tuple[Path, dict[str, Any]]]) -> None:
+    assert emorig("edit", photo, "--emotion", "sad", "-o", tmp_path / "out.png") == 0
+    assert calls[-1][1]["seed"] == 0
 
 
 def test_choose_the_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,32 +140,13 @@ def test_choose_the_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert np.array_equal(read(out) != two, changed), "a failed run must leave the older result"
 
 
-def test_folder_run_goes_on_after_bad_photos(
-    surprised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, out = tmp_path / "photos", tmp_path / "made" / "results"
-    folder.mkdir()
-    write(folder / "b_good.png", ASTRONAUT)
-    write(folder / "coffee.png", skimage.data.coffee())
-    (folder / "a_text.jpg").write_text("This is no picture.")
-    (folder / "empty.webp").touch()
-    (folder / "notes.txt").write_text("Not meant.")
-    assert emorig("edit", folder, "--emotion", "surprise", "--seed", "3", "-o", out) == 1
-    printed, err = capsys.readouterr()
-    assert [p.name for p in out.iterdir()] == ["b_good.png"]
-    assert printed.splitlines()[-1] == "1 of 4 photos edited, 3 failed"
-    first, *lines = err.splitlines()
-    assert first == "emorig: 1 file is left out, as no photo: 1 .txt."
-    for line, name in zip(lines, ("a_text.jpg", "coffee.png", "empty.webp"), strict=True):
-        assert line.startswith("emorig: ") and name in line
-    assert np.array_equal(read(out / "b_good.png"), read(surprised))
-
-
 # grid, codes, export, fetch
 
 
-def test_grid(photo: Path, tmp_path: Path) -> None:
-    assert emorig("grid", photo, "-o", tmp_path / "sheet.png") == 0
+def test_grid(photo: Path, tmp_path: Path, calls: list[tuple[Path, dict[str, Any]]]) -> None:
+    assert emorig("grid", photo, "--seed", "5", "-o", tmp_path / "sheet.png") == 0
+    assert [options["emotion"] for _, options in calls] == [[emotion] for emotion in EMOTIONS]
+    assert {options["seed"] for _, options in calls} == {5}
     sheet = read(tmp_path / "sheet.png")
     side, step = 256, 256 + sheets.GAP
     assert sheet.shape == (3 * (side + sheets.CAPTION) + sheets.GAP, 3 * step + sheets.GAP, 3)
@@ -156,7 +155,8 @@ def test_grid(photo: Path, tmp_path: Path) -> None:
     assert all((cell[: sheets.CAPTION] < 100).any() for cell in cells), "every picture has a caption"
     pictures = [cell[sheets.CAPTION :] for cell in cells]
     assert len({p.tobytes() for p in pictures}) == 9
-    assert all(abs(p.astype(int) - pictures[0]).mean() < 10 for p in pictures), "one person, one place"
+    around = pictures[0][:20].astype(int)  # above the head
+    assert all(abs(p[:20] - around).mean() < 1 for p in pictures), "one place"
 
 
 @pytest.mark.parametrize(("box", "side"), [((10, 20, 50, 60), 256), ((100, 0, 400, 300), 480), ((0, 0, 900, 900), 512)])
@@ -168,14 +168,15 @@ def test_cut_face_stays_within_the_photo(box: tuple[float, ...], side: int) -> N
     assert (tile == 200).all()
 
 
-def test_codes_come_back(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_codes_come_back(
+    pipe: EmoRigPipeline, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert emorig("codes", photo) == 0
     printed, err = capsys.readouterr()
     assert err == ""
     assert emorig("codes", photo, "--face", "1", "-o", tmp_path / "codes.json") == 0
     [face] = json.loads(printed)
     assert [face] == json.loads((tmp_path / "codes.json").read_text())
-    pipe = cli.load_pipeline("emorig-open")
     [fitted] = pipe.encode_photo(ASTRONAUT)
     assert face["number"] == 1
     assert face["box"] == list(fitted.face.box)
@@ -187,13 +188,26 @@ def test_codes_come_back(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_exported_folder_is_a_model(
-    photo: Path, surprised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, out = tmp_path / "hub", tmp_path / "out.png"
+    pipe: EmoRigPipeline, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What is opened from it is the same, number by number, and edits."""
+    folder, load = tmp_path / "hub", cli.load_pipeline
+    monkeypatch.setattr(cli, "load_pipeline", lambda name: pipe if name == "emorig-open" else load(name))
     assert emorig("export", folder) == 0
     assert capsys.readouterr() == (f"{folder}\n", "")
-    assert emorig("edit", photo, "--emotion", "surprise", "--seed", "3", "--model", folder, "-o", out) == 0
-    assert np.array_equal(read(out), read(surprised))
+    again = load(str(folder))
+    settings = [{k: v for k, v in p.config.items() if not k.startswith("_")} for p in (pipe, again)]
+    assert settings[0] == settings[1]
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            states = part.state_dict(), getattr(again, name).state_dict()
+            assert states[0].keys() == states[1].keys()
+            assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), name
+    zero = ("--emotion", "happy", "--intensity", "0")
+    assert emorig("edit", photo, *zero, "--model", folder, "-o", tmp_path / "out.png") == 0
+    assert np.array_equal(read(tmp_path / "out.png"), ASTRONAUT)
+    capsys.readouterr()
     assert "not empty" in refused(capsys, "export", folder)
 
 
@@ -357,7 +371,7 @@ def test_interrupt(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EmoRigPipeline, "encode_photo", interrupt)
+    monkeypatch.setattr(RecordingPipeline, "encode_photo", interrupt)
     assert emorig("edit", photo, "--emotion", "happy", "-o", tmp_path / "out.png") == 130
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "out.png").exists()
