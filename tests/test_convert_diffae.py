@@ -37,8 +37,8 @@ from emorig_diffusers.convert.diffae import (
     read_classifier,
     read_latent_net,
     read_networks,
-    read_spread,
 )
+from emorig_diffusers.convert.diffae_files import read_spread
 from emorig_diffusers.convert.files import ConvertError
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.models.diffae import SemanticEncoder
@@ -233,6 +233,8 @@ def test_latent_net_at_true_size(tmp_path: Path) -> None:
 def test_latent_scheduler() -> None:
     bars = latent_scheduler().alphas_cumprod.double().numpy()
     np.testing.assert_allclose(bars, np.cumprod(1 - CODES), rtol=2e-4)
+    for name, first, last in (("const0.0015", 0.0015, 0.0015), ("linear", 1e-4, 0.02)):
+        np.testing.assert_allclose(latent_scheduler(name).betas[[0, -1]], [first, last], rtol=1e-5)
     scheduler = latent_scheduler()
     scheduler.set_timesteps(20)
     assert sorted(scheduler.timesteps.tolist()) == Diffusion(20).steps

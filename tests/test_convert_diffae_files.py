@@ -109,6 +109,24 @@ def refused(file: Path, expected: str) -> str:
     return message
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"beta_scheduler": "cosine"}, "beta_scheduler 'cosine': only 'linear'"),
+        ({"T": 4000}, "T 4000: only 1000"),
+        ({"net_latent_condition_bias": 0}, "net_latent_condition_bias 0: only 1"),
+        ({"latent_beta_scheduler": "cosine"}, "betas 'cosine': only 'linear' and 'const0"),
+        ({"net_enc_num_res_blocks": 3}, "no complete encoder .9 input_blocks for levels of 3"),
+    ],
+)
+def test_settings_that_are_not_supported(told: dict[str, object], expected: str, state: State, tmp_path: Path) -> None:
+    """Or the file would be converted into networks that mean something else."""
+    file = save_lightning(state, tmp_path / "last.ckpt", **told)
+    with pytest.raises(ConvertError, match=expected):
+        convert_diffae(file, tmp_path / "new" / "pipe")
+    assert not (tmp_path / "new").exists()
+
+
 def test_numbers_that_are_none(light: State, tmp_path: Path) -> None:
     light = light | {f"{E}out.0.bias": torch.full((32,), torch.nan)}
     refused(save_lightning(light, tmp_path / "last.ckpt"), "not finite in conv_norm_out.bias")

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..emotions import EMOTIONS
 from ..folders import write_folder
@@ -26,11 +25,25 @@ from ..pipeline_diffae import DiffAEEmotionPipeline
 from ..published import published_scheduler
 from ..schedulers import RespacedDDIMScheduler
 from .adm import Heads, filled, read_half_layout, read_layout, rename, settings_of, size_of
-from .files import ConvertError, load_exactly, read_checkpoint
+from .diffae_files import (
+    ONLY,
+    ONLY_LATENT,
+    SPREAD,
+    SYSTEM,
+    Spread,
+    State,
+    below,
+    check_settings,
+    read_settings,
+    read_spread,
+    read_state,
+    spread_for,
+    whole_setting,
+)
+from .files import ConvertError, load_exactly
 from .rig import write_pipeline
 
-SYSTEM = "Diffusion Autoencoders"
-WEIGHTS, ENCODER, LATENT_NET, SPREAD = "ema_model.", "encoder.", "latent_net.", ("conds_mean", "conds_std")
+WEIGHTS, ENCODER, LATENT_NET = "ema_model.", "encoder.", "latent_net."
 CLASSIFIERS = ("classifier.", "ema_classifier.")  # the average is still 39 % its random start: .9999 ^ 9375 steps
 SETTINGS = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "resampling": "pil"}
 """Of the pipeline, as the original's notebooks edit photos."""
@@ -48,10 +61,6 @@ CELEBA_ATTRIBUTES = (
 """CelebA's 40, in the order of DiffAE's classifiers."""
 
 KNOWN_NAMES = {len(names): names for names in (EMOTIONS, CELEBA_ATTRIBUTES)}
-
-State = dict[str, Tensor]
-Spread = tuple[Tensor, Tensor]
-"""Mean and standard deviation [C] of codes."""
 
 
 def convert_diffae(
@@ -107,7 +116,7 @@ def _parts(
 ) -> dict[str, Any]:
     """Components of the pipeline, by name."""
     spread = None if latent is None else read_spread(latent)
-    drawing = latent_net or (checkpoint if _has_latent_net(_state(checkpoint)) else None)
+    drawing = latent_net or (checkpoint if _has_latent_net(read_state(checkpoint)) else None)
     if latent_net is not None:
         _check_same_encoder(checkpoint, latent_net)
     net = None if drawing is None else read_latent_net(drawing, spread)
@@ -120,7 +129,8 @@ def _parts(
     _check_together([unet, encoder, net, *classifiers.values()], names)
     return {
         "unet": unet, "semantic_encoder": encoder, "scheduler": published_scheduler(), "latent_net": net,
-        "latent_scheduler": net and latent_scheduler(), **classifiers,
+        "latent_scheduler": drawing and latent_scheduler(read_settings(drawing).get("latent_beta_scheduler")),
+        **classifiers,
     }  # fmt: skip
 
 
@@ -136,17 +146,30 @@ def _check_together(parts: Sequence[Any], names: Sequence[str] | None) -> None:
 
 
 def _brought(checkpoint: Path) -> str:
-    data = _settings(checkpoint).get("data_name")
+    data = read_settings(checkpoint).get("data_name")
     return BROUGHT.format(data=DATA.get(data, "FFHQ") if isinstance(data, str) else "FFHQ")
 
 
-def latent_scheduler() -> RespacedDDIMScheduler:
-    """DDIM as codes are drawn: 1,000 betas of .008 ("const0.008"), epsilon, nothing clipped."""
+def latent_scheduler(schedule: str | None = None) -> RespacedDDIMScheduler:
+    """DDIM as codes are drawn: 1,000 betas, epsilon, nothing clipped.
+
+    Args:
+        schedule: The original's name of the betas, "linear" or one beta for all steps after "const"; `None` for
+            "const0.008", which all its configurations have.
+
+    Raises:
+        ConvertError: Another name.
+    """
+    schedule = schedule or "const0.008"
+    match = re.fullmatch(r"const(0\.\d+)", schedule)
+    if match is None and schedule != "linear":
+        raise ConvertError(f"Codes are drawn with betas {schedule!r}: only 'linear' and 'const0.…' are supported.")
+    start, end = (float(match[1]),) * 2 if match else (1e-4, 0.02)
     return RespacedDDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="linear",
-        beta_start=0.008,
-        beta_end=0.008,
+        beta_start=start,
+        beta_end=end,
         prediction_type="epsilon",
         clip_sample=False,
         set_alpha_to_one=True,
@@ -169,17 +192,18 @@ def read_networks(
     Raises:
         ConvertError: The file is damaged or holds another network, or a tensor is missing, left over or mis-shaped.
     """
-    state = _state(checkpoint)
+    state = read_state(checkpoint)
     strange = [key for key in state if not key.startswith(("model.", WEIGHTS)) and key not in ("x_T", *SPREAD)]
-    weights = _below(state, WEIGHTS)
+    weights = below(state, WEIGHTS)
     if strange or not weights:
         found = f"'{strange[0]}'" if strange else "none of these"
         raise ConvertError(
             f"'{checkpoint}' is no autoencoder of {SYSTEM}, whose tensors are {WEIGHTS}* (found {found}): give the "
             "last.ckpt of one, and those of classifiers as such."
         )
-    settings = _settings(checkpoint)
-    heads = _heads(_count(settings, "net_beatgans_attn_head"), num_heads, checkpoint, say)
+    settings = read_settings(checkpoint)
+    check_settings(settings, ONLY, checkpoint)
+    heads = _heads(whole_setting(settings, "net_beatgans_attn_head"), num_heads, checkpoint, say)
     size = size_of(state, "x_T", 4, checkpoint)[-1]
     inner = (ENCODER, LATENT_NET)
     unet = {
@@ -187,8 +211,8 @@ def read_networks(
         for key, tensor in weights.items() if not key.startswith(inner)
     }  # fmt: skip
     layout = read_layout(unet, checkpoint)
-    blocks = _count(settings, "net_enc_num_res_blocks") or layout.blocks
-    encoder = _encoder(_below(weights, ENCODER), blocks, heads, size, checkpoint)
+    blocks = whole_setting(settings, "net_enc_num_res_blocks") or layout.blocks
+    encoder = _encoder(below(weights, ENCODER), blocks, heads, size, checkpoint)
     inputs = size_of(unet, "input_blocks.0.0.weight", 4, checkpoint)[1]
     outputs = size_of(unet, "out.2.weight", 4, checkpoint)[0]
     if (inputs, outputs) != (3, 3):
@@ -242,19 +266,20 @@ def read_latent_net(checkpoint: Path, spread: Spread | None = None) -> LatentNet
     Raises:
         ConvertError: As `read_networks`; or nothing tells how the codes are normalised.
     """
-    state = _state(checkpoint)
-    tensors = _below(state, WEIGHTS + LATENT_NET)
+    state = read_state(checkpoint)
+    tensors = below(state, WEIGHTS + LATENT_NET)
     if not tensors:
         raise ConvertError(
             f"'{checkpoint}' has no {WEIGHTS}{LATENT_NET}*: give the last.ckpt of a latent run of {SYSTEM}."
         )
+    check_settings(read_settings(checkpoint), ONLY_LATENT, checkpoint)
     hidden, width = size_of(tensors, "layers.0.linear.weight", 2, checkpoint)
     layers = sum(bool(re.fullmatch(r"layers\.\d+\.linear\.weight", key)) for key in tensors)
     config = {
         "cond_dim": width, "hidden": hidden, "num_layers": layers,
         "time_channels": size_of(tensors, "time_embed.0.weight", 2, checkpoint)[1],
     }  # fmt: skip
-    mean, std = _spread_for(state, spread, width, checkpoint)
+    mean, std = spread_for(state, spread, width, checkpoint)
     renamed = {_latent_name(key, layers - 1): tensor for key, tensor in _single(tensors, checkpoint).items()}
     return filled(LatentNet, config, renamed | {"mean": mean, "std": std}, checkpoint, SYSTEM)
 
@@ -287,7 +312,7 @@ def _has_latent_net(state: State) -> bool:
 def _check_same_encoder(checkpoint: Path, other: Path) -> None:
     """ConvertError if a latent run's encoder is there and not the autoencoder's: its codes would mean nothing."""
     name = f"{WEIGHTS}{ENCODER}out.3.weight"
-    first, second = (_state(file).get(name) for file in (checkpoint, other))
+    first, second = (read_state(file).get(name) for file in (checkpoint, other))
     if second is not None and (first.shape != second.shape or not torch.allclose(first, second.to(first), atol=1e-3)):
         raise ConvertError(f"The latent run '{other}' was trained on another encoder than that of '{checkpoint}'.")
 
@@ -308,9 +333,9 @@ def read_classifier(
     Raises:
         ConvertError: As `read_networks`; the classes have no names; or nothing tells how the codes are normalised.
     """
-    state = _state(checkpoint)
+    state = read_state(checkpoint)
     strange = [key for key in state if not key.startswith(("model.", WEIGHTS, *CLASSIFIERS)) and key not in SPREAD]
-    tensors = next(filter(None, (_below(state, prefix) for prefix in CLASSIFIERS)), None)
+    tensors = next(filter(None, (below(state, prefix) for prefix in CLASSIFIERS)), None)
     if strange or not tensors:
         found = f"'{strange[0]}'" if strange else "none of these"
         raise ConvertError(
@@ -318,7 +343,7 @@ def read_classifier(
             "the last.ckpt of one."
         )
     classes, width = size_of(tensors, "weight", 2, checkpoint)
-    mean, std = _spread_for(state, spread, width, checkpoint)
+    mean, std = spread_for(state, spread, width, checkpoint)
     classifier = LatentClassifier(_class_names(classes, names, checkpoint), width, "bce", "direction")
     rest = {name: getattr(classifier, name).data for name in ("means", "strength")}
     load_exactly(classifier, tensors | rest | {"mean": mean, "std": std}, checkpoint)
@@ -334,65 +359,3 @@ def _class_names(count: int, names: Sequence[str] | None, file: Path) -> tuple[s
         return KNOWN_NAMES[count]
     given = f"{len(names)} names were given" if names is not None else "their names are not known"
     raise ConvertError(f"The classifier in '{file}' has {count} classes, and {given}: give {count} names.")
-
-
-# tensors
-
-
-def read_spread(file: Path) -> Spread:
-    """Mean and standard deviation [C] of codes, from latent.pkl (`conds`, `conds_mean`, `conds_std`).
-
-    Raises:
-        ConvertError: The file is damaged or something else.
-    """
-    spread = _own_spread(read_checkpoint(file), file)
-    if spread is None:
-        raise ConvertError(f"'{file}' has no {' and '.join(SPREAD)}: give the latent.pkl of {SYSTEM}.")
-    return spread
-
-
-def _own_spread(state: Mapping[str, Any], file: Path) -> Spread | None:
-    """[C] or [1, C] each; `None` where there are none."""
-    found = [state.get(name) for name in SPREAD]
-    if all(value is None for value in found):
-        return None
-    if not all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim and x.shape[-1] == x.numel() for x in found):
-        raise ConvertError(f"'{file}' has no usable {' and '.join(SPREAD)}: it is damaged, so download it again.")
-    mean, std = (x.flatten().float() for x in found)
-    if mean.shape != std.shape or not mean.isfinite().all() or not (std.isfinite() & (std > 0)).all():
-        raise ConvertError(f"'{file}' has {' and '.join(SPREAD)} that normalise nothing: download it again.")
-    return mean, std
-
-
-def _spread_for(state: State, other: Spread | None, width: int, file: Path) -> Spread:
-    spread = _own_spread(state, file) or other
-    if spread is None:
-        raise ConvertError(f"'{file}' does not tell how its codes are normalised: give the latent.pkl of its model.")
-    if len(spread[0]) != width:
-        raise ConvertError(
-            f"'{file}' is for codes of {width} numbers, but normalised are {len(spread[0])}: give files of one model."
-        )
-    return spread
-
-
-def _state(file: Path) -> State:
-    """The state dict of a Lightning checkpoint; ConvertError where there is none."""
-    state = read_checkpoint(file).get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ConvertError(f"'{file}' has no state_dict of tensors: give a last.ckpt of {SYSTEM}.")
-    return state
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """What a Lightning checkpoint's trainer was told, as far as the file tells."""
-    settings = read_checkpoint(file).get("hyper_parameters")
-    return settings if isinstance(settings, dict) else {}
-
-
-def _count(settings: Mapping[str, Any], name: str) -> int | None:
-    value = settings.get(name)
-    return value if isinstance(value, int) and value > 0 else None
-
-
-def _below(state: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
