@@ -160,14 +160,14 @@ def _what_figures_are(floor: float | None, judges: Mapping[str, str]) -> Iterato
 def _main_table(
     table: Table, columns: Sequence[str], head: str, judges: Mapping[str, str], figures: Mapping[str, Column] = MAIN
 ) -> Grid:
-    """Method x emotion, in a cell those of the figures that any method has."""
+    """Method x emotion, in a cell those of the figures that any method has; method x figure where only ALL is known."""
     shown = [f for f in figures if any(f in cell for row in table.values() for cell in row.values())]
-    titles = "\n".join(figures[f].named(judges) for f in shown)
-    rows = []
-    for method, row in table.items():
-        cells = [[_mean(row.get(e, {}).get(f), figures[f]) for f in shown] for e in columns]
-        rows.append([method, titles, *("\n".join(cell) for cell in cells)])
-    return Grid([head, "", *columns], rows)
+    titles = [figures[f].named(judges) for f in shown]
+    rows = {m: [[_mean(row.get(e, {}).get(f), figures[f]) for f in shown] for e in columns] for m, row in table.items()}
+    if list(columns) == [ALL]:
+        return Grid([head, *titles], [[method, *cells[0]] for method, cells in rows.items()])
+    lines = [[method, "\n".join(titles), *("\n".join(cell) for cell in cells)] for method, cells in rows.items()]
+    return Grid([head, "", *columns], lines)
 
 
 def _mean(estimate: Estimate | None, column: Column) -> str:

@@ -35,8 +35,8 @@ class Column:
 
 
 MAIN = {
-    "accuracy": Column("Accuracy ({emotion}) ↑", 3),
-    "second_accuracy": Column("Accuracy ({second}) ↑", 3),
+    "accuracy": Column("Accuracy by {emotion} ↑", 3),
+    "second_accuracy": Column("Accuracy by {second} ↑", 3),
     "agreement": Column("Judges agree", 3),
     "psnr": Column("PSNR ↑", 2),
     "ssim": Column("SSIM ↑", 3),
