@@ -306,6 +306,5 @@ def test_the_bundled_encoder_is_near_the_landmark_fit(
     fast = EmoRigPipeline.from_pretrained("emorig-open", encoder=encoder)
     faces = [fast.encode_photo(photo)[0] for photo in (astronaut, hopper)]
     assert all(face.error * 192 < 7 for face in faces)  # pixels of a 384-pixel crop
-    codes, fitted = faces[0].codes, astronaut_face.codes
-    assert (codes.expression - fitted.expression).abs().mean() < 0.1
-    assert (faces[1].codes.expression - fitted.expression).abs().mean() > 0.1  # it tells faces apart
+    own, other = ((face.codes.expression - astronaut_face.codes.expression).abs().mean() for face in faces)
+    assert own < 0.1 and other > 1.3 * own  # it tells faces apart

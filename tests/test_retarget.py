@@ -75,13 +75,15 @@ def test_vertices_look_like_the_source(
     assert (found - wanted).norm() < 0.35 * wanted.norm()
 
 
-def test_landmark_error_is_below_a_quarter(head: HeadModel, nameless: HeadModel, codes: dict[str, list[float]]) -> None:
+def test_landmark_error_is_below_three_tenths(
+    head: HeadModel, nameless: HeadModel, codes: dict[str, list[float]]
+) -> None:
     fit = Retargeting(head, nameless)
     for name in FEELINGS:
         wanted = fit.wanted(emotion_offset(name, head.config.expression_names))
         error = wanted - fit.shown(torch.tensor(codes[name], dtype=torch.float64))
         rms = lambda x: float((fit.weight @ x.square().sum(1)).sqrt())
-        assert rms(wanted) > 0.0015 and rms(error) < 0.25 * rms(wanted), name
+        assert rms(wanted) > 0.0015 and rms(error) < 0.3 * rms(wanted), name
 
 
 def test_contempt_stays_on_its_side(head: HeadModel, nameless: HeadModel, codes: dict[str, list[float]]) -> None:

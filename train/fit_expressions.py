@@ -1,7 +1,7 @@
 """Give the open head's expression units the motion and shade of people's acted expressions.
 
     python train/fit_expressions.py EXPRESSIONS emorig_diffusers/weights/emorig-open
-    python train/calibrate_encoder.py PHOTOS emorig_diffusers/weights/emorig-open
+    python train/calibrate_encoder.py PHOTOS emorig_diffusers/weights/emorig-open --network WEIGHTS/encoder-open
 
 EXPRESSIONS has a manifest.csv (file, person, expression) with every person's neutral photo and the emotions' ones; only
 those are used that the judge of emotions names as they are meant, as far as there are any. Units
@@ -167,7 +167,7 @@ class UnitFit:
         flat = self.spread(self.template, np.stack([self.motion_off(label, motions[label]) for label in self.amounts]))
         slope = self.normal[:, :2] / self.normal[:, 2:].clip(0.35)
         depth = np.clip(-(flat * slope).sum(-1, keepdims=True), -DEEPEST, DEEPEST)
-        return np.concatenate([flat, depth], -1)
+        return both_sides(self.head, np.concatenate([flat, depth], -1))
 
     def shading(self, motions: Mapping[str, Motion]) -> np.ndarray:
         """Shading maps of the units [E, A, A], natural logarithms."""
@@ -181,6 +181,15 @@ class UnitFit:
         around = lambda shade: np.where(known < 1, blur(shade * known) / (blur(known) + 1e-3), shade)
         wanted = np.stack([fade * around(motions[label].shade) for label in self.amounts])
         return self.spread(place, wanted.reshape(len(wanted), -1, 1)).reshape(-1, *size)
+
+
+def both_sides(head: HeadModel, corrections: np.ndarray) -> np.ndarray:
+    """Corrections [E, V, 3] of which each unit's is the mean of its own and its twin's mirror image."""
+    names, mirror = tuple(head.config.expression_names), mirrored_vertices(head)
+    swap = {"Left": "Right", "Right": "Left"}
+    twin = [next((n.removesuffix(a) + b for a, b in swap.items() if n.endswith(a)), n) for n in names]
+    other = [names.index(n) if n in names else i for i, n in enumerate(twin)]
+    return (corrections + corrections[other][:, mirror] * [-1, 1, 1]) / 2
 
 
 def apply_to(head: HeadModel, corrections: np.ndarray, shading: np.ndarray, atlas: Atlas) -> HeadModel:

@@ -102,9 +102,9 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
             self._real("texture_mean", 3, texture_size, texture_size)
             self._real("texture_basis", num_texture, 3, texture_size, texture_size)
         if shading_size:
-            self._real("shading_place", num_vertices, 2)  # (column, row) of every vertex in the maps, in [0, 1]
             maps = torch.zeros(len(shading_units), shading_size, shading_size, dtype=torch.int16)
             self.register_parameter("shading_maps", nn.Parameter(maps, requires_grad=False))
+            self._real("shading_place", num_vertices, 2)  # (column, row) of every vertex in the maps, in [0, 1]
         if num_contours:
             self._whole("contour_faces", num_contours, CONTOUR)
             self._real("contour_bary", num_contours, CONTOUR, 3)
