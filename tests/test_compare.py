@@ -303,11 +303,13 @@ def emorig(both: EmoRigPipeline, pipe: EmoRigPipeline, monkeypatch: pytest.Monke
 
 
 def test_command(
-    both: EmoRigPipeline, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pipe: EmoRigPipeline, emoca: Path, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From a saved pipeline, as users have it."""
+    """From a saved pipeline, as users have it; with a small encoder, which is quick to write and read."""
     folder, out = tmp_path / "rig", tmp_path / "sheet.png"
-    both.save_pretrained(folder)
+    small = rig(pipe, EmoRigPipeline.from_pretrained(emoca).encoder)
+    small.save_pretrained(folder)
+    capsys.readouterr()
     asked = ["--model", folder, "--modes", "exp,pose", "--steps", 1, "--seed", 5, "-o", out]
     assert cli.main(["compare", *map(str, [*two, *asked])]) == 0
     printed, err = capsys.readouterr()
@@ -317,8 +319,9 @@ def test_command(
     assert [line[:24].strip() for line in lines[4:10]] == [
         *("S: {}  T: {}".format(*pair) for pair in PAIRS), "DECA redrawn", "EMOCA redrawn"
     ]  # fmt: skip
-    expected = compare(both, *two, ("exp", "pose"), 1, torch.Generator().manual_seed(5))
-    assert np.array_equal(Image.open(out), draw_comparison(expected))
+    expected = compare(small, *two, ("exp", "pose"), 1, torch.Generator().manual_seed(5))
+    difference = np.asarray(Image.open(out)).astype(int) - np.asarray(draw_comparison(expected))
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize(
