@@ -31,6 +31,7 @@ class CodedFace:
         matrix: Similarity [2, 3] from photo pixels to the picture.
         picture: [3, S, S] in [-1, 1].
         landmarks: MediaPipe's points in photo pixels; `None` where the whole photo is the face.
+        own: As for `resampling.Picture`.
     """
 
     rgb: np.ndarray
@@ -39,6 +40,7 @@ class CodedFace:
     matrix: np.ndarray
     picture: Tensor
     landmarks: np.ndarray | None
+    own: np.ndarray | None = None
 
 
 @dataclass
@@ -110,7 +112,7 @@ class CodingMixin(SamplingMixin):
         if face is None:
             x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
             return CodedFace(rgb, 1, (x, y, x + side, y + side), matrix, picture, None)
-        return CodedFace(rgb, face.index + 1, face.box, matrix, picture, landmarks)
+        return CodedFace(rgb, face.index + 1, face.box, matrix, picture, landmarks, taken.own)
 
     def look(self, image: Any, face: int | Literal["largest", "all"], crop: str | None) -> list[CodedFace]:
         """As `find`, from anything that `photos.read_photo` takes."""

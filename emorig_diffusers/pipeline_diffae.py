@@ -257,7 +257,8 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
             rgb, replaced = paste_change(rgb, before, after, face.matrix)
             buffers |= {"reconstructed": unit_picture(redrawn), "replaced": _mask_picture(replaced)}
         elif not same:
-            rgb = paste(rgb, after, border_mask(len(after), BORDER), face.matrix)
+            mask = border_mask(len(after), BORDER)
+            rgb = paste(rgb, after, mask if face.own is None else mask * face.own, face.matrix)
         size = self.latents_side
         crop = Image.fromarray(warp_crop(rgb, face.matrix, size))
         chances = self._probabilities(*codes)

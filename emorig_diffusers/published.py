@@ -194,8 +194,9 @@ class PublishedMixin(RigMixin, SamplingMixin):
             latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
         sample, _ = self.sample(latents, conditions, code, sampling)
         pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
-        masks = torch.stack([here.mask, there.mask], 1)
-        return [Redrawn(pictures[i], paste_mask(masks[i]), there[i]) for i in range(len(tasks))]
+        heads = torch.stack([here.mask, there.mask], 1)
+        masks = [paste_mask(head) * _own_share(task.face) for head, task in zip(heads, tasks)]
+        return [Redrawn(pictures[i], masks[i], there[i]) for i in range(len(tasks))]
 
     def _one_shape(self, codes: FaceCodes) -> FaceCodes:
         """Codes with the album's mean shape, for a network that was tuned on an album."""
@@ -231,6 +232,11 @@ def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndar
     """A photo uint8 [H, W, 3] with what was drawn of one of its faces."""
     picture = drawn.picture.permute(1, 2, 0).numpy()
     return paste(rgb, picture, drawn.mask, face.grid_matrix(len(drawn.mask)))
+
+
+def _own_share(face: EncodedFace) -> np.ndarray | float:
+    """How much of the network's picture may be taken: where it saw the photo blurred, the photo stays."""
+    return 1.0 if face.picture is None or face.picture.own is None else face.picture.own
 
 
 def _together(looks: Sequence[Tensor | None]) -> Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -33,10 +34,12 @@ class Picture:
     Attributes:
         pixels: uint8 [S, S, 3].
         matrix: From photo pixels to the picture's [2, 3]; but for rounded sizes a similarity.
+        own: How much of it is the photo as it is [S, S] in [0, 1], the rest being blurred; `None` for all.
     """
 
     pixels: np.ndarray
     matrix: np.ndarray
+    own: np.ndarray | None = None
 
 
 def take_picture(
@@ -62,7 +65,8 @@ def take_picture(
     if frame == "ffhq":
         cut = ffhq_picture(photo, landmarks[list(IBUG68), :2], max(ALIGNED_SIDE, size))
         resize = resize_skimage if resampling == "skimage" else resize_pil
-        return Picture(resize(cut.pixels, size), cut.matrix * (size / len(cut.pixels)))
+        own = None if cut.own is None else cv2.resize(cut.own, (size, size), interpolation=cv2.INTER_AREA)
+        return Picture(resize(cut.pixels, size), cut.matrix * (size / len(cut.pixels)), own)
     if resampling == "pil":
         return Picture(resize_pil(photo, size), _pil_matrix(photo.shape, size))
     height, width = photo.shape[:2]
@@ -137,11 +141,15 @@ def ffhq_picture(photo: np.ndarray, points: np.ndarray, side: int) -> Picture:
         image = image.resize(tuple(smaller.tolist()), Image.Resampling.LANCZOS)
         corners, extent = corners / shrinkage, extent / shrinkage
     matrix = _to_square(corners + 0.5, side) @ np.diag([*scale, 1])
-    image, corners = _continued(*_cut_out(image, corners, extent), extent)
-    large = image.transform(
-        (_FFHQ_SIDE, _FFHQ_SIDE), Image.Transform.QUAD, (corners + 0.5).flatten(), Image.Resampling.BILINEAR
-    )
-    return Picture(np.array(large.resize((side, side), Image.Resampling.LANCZOS)), matrix)
+    image, corners, blurred = _continued(*_cut_out(image, corners, extent), extent)
+    large = _square_of(image, corners, _FFHQ_SIDE)
+    own = None if blurred is None else 1 - np.asarray(_square_of(Image.fromarray(blurred), corners, side))
+    return Picture(np.array(large.resize((side, side), Image.Resampling.LANCZOS)), matrix, own)
+
+
+def _square_of(image: Image.Image, corners: np.ndarray, side: int) -> Image.Image:
+    """The square between corners that count from pixel centres, bilinear."""
+    return image.transform((side, side), Image.Transform.QUAD, (corners + 0.5).flatten(), Image.Resampling.BILINEAR)
 
 
 def _to_square(corners: np.ndarray, side: int) -> np.ndarray:
@@ -165,23 +173,26 @@ def _cut_out(image: Image.Image, corners: np.ndarray, extent: float) -> tuple[Im
     return image.crop((*low.tolist(), *high.tolist())), corners - low
 
 
-def _continued(image: Image.Image, corners: np.ndarray, extent: float) -> tuple[Image.Image, np.ndarray]:
-    """The photo continued on all sides where a square comes near its border, and the square's corners there."""
+def _continued(
+    image: Image.Image, corners: np.ndarray, extent: float
+) -> tuple[Image.Image, np.ndarray, np.ndarray | None]:
+    """The photo continued on all sides where a square comes near its border, the square's corners there, and how much
+    of every pixel is blurred, float32 in [0, 1]; `None` where the photo stays as it is."""
     margin = _margin(extent)
     before = np.maximum(margin - np.floor(corners.min(0)).astype(int), 0)
     after = np.maximum(np.ceil(corners.max(0)).astype(int) + margin - image.size, 0)
     if max(*before, *after) <= margin - 4:
-        return image, corners
+        return image, corners, None
     before, after = (np.maximum(pad, int(np.rint(extent * _PADDING))) for pad in (before, after))
     pads = [(before[1], after[1]), (before[0], after[0]), (0, 0)]
     pixels = np.pad(np.asarray(image, np.float32), pads, "reflect")
     # 1 at the very end, 0 where the photo starts, below 0 inside it
     y, x = (_outside(length, *pad)[:, None] for length, pad in zip(pixels.shape, pads[:2]))
     outside = np.maximum(y[:, None], x[None])
-    sigma = extent * _BLUR
-    pixels += (ndimage.gaussian_filter(pixels, (sigma, sigma, 0)) - pixels) * np.clip(3 * outside + 1, 0, 1)
+    sigma, blurred = extent * _BLUR, np.clip(3 * outside + 1, 0, 1)
+    pixels += (ndimage.gaussian_filter(pixels, (sigma, sigma, 0)) - pixels) * blurred
     pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(outside, 0, 1)
-    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)), corners + before
+    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8)), corners + before, blurred[..., 0]
 
 
 def _outside(length: int, before: int, after: int) -> np.ndarray:

@@ -309,6 +309,21 @@ def test_what_lies_outside_the_heads_stays(published: EmoRigPipeline, hopper: np
     assert 0.02 < change.mean() < 0.5
 
 
+def test_the_photo_stays_where_the_network_saw_it_blurred(published: EmoRigPipeline, astronaut: np.ndarray) -> None:
+    """A face at the photo's border, cut out by FFHQ's recipe."""
+    photo = astronaut[30:230, 140:320]
+    rig = EmoRigPipeline(**published.components, crop="ffhq", resampling="skimage")
+    rig.set_progress_bar_config(disable=True)
+    result = rig(photo, "happy", num_inference_steps=1, output_type="np")
+    changed = (result.images[0] != photo).any(-1)
+    own = rig.encode_photo(photo)[0].picture.own
+    assert own.min() == 0 and own.max() == 1
+    assert changed[60:150, 60:120].mean() > 0.9
+    difference = np.abs(result.images[0].astype(int) - photo)
+    assert difference[0].max() < 16 < difference.max()
+    assert (np.asarray(result.faces[0][0].buffers["repainted"])[own == 0] == 0).all()
+
+
 def test_paste_fades_and_ends() -> None:
     heads = torch.zeros(2, 1, 200, 200)
     heads[0, 0, 80:100, 80:100] = 1

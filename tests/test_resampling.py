@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from skimage.transform import resize
 
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
-from emorig_diffusers.crops import transform_points, warp_crop
+from emorig_diffusers.crops import invert, transform_points, warp_crop
 from emorig_diffusers.faces import Face
 from emorig_diffusers.frames import IBUG68, ffhq_matrix, square_matrix
 from emorig_diffusers.resampling import ALIGNED_SIDE, ffhq_picture, resize_pil, resize_skimage, take_picture
@@ -116,10 +116,11 @@ def test_a_face_inside_the_photo(astronaut: np.ndarray, points: np.ndarray) -> N
     made = ffhq_picture(astronaut, points, 256)
     assert_same(made.pixels, by_hand(astronaut, points - 0.5, 256))
     np.testing.assert_allclose(made.matrix, ffhq_matrix(points, 256), atol=1e-9)
+    assert made.own is None
     assert decibels(warp_crop(astronaut, made.matrix, 256), made.pixels) < 45  # by area: what this is for
 
 
-def test_a_face_beyond_the_border(astronaut: np.ndarray, points: np.ndarray) -> None:
+def test_a_face_beyond_the_border(astronaut: np.ndarray, face: Face, points: np.ndarray) -> None:
     """The photo ends at brows and chin: it is continued by reflection, blurred."""
     low, high = points.min(0).astype(int), points.max(0).astype(int) + 1
     photo = astronaut[low[1] : high[1], low[0] : high[0]]
@@ -127,6 +128,12 @@ def test_a_face_beyond_the_border(astronaut: np.ndarray, points: np.ndarray) -> 
     assert_same(made.pixels, by_hand(photo, points - low - 0.5, 256))
     top = made.pixels[:40].astype(float)
     assert top.std(axis=(0, 1)).max() > 2 and np.abs(np.diff(top, axis=0)).max() < 20  # neither one colour nor edges
+    places = transform_points(invert(made.matrix), np.stack(np.mgrid[:256, :256][::-1], -1) + 0.5)
+    beyond = ((places < 0) | (places > photo.shape[1::-1])).any(-1)
+    assert made.own.max() == 1 and made.own[beyond].max() < 0.05
+    difference = np.abs(made.pixels - warp_crop(photo, made.matrix, 256).astype(float)).mean(-1)
+    assert difference[made.own > 0.999].mean() < 3 and difference[~beyond & (made.own < 0.2)].mean() > 6
+    assert take_picture(photo, "ffhq", face.landmarks - (*low, 0), SIDE, "pil").own.shape == (SIDE, SIDE)
 
 
 def test_a_large_photo(astronaut: np.ndarray, points: np.ndarray) -> None:
