@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .amounts import by_name, parse_amounts
 from .cli_codes import run_codes
 from .cli_compare import add_options, run_compare
 from .cli_convert import add_commands, quiet
@@ -96,22 +97,28 @@ def _seed(text: str) -> int:
 
 def _amounts(text: str) -> list[tuple[str, float]]:
     """`happy=.6,surprise=.4` -> its pairs."""
-    parts = [[x.strip() for x in part.split("=")] for part in text.split(",")]
     try:
-        return [(name, float(amount)) for name, amount in parts]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"give NAME=NUMBER, not {text!r}") from None
+        return parse_amounts(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _blend(text: str) -> dict[str, float]:
+    try:
+        return by_name(_amounts(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--emotion": {"metavar": "NAME", "help": "neutral, happy, sad, surprise, fear, disgust, anger, contempt"},
-    "--blend": {"metavar": "BLEND", "dest": "emotion", "type": lambda text: dict(_amounts(text)),
+    "--blend": {"metavar": "BLEND", "dest": "emotion", "type": _blend,
                 "help": "some emotions, e.g. happy=.6,surprise=.4"},
     "--reference": {"metavar": "PHOTO", "type": _path, "help": "take over this photo's expression"},
     "--au": {"metavar": "UNIT=AMOUNT", "type": _amounts, "action": "extend", "default": [],
              "help": "add an action unit, e.g. AU12=.5 (repeatable)"},
     "--rotate": {"metavar": ("YAW", "PITCH", "ROLL"), "type": float, "nargs": 3,
-                 "help": "turn the head, in degrees, to the subject's left, up and to the right shoulder"},
+                 "help": "turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder"},
     "--attribute": {"metavar": "NAME=AMOUNT", "type": _amounts, "action": "extend", "default": [],
                     "help": "add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)"},
     "--keep-shape": {"metavar": "W", "type": float,
@@ -328,9 +335,9 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     what = {
         "emotion": args.emotion,
         "reference": args.reference,
-        "action_units": dict(args.au) or None,
+        "action_units": by_name(args.au) or None,
         "rotate": args.rotate,
-        "attributes": dict(args.attribute) or None,
+        "attributes": by_name(args.attribute) or None,
         "shape_guidance": args.keep_shape,
         "best_of": args.best_of,
     }

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
 from .faces import Face, choose_faces, find_faces
+from .inputs import check_generators
 from .models.diffae import LatentNet, SemanticEncoder
 from .outputs import to_picture
 from .photos import read_photo
 from .resampling import take_picture
 from .rig import picture_tensor
-from .sampling import Sampling, SamplingMixin
+from .sampling import Sampling, SamplingMixin, batches
 
 
 @dataclass
@@ -80,13 +83,25 @@ class CodingMixin(SamplingMixin):
         return self.invert(pictures, pictures[:, :0], z, steps or self.config.inversion_steps)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, z: Tensor, sampling: Sampling) -> Tensor:
-        """Pictures [B, 3, S, S] in about [-1, 1] from noise x_T [B, 3, S, S] and codes [B, C], in batches."""
-        parts = []
-        for start in range(0, len(z), sampling.batch):
-            part = slice(start, start + sampling.batch)
+    def decode(
+        self, latents: Tensor, z: Tensor, sampling: Sampling, photos: Sequence[int] | None = None
+    ) -> Tensor:
+        """Pictures [B, 3, S, S] in about [-1, 1] from noise x_T [B, 3, S, S] and codes [B, C], in batches.
+
+        Args:
+            photos: Number of the photo of each, from 0, in what `sampling.generator` lists.
+
+        Returns:
+            After an interruption, as many pictures as were begun.
+        """
+        photos = photos or [0] * len(z)
+        parts = [latents[:0].float().cpu()]
+        for part in batches(photos, sampling.batch):
+            if self.interrupt:
+                break
             noise, code = self._place(latents[part]), self._place(z[part])
-            parts.append(self.sample(noise, noise[:, :0], code, sampling)[0].float().cpu())
+            drawn, _ = self.sample(noise, noise[:, :0], code, sampling.of(photos[part]))
+            parts.append(drawn.float().cpu())
         return torch.cat(parts)
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -121,7 +136,8 @@ class CodingMixin(SamplingMixin):
     def encode_faces(
         self, faces: Sequence[CodedFace], sampling: Sampling, inversion_steps: int | None = None
     ) -> Codes:
-        """Codes of faces, on the CPU in float32; `sampling.latents` says whose x_T."""
+        """Codes of faces, on the CPU in float32; `sampling.latents` says whose x_T, and `sampling` has one generator
+        for all or one for each face."""
         pictures = torch.stack([face.picture for face in faces])
         z = torch.cat([self.encode(batch).float().cpu() for batch in pictures.split(sampling.batch)])
         if not isinstance(sampling.latents, str):
@@ -162,14 +178,14 @@ class CodingMixin(SamplingMixin):
 
     @torch.no_grad()
     def generate(
-        self, count: int = 1, generator: torch.Generator | None = None, num_inference_steps: int | None = None,
-        latent_steps: int = 20,
+        self, count: int = 1, generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None, latent_steps: int = 20,
     ) -> list[Image.Image]:  # fmt: skip
         """Pictures of nobody: z_sem drawn by the latent network, x_T by chance (the paper's section 4).
 
         Args:
             count: Pictures.
-            generator: For repeatable results.
+            generator: For repeatable results: one, or one for each picture.
             num_inference_steps: Decoding steps; `None` for the checkpoint's.
             latent_steps: Steps of the latent network's scheduler.
 
@@ -179,12 +195,14 @@ class CodingMixin(SamplingMixin):
         if self.latent_net is None or self.latent_scheduler is None:
             raise ValueError("This pipeline has no latent network: convert one (emorig convert diffae --latent-net).")
         device, net = self._execution_device, self.latent_net
-        z = torch.randn(count, net.config.cond_dim, generator=generator).to(device, net.dtype)
-        self.latent_scheduler.set_timesteps(latent_steps, device=device)
-        for t in self.latent_scheduler.timesteps:
-            z = self.latent_scheduler.step(net(z, t), t, z).prev_sample
+        generator = check_generators(generator, count)
+        z = randn_tensor((count, net.config.cond_dim), generator=generator).to(device, net.dtype)
+        scheduler = deepcopy(self.latent_scheduler)  # as in `sample`
+        scheduler.set_timesteps(latent_steps, device=device)
+        for t in scheduler.timesteps:
+            z = scheduler.step(net(z, t), t, z).prev_sample
         sampling = Sampling(num_inference_steps or self.config.default_num_inference_steps, generator)
-        pictures = self.decode(self.prepare_latents(count, generator), net.denormalise(z), sampling)
+        pictures = self.decode(self.prepare_latents(count, generator), net.denormalise(z), sampling, range(count))
         return [unit_picture(picture) for picture in pictures]
 
 

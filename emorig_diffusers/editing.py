@@ -16,6 +16,10 @@ from .rig import EncodedFace, RigMixin
 
 MODES = ("exp", "pose", "light", "latent")
 """What a reference photo can lend (DiffusionRig's names): expression and jaw, head pose, light, the photo's code."""
+MAX_ANGLE = 30.0  # degrees by which moved pixels turn a head about one axis; this and the next two by eye, on six heads
+MAX_TURN = 45.0  # degrees about any axis
+MAX_AWAY = 45.0  # degrees between the head's direction and the camera's: beyond, the far half of the face is smeared
+UNDRAWN_UNITS = ("tongueOut",)  # units of which moved pixels show nothing
 
 
 class EditMixin(RigMixin):
@@ -124,6 +128,20 @@ class EditMixin(RigMixin):
 def _lerp_expression(source: Tensor, relaxed: Tensor, change: Tensor, intensity: float) -> Tensor:
     """From the source's at intensity 0 to the relaxed face's plus a change at 1, and beyond."""
     return torch.lerp(source, relaxed + max(intensity, 1.0) * change, min(intensity, 1.0))
+
+
+def check_turn(source: FaceCodes, target: FaceCodes) -> None:
+    """Raise ValueError where the photo does not show enough of a head [1, ...] to move its pixels to a pose."""
+    before, after = (rotation_matrix(codes.pose[0, :3].double()) for codes in (source, target))
+    angle = lambda cosine: float(np.degrees(np.arccos(np.clip(float(cosine), -1, 1))))
+    turn, away, was = angle((torch.trace(before.T @ after) - 1) / 2), angle(after[2, 2]), angle(before[2, 2])
+    if turn > MAX_TURN:
+        raise ValueError(f"The head would turn by {turn:.0f} degrees: {MAX_TURN:g} are the most, turn it less.")
+    if away > MAX_AWAY and away > was + 1:
+        raise ValueError(
+            f"The head would look {away:.0f} degrees past the camera, where the photo does not show it: "
+            f"{MAX_AWAY:g} are the most, turn it less."
+        )
 
 
 def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:

@@ -105,18 +105,23 @@ def emotion_offset(
 
 
 def blend_shares(emotion: str | Mapping[str, float], known: Mapping[str, object] = RECIPES) -> dict[str, float]:
-    """Shares of an emotion (1) or of a blend by name.
+    """Shares of an emotion (1) or of a blend by name, in one order, as sums depend on it.
 
     Raises:
-        ValueError: For what is neither, an unknown emotion, or a share outside [0, 1.5].
+        ValueError: For what is neither, none or an unknown emotion, or a share or sum of shares outside [0, 1.5].
     """
     if not isinstance(emotion, (str, Mapping)):
         raise ValueError(f"An emotion is a name or a blend such as {{'happy': 0.6, 'surprise': 0.4}}, got {emotion!r}.")
     blend = {emotion: 1.0} if isinstance(emotion, str) else emotion
+    if not blend:
+        raise ValueError("The blend is empty: give at least one emotion with its share.")
     for name, share in blend.items():
         check_emotion(name, known)
         check_amount(f"The share of {name}", share)
-    return dict(blend)
+    total = sum(blend.values())
+    if total > MAX_INTENSITY + 1e-6:
+        raise ValueError(f"The shares of a blend add up to {total:g}: give shares of {MAX_INTENSITY:g} at most in all.")
+    return dict(sorted(blend.items()))
 
 
 def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> Tensor:
@@ -130,7 +135,7 @@ def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> 
     if not names:
         raise ValueError("This head's expression code has no named units: give a reference photo or codes instead.")
     total = torch.zeros(len(names))
-    for unit, amount in amounts.items():
+    for unit, amount in sorted(amounts.items()):  # saved recipes are sorted, and sums depend on the order
         if not isinstance(amount, Real) or not abs(amount) <= MAX_AMOUNT:
             limits = f"from -{MAX_AMOUNT:g} to {MAX_AMOUNT:g}"
             raise ValueError(f"The amount of {unit} must be a number {limits}, got {amount!r}.")

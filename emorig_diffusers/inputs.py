@@ -8,12 +8,15 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from .codes import FaceCodes
-from .editing import MODES
+from .editing import MAX_ANGLE, MODES, UNDRAWN_UNITS
 from .emotions import action_unit_offset, check_amount
 from .frames import PICTURE_FRAMES
+from .sampling import CALLBACK_TENSORS
 
 if TYPE_CHECKING:
     from .pipeline_emorig import EmoRigPipeline
@@ -60,6 +63,25 @@ def moods(emotion: Any, photos: int) -> list[Any]:
     return list(emotion)
 
 
+def check_generators(generator: Any, photos: int, results: int | None = None) -> Any:
+    """One generator for all, or a list with one for each photo (or for each of the results of one photo), as it is.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if not isinstance(generator, (list, tuple)) or not all(isinstance(one, torch.Generator) for one in generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(5), or a list of them, "
+            f"got {generator!r}."
+        )
+    if len(generator) not in (photos, results):
+        many = f"{photos} photos" if photos > 1 else "1 photo"
+        raise ValueError(f"There are {many} and {len(generator)} generators: give one for each photo, or one for all.")
+    return list(generator)
+
+
 def check_request(pipe: EmoRigPipeline, request: Request) -> None:
     """Raise ValueError with one sentence for what cannot be done."""
     _check_components(pipe)
@@ -88,6 +110,9 @@ def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
             pipe.emotion_change(emotion)
     if request.action_units is not None:
         action_unit_offset(request.action_units, config.expression_names)
+        for unit in UNDRAWN_UNITS:
+            if request.action_units.get(unit) and not pipe.published:
+                raise ValueError(f"The unit {unit} cannot be shown: no tongue is drawn outside a mouth. Leave it out.")
     given = (request.emotion, request.reference, request.codes)
     if sum(x is not None for x in given) > 1:
         raise ValueError("Give one of emotion, reference and codes, not several.")
@@ -96,9 +121,11 @@ def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
     codes, shape = request.codes, (1, config.num_expression)
     if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
         raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
-    if request.rotate is not None and not _three_angles(request.rotate):
+    limit = 90 if pipe.published else MAX_ANGLE
+    if request.rotate is not None and not _three_angles(request.rotate, limit):
         raise ValueError(
-            f"rotate must be three angles (yaw, pitch, roll) from -90 to 90 degrees, got {request.rotate!r}."
+            f"rotate must be three angles (yaw, pitch, roll) from {-limit:g} to {limit:g} degrees, got "
+            f"{request.rotate!r}."
         )
 
 
@@ -158,14 +185,28 @@ def check_steps(name: str, steps: Any, scheduler: Any | None) -> None:
         raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {steps!r}.")
 
 
+def callback_tensors(callback: Any, names: Any) -> list[str]:
+    """What a callback is to be given: names of CALLBACK_TENSORS, its own where it is one of diffusers' classes.
+
+    Raises:
+        ValueError: If there is another name.
+    """
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(name not in CALLBACK_TENSORS for name in names):
+        known = ", ".join(CALLBACK_TENSORS)
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be some of {known} in a list, got {names!r}.")
+    return list(names)
+
+
 def whole(value: Any, limit: int) -> bool:
     """Whether a value is a whole number from 1 to a limit."""
     return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
 
 
-def _three_angles(rotate: Any) -> bool:
+def _three_angles(rotate: Any, limit: float) -> bool:
     return (
         isinstance(rotate, (Sequence, np.ndarray))
         and len(rotate) == 3
-        and all(isinstance(angle, Real) and abs(angle) <= 90 for angle in rotate)
+        and all(isinstance(angle, Real) and abs(angle) <= limit for angle in rotate)
     )

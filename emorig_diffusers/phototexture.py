@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,6 +99,10 @@ class PhotoTexture:
         self.mouth = Mouth(head)
         inside = np.isin(self.part, (*TEETH, CAVITY))
         self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the factorised system, which cannot be pickled and is made again where it is wanted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_residual_system"}
 
     def residual_offsets(self, residual: np.ndarray) -> np.ndarray:
         """Smooth 2-D vertex offsets [V, 2] that carry the landmark residual [N, 2] of a fit, in its unit.

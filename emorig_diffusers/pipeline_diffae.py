@@ -7,6 +7,7 @@ two codes: z_sem, what it shows, and x_T, the noise from which DDIM under z_sem 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from .crops import paste, warp_crop
 from .emotions import blend_shares, in_order
 from .frames import encoder_transform
 from .hub import HubMixin
-from .inputs import moods
+from .inputs import callback_tensors, check_generators, moods
 from .inputs_diffae import CodeRequest, check_code_request
 from .keeping import CodeReader, ShapeGuide
 from .masks import border_mask
@@ -29,9 +30,10 @@ from .models.diffae import LatentNet, SemanticEncoder
 from .models.emoca import EmocaEncoder
 from .models.latents import LatentClassifier
 from .models.unet import RigUNet
+from .naming import naming_photo, naming_reference
 from .outputs import EditedCode, EmoRigOutput, as_type
-from .photos import read_photo
-from .sampling import Sampling
+from .photos import Photo, read_photo
+from .sampling import Sampling, batches
 from .settings import DIFFAE, chosen_settings
 
 __all__ = ["DiffAEEmotionPipeline"]
@@ -124,6 +126,7 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         latents: Tensor | Literal["photo"] | None = "photo",
         batch_size: int = 8,
         crop: str | None = None,
@@ -142,10 +145,13 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
             face: "largest", "all", or a number from 1 counted from the left.
             num_inference_steps: Decoding steps T; `None` for the checkpoint's.
             inversion_steps: Steps T_inv in which x_T is found; `None` for the checkpoint's.
-            generator: For repeatable results where `latents` is `None`.
+            generator: For repeatable results where `latents` is `None`: one, or a list with one for each photo, whose
+                result is then that of a call with this photo and generator alone.
             output_type: "pil", "np" or "pt".
             return_dict: Return an `EmoRigOutput`, else a tuple (images, faces).
-            callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers.
+            callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers; a true
+                `pipe._interrupt` ends the sampling, and faces that it has not begun stay as they are.
+            callback_on_step_end_tensor_inputs: What it is given, and may give back: of "latents", "conditions", "code".
             latents: "photo" for the x_T that each photo came from, noise [1, 3, S, S] for every face, or `None` for
                 fresh noise: the code alone, with other details.
             batch_size: Faces that are inverted and decoded at a time.
@@ -166,28 +172,36 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
         check_code_request(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         emotions = moods(emotion, len(images))
-        photos = [read_photo(x) for x in images]
+        generator = check_generators(generator, len(images))
+        tensors = callback_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = num_inference_steps or self.config.default_num_inference_steps
-        sampling = Sampling(steps, generator, latents, callback_on_step_end, batch_size)
+        sampling = Sampling(
+            steps, generator, latents, callback_on_step_end, batch_size, callback_tensors=tensors
+        )
 
-        # 2. encode
-        lender = None if reference is None else self.encode(self.look(reference, "largest", crop)[0].picture[None])
-        faces = [self.find(photo.rgb, face, crop) for photo in photos]
+        # 2. read and find; every result has the faces of its photo
+        lender = None if reference is None else self._lender(reference, crop)
+        photos, faces = self._read(images, face, crop)
         seen = [one for found in faces for one in found]
-        codes = self.encode_faces(seen, sampling, inversion_steps)
-
-        # 3. move the codes: every result has the faces of its photo
         first = np.cumsum([0, *map(len, faces)])
         shown = [(i if len(photos) > 1 else 0, mood) for i, mood in enumerate(emotions)]
-        places = [(place, mood) for i, mood in shown for place in range(first[i], first[i + 1])]
-        source = codes.z[[place for place, _ in places]]
-        target = torch.cat([self._moved(codes.z[place : place + 1], mood, request, lender) for place, mood in places])
+        places = [(place, i, mood) for i, mood in shown for place in range(first[i], first[i + 1])]
+        rows, owners = [place for place, _, _ in places], [i for _, i, _ in places]
 
-        # 4. decode
-        noise = codes.latents[[place for place, _ in places]]
-        guided = self._guided([seen[place] for place, _ in places], request, sampling)
-        drawn = self._decode_moved(noise, target, guided)
-        redrawn = self.decode(codes.latents, codes.z, sampling) if paste == "change" else None
+        with self._interruptible():
+            # 3. encode, move the codes
+            whose = [i for i, found in enumerate(faces) for _ in found]
+            codes = self.encode_faces(seen, sampling.of(whose), inversion_steps)
+            source, noise = codes.z[rows], codes.latents[rows]
+            target = torch.cat([self._moved(codes.z[place : place + 1], mood, request, lender)
+                                for place, _, mood in places])  # fmt: skip
+
+            # 4. decode; faces that were not begun before an interruption stay as they are
+            drawn = self._decode_moved(noise, target, owners, self._guides([seen[i] for i in rows], request), sampling)
+            redrawn = self.decode(codes.latents, codes.z, sampling, whose) if paste == "change" else None
+            redrawn = None if self.interrupt else redrawn
+        target[len(drawn) :] = source[len(drawn) :]
+        drawn = torch.cat([drawn, *(seen[i].picture[None] for i in rows[len(drawn) :])])
 
         # 5. paste, hand over
         pictures, described, number = [], [], 0
@@ -219,30 +233,49 @@ class DiffAEEmotionPipeline(CodingMixin, HubMixin, DiffusionPipeline):
             z = _on(attributes, lambda codes: attributes.moved(codes, request.attributes, request.intensity), z)
         return z
 
-    def _guided(self, faces: Sequence[CodedFace], request: CodeRequest, sampling: Sampling) -> list[Sampling]:
-        """How each batch of results is sampled: with its own guide, where β is to be kept."""
-        starts = range(0, len(faces), sampling.batch)
+    def _read(
+        self, images: Sequence[Any], face: int | Literal["largest", "all"], crop: str | None
+    ) -> tuple[list[Photo], list[list[CodedFace]]]:
+        """Photos, and the chosen faces of each."""
+        photos, faces = [], []
+        for i, image in enumerate(images, 1):
+            with naming_photo(i, len(images)):
+                photos.append(read_photo(image))
+                faces.append(self.find(photos[-1].rgb, face, crop))
+        return photos, faces
+
+    def _lender(self, reference: Any, crop: str | None) -> Tensor:
+        """The code of the reference [1, C]."""
+        with naming_reference():
+            face = self.look(reference, "largest", crop)[0]
+        return self.encode(face.picture[None])
+
+    def _guides(self, faces: Sequence[CodedFace], request: CodeRequest) -> Callable[[slice], ShapeGuide | None]:
+        """What keeps β of a batch of results, by its place among all; `None` where nothing does."""
         if not request.shape_guidance:
-            return [sampling for _ in starts]
+            return lambda _: None
         reader, device = CodeReader(self.shape_encoder), self._execution_device
-        guided = []
-        for start in starts:
-            part = slice(start, start + sampling.batch)
-            kind, side = self.shape_encoder.crop, self.latents_side
+        kind, side = self.shape_encoder.crop, self.latents_side
+        classifier = self.emotion_classifier or self.attribute_classifier
+
+        def guide(part: slice) -> ShapeGuide:
             views = [encoder_transform(kind, face.landmarks, face.matrix, side) for face in faces[part]]
             transform = torch.from_numpy(np.stack(views)).float().to(device)
             pictures = torch.stack([face.picture for face in faces[part]]).to(device)
-            classifier = self.emotion_classifier or self.attribute_classifier
             goal = reader(pictures, transform)
-            guide = ShapeGuide(reader, goal, transform, weight=request.shape_guidance, classifier=classifier)
-            guided.append(Sampling(sampling.steps, sampling.generator, None, sampling.callback, sampling.batch, guide))
-        return guided
+            return ShapeGuide(reader, goal, transform, weight=request.shape_guidance, classifier=classifier)
 
-    def _decode_moved(self, noise: Tensor, target: Tensor, guided: list[Sampling]) -> Tensor:
-        """Pictures of moved codes, batch by batch."""
-        size = guided[0].batch
-        parts = [self.decode(noise[i * size : (i + 1) * size], target[i * size : (i + 1) * size], sampling)
-                 for i, sampling in enumerate(guided)]  # fmt: skip
+        return guide
+
+    def _decode_moved(
+        self, noise: Tensor, target: Tensor, photos: Sequence[int],
+        guides: Callable[[slice], ShapeGuide | None], sampling: Sampling,
+    ) -> Tensor:  # fmt: skip
+        """Pictures of moved codes, batch by batch, each with its own guide; as many as were begun."""
+        parts = [noise[:0]]
+        for part in batches(photos, sampling.batch):
+            guided = replace(sampling, guide=guides(part))
+            parts.append(self.decode(noise[part], target[part], guided, photos[part]))
         return torch.cat(parts)
 
     def _finish(

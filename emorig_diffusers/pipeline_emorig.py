@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch import Tensor
 from . import compose
 from .codes import FaceCodes
 from .crops import transform_points, warp_crop
-from .editing import EditMixin
+from .editing import EditMixin, check_turn
 from .hub import HubMixin
-from .inputs import OUTPUT_TYPES, Request, check_request
+from .inputs import OUTPUT_TYPES, Request, callback_tensors, check_generators, check_request
 from .lids import paint_lids
 from .lips import keep_flesh, shade_seam
 from .models.appearance import AppearanceEncoder
@@ -26,6 +27,7 @@ from .models.emoca import EmocaEncoder
 from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
+from .naming import naming_photo, naming_reference
 from .openings import IRISES
 from .outputs import EditedFace, EmoRigOutput, as_type, buffer_pictures, to_picture
 from .photos import read_photo
@@ -176,19 +178,12 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         return self.config.crop_size if self.published else self.config.repaint_window[2]
 
     def denoise(
-        self,
-        latents: Tensor,
-        conditions: Tensor,
-        code: Tensor,
-        num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        callback: Callable | None = None,
+        self, latents: Tensor, conditions: Tensor, code: Tensor, sampling: Sampling
     ) -> tuple[Tensor, Tensor]:
         """Corrections of the base [B, 3, side, side]: a sample, and the mean that the first step predicts.
 
-        The mean is smooth, as skin is; the sample has detail.
+        The mean is smooth, as skin is; the sample has detail. Arguments as for `sample`.
         """
-        sampling = Sampling(num_inference_steps, generator, callback=callback)
         sample, mean = self.sample(latents, conditions, code, sampling)
         return sample / self.config.residual_scale, mean / self.config.residual_scale
 
@@ -208,6 +203,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         latents: Tensor | Literal["photo"] | None = None,
         modes: Sequence[str] = ("exp",),
         source_encoder: str | None = None,
@@ -228,12 +224,16 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             action_units: Amounts of action units (`AU12`, `L12`, `R12`) or expression units to add, e.g. `{"AU1": .5}`.
             codes: Codes whose expression and pose are used as they are.
             face: "largest", "all", or a number from 1 counted from the left.
-            rotate: (yaw, pitch, roll) in degrees to turn the head by; the subject's left, up and right shoulder.
+            rotate: (yaw, pitch, roll) in degrees to turn the head by; the subject's left, up and right shoulder. Moved
+                pixels can show 30 degrees a way, and 45 past the camera in all.
             num_inference_steps: Steps of the network; `None` for the checkpoint's.
-            generator: For repeatable results.
+            generator: For repeatable results: one, or a list with one for each photo (or each emotion of one photo),
+                whose result is then that of a call with this photo and generator alone.
             output_type: "pil", "np" or "pt".
             return_dict: Return an `EmoRigOutput`, else a tuple (images, faces).
-            callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers.
+            callback_on_step_end: Called as `f(pipe, step, timestep, {"latents": …})`, as in diffusers; a true
+                `pipe._interrupt` ends the sampling, and faces that it has not begun stay as they are.
+            callback_on_step_end_tensor_inputs: What it is given, and may give back: of "latents", "conditions", "code".
             latents: Noise [1, 3, S, S] to start every face from, instead of fresh noise for each; S is the side of
                 what the network sees. "photo" takes the noise that DDIM inversion finds for each photo.
             modes: What the reference lends: "exp" (expression and jaw), "pose", "light", "latent" (the code of the
@@ -258,28 +258,38 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         check_request(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         emotions = request.emotions(len(images))
-        photos = [read_photo(x) for x in images]
+        generator = check_generators(generator, len(images), len(emotions))
+        tensors = callback_tensors(callback_on_step_end, callback_on_step_end_tensor_inputs)
         steps = num_inference_steps or self.config.default_num_inference_steps
         tries = best_of or (self.config.best_of if latents is None else 1)
-        sampling = Sampling(steps, generator, latents, callback_on_step_end, batch_size, best_of=tries)
+        sampling = Sampling(
+            steps, generator, latents, callback_on_step_end, batch_size, best_of=tries, callback_tensors=tensors
+        )
 
-        # 2. encode the reference and the faces
-        lender = None
+        # 2. read, and encode the reference and the faces
+        photos, encoded, lender = [], [], None
         if reference is not None:
-            rgb = read_photo(reference).rgb
-            lender = rgb, self.encode_photo(rgb, "largest", crop, target_encoder)[0]
-        encoded = [self.encode_photo(photo.rgb, face, crop, source_encoder) for photo in photos]
+            with naming_reference():
+                rgb = read_photo(reference).rgb
+                lender = rgb, self.encode_photo(rgb, "largest", crop, target_encoder)[0]
+        for i, one in enumerate(images, 1):
+            with naming_photo(i, len(images)):
+                photos.append(read_photo(one))
+                encoded.append(self.encode_photo(photos[-1].rgb, face, crop, source_encoder))
         if len(photos) < len(emotions):
             photos, encoded = photos * len(emotions), encoded * len(emotions)
+            if isinstance(generator, list) and len(generator) < len(emotions):
+                sampling = replace(sampling, generator=generator * len(emotions))
 
         # 3. edit their codes, 4. draw
-        jobs = [
-            (photo.rgb, [(f, self._target(f, request, mood, lender)) for f in faces])
-            for photo, faces, mood in zip(photos, encoded, emotions)
-        ]
-        results = self._redraw_photos(jobs, request, lender, sampling) if self.published else [
-            self._move_photo(rgb, faces, sampling) for rgb, faces in jobs
-        ]  # fmt: skip
+        jobs: list[Job] = []
+        for i, (photo, faces, mood) in enumerate(zip(photos, encoded, emotions), 1):
+            with naming_photo(i, len(images)):
+                jobs.append((photo.rgb, [(f, self._target(f, request, mood, lender)) for f in faces]))
+        with self._interruptible():
+            results = self._redraw_photos(jobs, request, lender, sampling) if self.published else [
+                self._move_photo(rgb, faces, sampling.of([i])) for i, (rgb, faces) in enumerate(jobs)
+            ]  # fmt: skip
 
         # 5. hand over
         pictures = [as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
@@ -288,12 +298,15 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         return EmoRigOutput(pictures, edited) if return_dict else (pictures, edited)
 
     def _target(self, face: EncodedFace, request: Request, emotion: Any, lender: Lender | None) -> FaceCodes:
-        codes = request.codes
+        codes, reference = request.codes, None if lender is None else lender[1]
         if codes is not None:
-            return face.codes.with_(expression=codes.expression, pose=codes.pose)
-        reference = None if lender is None else lender[1]
-        units, rotate = request.action_units, request.rotate
-        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
+            target = face.codes.with_(expression=codes.expression, pose=codes.pose)
+        else:
+            units, rotate = request.action_units, request.rotate
+            target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
+        if not self.published:
+            check_turn(face.codes, target)
+        return target
 
     def _redraw_photos(
         self, jobs: list[Job], request: Request, lender: Lender | None, sampling: Sampling
@@ -301,11 +314,14 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         """Photos whose faces a network drew that draws the whole crop, all faces in common batches."""
         look = lender if "latent" in request.modes and request.intensity > 0 else None
         same = lambda face, target: look is None and unchanged(face.codes, target)
-        faces = [(rgb, face, target) for rgb, pairs in jobs for face, target in pairs if not same(face, target)]
-        drawn = iter(self.redraw_faces([Redrawing(*one, look, request.detail) for one in faces], sampling))
+        tasks = [
+            Redrawing(rgb, face, target, look, request.detail, i)
+            for i, (rgb, pairs) in enumerate(jobs) for face, target in pairs if not same(face, target)
+        ]  # fmt: skip
+        drawn = iter(self.redraw_faces(tasks, sampling))
         results = []
         for rgb, pairs in jobs:
-            mine = [None if same(face, target) else next(drawn) for face, target in pairs]
+            mine = [None if same(face, target) else next(drawn, None) for face, target in pairs]
             for (face, _), one in zip(pairs, mine):
                 rgb = rgb if one is None else paste_redrawn(rgb, face, one)
             results.append((rgb, [self._describe(rgb, *pair, one) for pair, one in zip(pairs, mine)]))
@@ -335,7 +351,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
         plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change))
         painted = plan.base
-        if self.unet is not None and plan.network_mask.any():
+        if self.unet is not None and plan.network_mask.any() and not self.interrupt:
             painted = self._paint(plan, target, sampling)
         done = compose.finish(moved, plan, painted, face.grid_matrix(size), self.config.light_blur)
         if compose.mouth_changes(warp):
@@ -351,14 +367,9 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         window = (..., *self.repaint_window)
         device, dtype = self._execution_device, self.unet.dtype
         conditions = stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)[window]
-        sample, mean = self.denoise(
-            self.prepare_latents(1, sampling.generator, sampling.latents),
-            conditions.to(device, dtype),
-            self.condition_code(target).to(device, dtype),
-            sampling.steps,
-            sampling.generator,
-            sampling.callback,
-        )
+        latents = self.prepare_latents(1, sampling.generator, sampling.latents)
+        code = self.condition_code(target).to(device, dtype)
+        sample, mean = self.denoise(latents, conditions.to(device, dtype), code, sampling)
         correction = torch.where(plan.mouth[window] > 0, sample.float().cpu(), mean.float().cpu())
         painted = plan.base.clone()
         painted[window] += correction * plan.network_mask[window]

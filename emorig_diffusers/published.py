@@ -21,7 +21,7 @@ from .masks import border_mask, smooth
 from .outputs import to_picture
 from .render import Buffers
 from .rig import EncodedFace, RigMixin, crop_tensor, picture_tensor
-from .sampling import Sampling, SamplingMixin
+from .sampling import Sampling, SamplingMixin, batches
 from .schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Redrawing:
         target: The codes to draw.
         look: Photo and face whose code z is taken; `None` for its own.
         detail: Draw DECA's wrinkles too.
+        photo: Number of the photo, from 0, in what `Sampling.generator` lists.
     """
 
     rgb: np.ndarray
@@ -81,6 +82,7 @@ class Redrawing:
     target: FaceCodes
     look: tuple[np.ndarray, EncodedFace] | None = None
     detail: bool = False
+    photo: int = 0
 
 
 @dataclass
@@ -149,12 +151,15 @@ class PublishedMixin(RigMixin, SamplingMixin):
         return self.appearance_encoder(crop.to(self.appearance_encoder.device, self.appearance_encoder.dtype))
 
     def redraw_faces(self, tasks: Sequence[Redrawing], sampling: Sampling) -> list[Redrawn]:
-        """Draw faces, `sampling.batch` at a time, and keep the best of as many as `sampling` says of each."""
+        """Draw faces, `sampling.batch` at a time, and keep the best of as many as `sampling` says of each; after an
+        interruption, as many faces as were begun."""
         codes = self._looks([task.look or (task.rgb, task.face) for task in tasks])
+        photos = [task.photo for task in tasks]
         drawn: list[Redrawn] = []
-        for start in range(0, len(tasks), sampling.batch):
-            part = slice(start, start + sampling.batch)
-            tries = [self._redraw_batch(tasks[part], codes[part], sampling) for _ in range(sampling.best_of)]
+        for part in batches(photos, sampling.batch):
+            own = sampling.of(photos[part])
+            tries = [self._redraw_batch(tasks[part], codes[part], own) for _ in range(sampling.best_of)]
+            tries = [made for made in tries if made]  # none after an interruption
             drawn += [min(same, key=lambda one: laplacian_variance(one.picture)) for same in zip(*tries)]
         return drawn
 
@@ -176,6 +181,7 @@ class PublishedMixin(RigMixin, SamplingMixin):
     def _redraw_batch(
         self, tasks: Sequence[Redrawing], looks: Sequence[Tensor | None], sampling: Sampling
     ) -> list[Redrawn]:
+        """A batch of faces, with a generator for each or one for all; nothing after an interruption."""
         device, dtype = self._execution_device, self.unet.dtype
         read, wanted = (FaceCodes.cat(codes) for codes in zip(*((t.face.codes, t.target) for t in tasks)))
         source, target = self._one_shape(read), self._one_shape(wanted)
@@ -192,6 +198,8 @@ class PublishedMixin(RigMixin, SamplingMixin):
             latents = self.invert(photos, _stack(here).to(device, dtype), told, sampling.steps)
         else:
             latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
+        if self.interrupt:
+            return []
         sample, _ = self.sample(latents, conditions, code, sampling)
         pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
         heads = torch.stack([here.mask, there.mask], 1)

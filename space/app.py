@@ -23,6 +23,7 @@ from gradio.utils import get_upload_folder
 from heads import write_fitted_heads, write_heads
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
+from emorig_diffusers.amounts import by_name, parse_amounts
 from emorig_diffusers.assets import AssetError
 from emorig_diffusers.cli import load_pipeline, sentence
 from emorig_diffusers.emotions import MAX_INTENSITY
@@ -81,7 +82,7 @@ class Editor:
             The edited photo, a PNG of the photo's size.
         """
         with friendly():
-            units = parse_amounts(action_units)
+            units = read_units(action_units)
         asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
         result = self._result(photo, face, seed, asked)
         with friendly(photo):
@@ -198,17 +199,12 @@ def friendly(*paths: str | None) -> Iterator[None]:
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
 
-def parse_amounts(text: str) -> dict[str, float]:
-    """{"AU12": 0.5} from "AU12=0.5", several separated by commas.
-
-    Raises:
-        ValueError: If the text looks different.
-    """
+def read_units(text: str | None) -> dict[str, float]:
+    """{"AU12": 0.5} from "AU12=0.5", several separated by commas; ValueError where the text looks different."""
     try:
-        pairs = [part.split("=") for part in (text or "").split(",") if part.strip()]
-        return {name.strip(): float(amount) for name, amount in pairs}
-    except ValueError:
-        raise ValueError(f'action_units must look like "AU12=0.5, AU4=-0.3", got {text!r}.') from None
+        return by_name(parse_amounts(text)) if text and text.strip() else {}
+    except ValueError as error:
+        raise ValueError(f"action_units: {error}") from None
 
 
 def number_faces(photo: str) -> tuple[Any, list[list[float]]]:

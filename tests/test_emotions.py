@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -131,6 +132,18 @@ def test_blends_are_linear(names: tuple[str, ...]) -> None:
 def test_own_recipes(names: tuple[str, ...]) -> None:
     offset = emotion_offset("calm", names, {"calm": {"AU43": 0.5}})
     assert moved(offset, names) == {"eyeBlinkLeft": 0.5, "eyeBlinkRight": 0.5}
+
+
+def test_the_order_of_names_changes_no_bit(names: tuple[str, ...]) -> None:
+    """A saved pipeline's recipes come back sorted."""
+    sorted_recipes = json.loads(json.dumps(RECIPES, sort_keys=True))
+    backwards = {emotion: dict(reversed(recipe.items())) for emotion, recipe in RECIPES.items()}
+    blend = {"surprise": 0.3, "happy": 0.6, "anger": 0.1}
+    for emotion in (*EMOTIONS, blend, dict(reversed(blend.items()))):
+        offset = emotion_offset(emotion, names)
+        assert torch.equal(emotion_offset(emotion, names, sorted_recipes), offset)
+        assert torch.equal(emotion_offset(emotion, names, backwards), offset)
+    assert torch.equal(emotion_offset(blend, names), emotion_offset(dict(sorted(blend.items())), names))
 
 
 def test_intensity_on_a_relaxed_face() -> None:

