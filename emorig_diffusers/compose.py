@@ -10,16 +10,40 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .crops import enlarge, paste, reach
+from .crops import enlarge, invert, paste, reach, warp_crop
+from .facelight import Adaptation, find_adaptation
+from .mouthlight import TeethLight, find_teeth_light
 from .openings import lips_apart
-from .phototexture import Warp
+from .phototexture import PhotoTexture, Warp
 from .repaint import fill, make_base, mouth_cover, paint_mouth, regions
+from .sharpness import finer
 from .tones import Tone, find_tone
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
 UNSEEN = 0.25  # share of an open mouth that the photo may not show, before all of it is painted anew
+DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixels of its grid
+SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
+ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged
+FAINT = 0.004  # share of a pixel that makes no grey level
 LIGHT_RANGE = (0.5, 1.25)  # within which a network that is asked for the light alone may spread it
+
+
+@dataclass
+class CloseUp:
+    """What the inside of a mouth is drawn on.
+
+    Attributes:
+        warp: On a grid of side N.
+        picture: The photo after motion there, uint8 [N, N, 3].
+        matrix: Similarity [2, 3] from pixels of the warp's whole grid to it.
+        times: How many times finer than that it is.
+    """
+
+    warp: Warp
+    picture: np.ndarray
+    matrix: np.ndarray
+    times: int = 1
 
 
 @dataclass
@@ -33,10 +57,12 @@ class Plan:
         network_mask: Pixels the network paints [1, 1, S, S].
         mouth: Pixels between the lips [1, 1, S, S].
         skin: How much of the painted skin is taken, soft [S, S]; the photo's fine detail stays on top.
-        inside: How much of the painted mouth is taken, soft [G, G] on the warp's finer grid; the photo's detail is
-            dropped there.
-        drawn: The base on that grid [G, G, 3] in [0, 1].
+        inside: How much of the painted mouth is taken, soft [N, N] on a finer grid; the photo's detail is dropped.
+        drawn: The base on that grid [N, N, 3] in [0, 1].
+        place: Similarity [2, 3] from pixels of the crop to that grid.
+        blur: Standard deviation of the blur that it gets, pixels of that grid.
         tone: Of a monochrome photo.
+        adaptation: Of a photo in dim or coloured light: `moved`, `base` and `drawn` are in usual light.
     """
 
     moved: np.ndarray
@@ -48,14 +74,36 @@ class Plan:
     skin: np.ndarray
     inside: np.ndarray
     drawn: np.ndarray
+    place: np.ndarray
+    blur: float = 0.0
     tone: Tone | None = None
+    adaptation: Adaptation | None = None
 
     def picture(self) -> Image.Image:
         """The repainted pixels as an 8-bit mask."""
-        return Image.fromarray((np.maximum(self.skin, _resize(self.inside, len(self.skin))) * 255).astype(np.uint8))
+        inside = _shrunk_mask(self.inside, self.place, len(self.skin))
+        return Image.fromarray((np.maximum(self.skin, inside) * 255).astype(np.uint8))
 
 
-def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0) -> Plan:
+def close_up(
+    texture: PhotoTexture, warp: Warp, target: Tensor, moved: np.ndarray, matrix: np.ndarray
+) -> CloseUp | None:
+    """A finer grid for a mouth, where a photo is sharper than the warp's; else `None`.
+
+    Args:
+        texture, target: What the warp was made with, and to.
+        moved: The photo after motion, uint8 [H, W, 3].
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+    """
+    coarse = float(np.linalg.norm(matrix[:, 0]))  # grid pixels a photo pixel
+    times = finer(max(coarse, warp.blur))
+    if times == 1 or not mouth_changes(warp):
+        return None
+    near, place = texture.close_up(warp, target, times)
+    return CloseUp(near, warp_crop(moved, _then(matrix, place), len(near.mouth)), place, times)
+
+
+def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0, near: CloseUp | None = None) -> Plan:
     """Choose masks and make the base.
 
     Args:
@@ -64,8 +112,13 @@ def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0) -> Pla
         size: Side S of what the network sees.
         unfolding: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
             stay the photo's own skin, for wrinkles.py to shade.
+        near: Where the mouth is drawn, if not on that grid.
     """
-    area, moved = regions(warp), _resize(fine, size)
+    near = near or CloseUp(warp, fine, np.eye(2, 3))
+    area, moved, shrunk = regions(warp), _resize(fine, size), _shrink(warp, size)
+    adaptation = find_adaptation(moved, shrunk.points)
+    usual = adaptation or (lambda picture: picture)
+    moved = usual(moved)
     small = lambda mask: _resize(mask.astype(np.float32), size) > 0.5
     edge = small(area.edge) if mouth_changes(warp) else np.zeros((size, size), bool)
     mouth = small(area.mouth) & edge
@@ -74,22 +127,27 @@ def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0) -> Pla
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
-    shrunk, tone = _shrink(warp, size), find_tone(moved)
+    tone, light = find_tone(moved), find_teeth_light(shrunk, moved)
     toned = tone or (lambda picture: picture)
-    painted = image(toned(paint_mouth(shrunk, moved))) * 2 - 1
+    painted = image(toned(paint_mouth(shrunk, light))) * 2 - 1
     base = make_base(image(moved) / 127.5 - 1, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
-    inside = _feather(area.edge, 1.0) if edge.any() else np.zeros(fine.shape[:2], np.float32)
-    skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0)) * (1 - _resize(inside, size))
-    drawn = toned(draw_fine(warp, area.edge, fine)) if edge.any() else fine / np.float32(255)
+    place = _then(len(warp.mouth) / size * np.eye(2, 3), near.matrix)
+    inside, drawn = np.zeros(near.warp.mouth.shape, np.float32), np.zeros(near.picture.shape, np.float32)
+    if edge.any():
+        edges = area.edge if near.warp is warp else regions(near.warp).edge
+        inside = _feather(edges, float(near.times))
+        drawn = toned(draw_fine(near.warp, edges, usual(near.picture), light))
+    skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0))
+    skin = skin * (1 - _shrunk_mask(inside, place, size))
     return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth), skin, inside,
-                drawn, tone)  # fmt: skip
+                drawn, place, near.warp.blur, tone, adaptation)  # fmt: skip
 
 
-def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
+def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
     """The base of the mouth [G, G, 3] in [0, 1] at the resolution of the warp, lips meeting teeth in soft edges."""
     unknown, cover = torch.from_numpy(edge.astype(np.float32))[None, None], mouth_cover(warp)[..., None]
     lips = fill(torch.from_numpy(fine).permute(2, 0, 1)[None] / 255, 1 - unknown)[0].permute(1, 2, 0).numpy()
-    return lips + cover * (paint_mouth(warp, fine) - lips)
+    return lips + cover * (paint_mouth(warp, light) - lips)
 
 
 def mouth_changes(warp: Warp) -> bool:
@@ -97,6 +155,18 @@ def mouth_changes(warp: Warp) -> bool:
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
     return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
+
+
+def _then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The similarity [2, 3] that does one after the other."""
+    return np.column_stack([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]])
+
+
+def _shrunk_mask(inside: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    """A mask on a finer grid [N, N] on the crop [size, size], from whose pixels `place` leads to it."""
+    if place[:, 2].any():
+        return warp_crop(inside, invert(place), size)
+    return _resize(inside, size)
 
 
 def _resize(array: np.ndarray, size: int) -> np.ndarray:
@@ -136,18 +206,47 @@ def finish(
     """
     image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
     painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
+    if enlarged(matrix):  # the network's own pixels would be seen
+        painted = base + cv2.GaussianBlur(painted - base, (3, 3), 0)
     painted = chosen.tone(painted) if chosen.tone else painted
-    change = (painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
-    skin, side = add_change(moved, change, matrix), len(chosen.inside)
+    own_light = chosen.adaptation.undo if chosen.adaptation else lambda x: x
+    change = own_light(painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
+    skin = add_change(moved, change, matrix)
     if not chosen.inside.any():
         return skin
-    large = lambda x: cv2.resize(x, (side, side), interpolation=cv2.INTER_LINEAR)
+    large = lambda x: enlarge(x, invert(chosen.place), (0, 0, *chosen.inside.shape))
     drawn, correction = chosen.drawn, painted - base
     if light_blur:
         drawn = drawn * large(light_inside(painted, base, mouth, light_blur))[..., None]
         correction = correction * (1 - mouth)[..., None]
-    inside = np.clip(drawn + large(correction), 0, 1)
-    return paste(skin, inside, chosen.inside, matrix * (side / len(change)))
+    inside = np.clip(own_light(np.clip(drawn + large(correction), 0, 1)), 0, 1)
+    place = _then(matrix, chosen.place)
+    blur = max(chosen.blur**2 - DRAWN**2, SMOOTH**2) ** 0.5 if enlarged(place) else chosen.blur
+    inside, mask = soften(inside, chosen.inside, blur)
+    return paste(skin, inside, mask, place)
+
+
+def enlarged(matrix: np.ndarray) -> bool:
+    """Whether a crop's pixels, to which a similarity [2, 3] leads from a photo's, are so large that one sees them."""
+    return bool(np.linalg.norm(matrix[:, 0]) < 1 / ENLARGED)
+
+
+def soften(picture: np.ndarray, mask: np.ndarray, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """A picture [N, N, 3] and how much of it is taken [N, N] as a blurred photo shows them.
+
+    Args:
+        blur: Standard deviation, pixels.
+    """
+    if not blur:
+        return picture, mask
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    far = int(np.ceil(3 * blur))
+    box = tuple(slice(max(index[0] - far, 0), index[-1] + far + 1) for index in (rows, columns))
+    spread = lambda x: cv2.GaussianBlur(x, (0, 0), blur, borderType=cv2.BORDER_REPLICATE)
+    soft, picture, mask = spread(mask[box]), picture.copy(), mask.copy()
+    picture[box] = spread((picture * mask[..., None])[box]) / soft.clip(FAINT)[..., None]
+    mask[box] = np.where(soft < FAINT, 0, soft)
+    return picture, mask
 
 
 def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:

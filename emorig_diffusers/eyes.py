@@ -17,6 +17,8 @@ from .masks import fill_polygon
 
 RADIUS = 0.0057  # metres, of an iris
 SHADE = 0.88  # light on white under a raised lid, of that on the white that the photo shows
+CLIPPED = 252  # grey levels from which white may have been any lighter, and stays white in shade
+MOST_BLUR = 0.3  # radii of the iris
 WHITES = 1.15, 1.9  # radii from the iris's middle between which the white is white, and no corner of the eye
 
 
@@ -87,17 +89,20 @@ def _shown_heights(
     return tuple(np.interp(across, columns + 0.5, table[:, k]) for k in (0, 1))
 
 
-def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye: Eyeball) -> None:
+def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye: Eyeball, blur: float = 0.0) -> None:
     """Paint what lies between the lids into a moved photo, in place.
 
     Args:
         moved, photo: uint8 [H, W, 3], after and before motion.
         matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+        blur: Standard deviation of the photo's own blur, grid pixels.
     """
     matrix = matrix - np.column_stack([np.zeros((2, 2)), eye.corner])
     x0, y0, x1, y1 = reach(eye.cover > 0, matrix, photo.shape)
     if x1 <= x0 or y1 <= y0:
         return
+    blur = min(blur, MOST_BLUR * eye.radius)  # the box ends not far beyond the lids
+    soft = lambda field: cv2.GaussianBlur(field, (0, 0), blur) if blur else field
     large = lambda field: enlarge(field, matrix, (x0, y0, x1, y1))
     to_photo = invert(matrix)[:, :2].T.astype(np.float32)
     x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
@@ -106,14 +111,15 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
     ).astype(np.float32)
     ball, shown = fetch(eye.gaze.astype(np.float32) @ to_photo), large(eye.shown)[..., None]
     near = 0.4 * eye.radius * np.linalg.norm(to_photo[0])
-    blur = lambda a: cv2.GaussianBlur(a, (0, 0), near) + 0.1 * cv2.GaussianBlur(a, (0, 0), 4 * near)
-    known = blur(shown)[..., None]
-    white = SHADE * blur(ball * shown) / known.clip(1e-6)
-    share = large(eye.white)[..., None] * np.clip(known / 0.002 - 0.5, 0, 1)
-    ball += large(eye.iris)[..., None] * (fetch(large(eye.motion) @ to_photo) - ball)
+    near_by = lambda a: cv2.GaussianBlur(a, (0, 0), near) + 0.1 * cv2.GaussianBlur(a, (0, 0), 4 * near)
+    known = near_by(shown)[..., None]
+    clipped = near_by((ball.min(-1) >= CLIPPED)[..., None] * shown)[..., None] / known.clip(1e-6)
+    white = (SHADE + (1 - SHADE) * clipped) * near_by(ball * shown) / known.clip(1e-6)
+    share = large(soft(eye.white))[..., None] * np.clip(known / 0.002 - 0.5, 0, 1)
+    ball += large(soft(eye.iris))[..., None] * (fetch(large(eye.motion) @ to_photo) - ball)
     ball += share * (white - ball)
     window = moved[y0:y1, x0:x1].astype(np.float32)
-    mixed = window + large(eye.cover)[..., None] * (ball - window)
+    mixed = window + large(soft(eye.cover))[..., None] * (ball - window)
     moved[y0:y1, x0:x1] = np.clip(np.round(mixed), 0, 255)
 
 

@@ -22,6 +22,7 @@ MEETING = 0.0006, 0.0022  # between lids up to which they meet, and from which t
 SEAM, WET = 0.0012, 0.0018  # painted above lids that meet, and below, where white may show beyond the landmarks
 STREAK, GLINT = (0.0015, 0.004), (0.0028, 0.001)  # height and width of dark lashes, of bright lines, to take out
 BLEND, LINE = 0.0012, 0.0004  # standard deviations of the lid's colours and of the line of lashes
+MOST_BLUR = 0.0016  # of the photo that lids take up: what is painted ends not far away
 DARK = 0.12  # quantile of colours around the upper lid's edge that is taken for lashes
 
 
@@ -47,6 +48,9 @@ def paint_lids(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, warp: W
         height, width, _ = motion.shape
         before, after = (warp_crop(rgb, part, max(height, width))[:height, :width] for rgb in (photo, moved))
         share, line = _shares(here, there, fall, motion, warp.scale)
+        if warp.blur:
+            blur = min(warp.blur, MOST_BLUR * warp.scale)
+            share, line = (cv2.GaussianBlur(field, (0, 0), blur) for field in (share, line))
         skin = _without_lashes(after, along_edge(there, centres(share.shape))[1] > 0, warp.scale)
         painted = skin + line[..., None] * (_lashes(before, here, warp.scale) - skin)
         moved = paste(moved, painted, share, part)

@@ -19,11 +19,11 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from .crops import enlarge, invert, reach
+from .crops import enlarge, invert, reach, transform_points
 from .eyes import Eyeball, paint_eyeball
 from .masks import fill_polygon, smooth
 from .models.head import PARTS, HeadModel
-from .models.landmarks import INNER_LIPS
+from .models.landmarks import INNER_LIPS, OUTER_LIPS
 from .mouth import Mouth
 from .openings import lips_apart, move_lids, move_lips
 from .render import Fragments, interpolate, rasterize, vertex_normals
@@ -38,6 +38,7 @@ RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may 
 STEP, SLOPE = 1.0, 0.0007  # pixels of a jump in motion within the skin, and metres to each side that make it a slope
 STRETCH = 2.2  # times the outline's motion over which it has to fade out at least: else pixels smear to streaks
 TURNING_REACH = 0.09  # the same when the head turns
+AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
 
 
@@ -58,6 +59,7 @@ class Warp:
         eyes: Eyeballs whose lids move.
         place: Where each pixel's skin lies in the head's shading maps [G, G, 2] in [0, 1], negative where there is no
             skin of the face; `None` for heads without such maps.
+        blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
     """
 
     motion: np.ndarray
@@ -71,6 +73,7 @@ class Warp:
     scale: float
     eyes: Sequence[Eyeball] = ()
     place: np.ndarray | None = None
+    blur: float = 0.0
 
 
 @dataclass
@@ -168,13 +171,47 @@ class PhotoTexture:
             motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale)
             hole &= ~done
         normal, albedo = self._attributes(target, after)
-        around = cv2.dilate(after.mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0  # for soft edges
-        inside, far = self.mouth.draw(target, around)
+        around, inside, depth = self._inside(target, after.mouth, scale)
         albedo = np.where(around[..., None], inside, albedo)
-        lips = np.median(after.pixels[:, 2][self._lip_vertices])
-        depth = np.where(around, np.maximum(far - lips, 0) / scale, 0)
         place = self._shading_place(after) if self.head.config.shading_size else None
         return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, place)
+
+    def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres
+        they lie behind the lips [G, G]."""
+        around = cv2.dilate(mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        albedo, far = self.mouth.draw(target, around)
+        lips = np.median(target.numpy()[self._lip_vertices, 2])
+        return around, albedo, np.where(around, np.maximum(far - lips, 0) / scale, 0)
+
+    def close_up(self, warp: Warp, target: Tensor, times: int) -> tuple[Warp, np.ndarray]:
+        """The mouth of a warp, drawn anew on a finer grid.
+
+        Args:
+            warp: From `warp`, on a grid of side G.
+            target: As there.
+            times: How much finer.
+
+        Returns:
+            A warp on the finer grid's square around the mouth, without normals, holes and eyes, and the similarity
+            [2, 3] from pixels of the coarser grid to it.
+        """
+        lips = np.concatenate([points[list(OUTER_LIPS)] for points in (warp.points, warp.source_points)])
+        low, high = lips.min(0) - AROUND_LIPS * warp.scale, lips.max(0) + AROUND_LIPS * warp.scale
+        side = int(np.ceil((high - low).max()))
+        corner = np.floor((low + high - side) / 2)
+        matrix = times * np.column_stack([np.eye(2), -corner])
+        points, source = (transform_points(matrix, p) for p in (warp.points, warp.source_points))
+        mouth = np.zeros((times * side,) * 2, bool)
+        if warp.mouth.any():
+            mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
+        near = target.clone()
+        near[:, :2] -= torch.from_numpy(corner).to(near)
+        around, albedo, depth = self._inside(near * times, mouth, warp.scale * times)
+        motion = enlarge(warp.motion, invert(matrix), (0, 0, *mouth.shape)) * times
+        none = np.zeros_like(mouth)
+        return Warp(motion, none, mouth, np.zeros_like(albedo), albedo * around[..., None], depth, points, source,
+                    warp.scale * times, blur=warp.blur * times), matrix  # fmt: skip
 
     def scale(self, pixels: Tensor) -> float:
         """Grid pixels per metre of a face whose vertices [V, 3] are given in grid pixels."""
@@ -309,6 +346,6 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     still = ~motion.any(-1)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
     for eye in warp.eyes:
-        paint_eyeball(result, photo, matrix, eye)
+        paint_eyeball(result, photo, matrix, eye, warp.blur)
     return result
 

@@ -17,6 +17,7 @@ from . import compose
 from .codes import FaceCodes
 from .crops import transform_points, warp_crop
 from .editing import EditMixin, check_turn
+from .facelight import eyes_hidden
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, callback_tensors, check_generators, check_request
 from .lids import paint_lids
@@ -38,6 +39,7 @@ from .rig import EncodedFace, unchanged
 from .sampling import Sampling
 from .settings import EMORIG, chosen_settings
 from .shading import shade_expression
+from .sharpness import photo_blur
 from .wrinkles import shade_wrinkles, unfolding
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
@@ -345,11 +347,17 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         there = keep_flesh(self.texture, here, there)
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
         grid, size = face.grid_matrix(GRID), self.config.crop_size
-        irises = transform_points(grid, face.face.landmarks[list(IRISES), :2])
+        landmarks = transform_points(face.grid_matrix(size), face.face.landmarks[:, :2])
+        shades = eyes_hidden(warp_crop(rgb, face.grid_matrix(size), size), landmarks)
+        irises = None if shades else landmarks[list(IRISES)] * (GRID / size)
         warp = self.texture.warp(here, there, GRID, turning, irises)
-        moved = paint_lids(move_pixels(rgb, grid, warp), rgb, grid, warp)
+        warp.blur = photo_blur(rgb, grid, warp.source_points)
+        moved = move_pixels(rgb, grid, warp)
+        if not shades:
+            moved = paint_lids(moved, rgb, grid, warp)
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
-        plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change))
+        near = compose.close_up(self.texture, warp, there, moved, grid)
+        plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change), near)
         painted = plan.base
         if self.unet is not None and plan.network_mask.any() and not self.interrupt:
             painted = self._paint(plan, target, sampling)

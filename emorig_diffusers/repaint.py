@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .masks import fill_polygon
 from .models.landmarks import INNER_LIPS, OUTER_LIPS
-from .mouthlight import light_on_teeth, side_light
+from .mouthlight import TeethLight
 from .phototexture import Warp
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
@@ -76,16 +76,15 @@ def mouth_cover(warp: Warp) -> np.ndarray:
     return cv2.GaussianBlur(cv2.resize(large, warp.mouth.shape, interpolation=cv2.INTER_AREA), (0, 0), 0.7)
 
 
-def paint_mouth(warp: Warp, crop: np.ndarray) -> np.ndarray:
+def paint_mouth(warp: Warp, light: TeethLight) -> np.ndarray:
     """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: teeth, tongue and cavity, lit by how deep they lie,
-    by what the lips shade, and by how bright skin and eyes of `crop` (uint8 [G, G, 3]) are."""
+    by what the lips shade, and by the light on the face."""
     depth = 0.1 + 0.9 * np.exp(-np.maximum(warp.depth - DEEP, 0) / DARKENING)
     lips = np.float32([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]])  # light comes from above
     shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
     sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
     shade = depth * np.clip(1.5 * sky, 0.25, 1)
-    light = light_on_teeth(warp, crop) * side_light(warp, crop)
-    return np.clip(warp.albedo * shade[..., None] * light, 0, 1) ** np.float32(1 / 2.2)
+    return np.clip(warp.albedo * shade[..., None] * light.on(warp), 0, 1) ** np.float32(1 / 2.2)
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

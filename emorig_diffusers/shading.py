@@ -50,7 +50,8 @@ def shade_expression(
     amounts = torch.tensor([change[name] for name in head.config.expression_names])
     field = strength * np.clip(sample_maps(head.shading(amounts).numpy(), warp), DARKEST, LIGHTEST)
     skin, colour = skin_colour(moved, matrix, warp)
-    return apply_field(photo, field * cv2.resize(skin, field.shape), matrix, 1 + (WARMTH - 1) * colour)
+    field = field * cv2.resize(skin, field.shape)
+    return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
 
 
 def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .crops import enlarge, reach, warp_crop
 from .light import sh_shading
-from .masks import fill_polygon, smooth
+from .masks import fill_polygon, ramp, smooth
 from .models.landmarks import OUTER_LIPS
 from .openings import LIDS
 from .phototexture import Warp
@@ -95,6 +95,8 @@ SEED = 2 * np.pi / 0.0031  # radians per metre of a line's length, with which it
 RING, RIDGE = 2.4, 0.32  # width of the skin pushed up beside a groove, and its lightness, of the groove's
 RELIEF = 0.5  # share of the shade that depends on the side from which light comes
 DARKEST, STILL = 0.45, 0.002  # logarithms: the most shade, and shade too faint for a grey level
+ROOM = (1 - ramp(np.arange(256), 236, 252)).astype(np.float32)  # for a shade, at each grey level
+UNEVEN = 2  # grid pixels over which it is averaged: noise at the limit leaves no specks
 WARMTH = np.array([0.75, 1.0, 1.15], np.float32)  # light scattered in skin fills grooves with red
 
 
@@ -123,7 +125,7 @@ def shade_wrinkles(
         return photo
     skin, colour = see_skin(moved, matrix, warp)
     field = strength * shading(drawn, warp, light) * cv2.resize(skin, warp.normal.shape[:2])
-    return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour)
+    return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
 
 
 def strokes(warp: Warp, change: Mapping[str, float]) -> list[Stroke]:
@@ -261,16 +263,33 @@ def outlined_features(warp: Warp, ratio: float) -> np.ndarray:
     return cv2.blur(mask.astype(np.float32), (3, 3))
 
 
-def apply_field(photo: np.ndarray, field: np.ndarray, matrix: np.ndarray, warmth: np.ndarray) -> np.ndarray:
-    """Multiply a photo uint8 [H, W, 3] by exp(field [G, G] * warmth [3]) at its own resolution; 0 changes nothing."""
+def apply_field(
+    photo: np.ndarray, field: np.ndarray, matrix: np.ndarray, warmth: np.ndarray, blur: float = 0.0
+) -> np.ndarray:
+    """Multiply a photo uint8 [H, W, 3] by exp(field [G, G] * warmth [3]) at its own resolution; 0 changes nothing, and
+    nothing does where the photo is clipped: what is lighter than white stays so in a shade.
+
+    Args:
+        matrix: Similarity [2, 3] from photo pixels to the grid.
+        blur: Standard deviation of the photo's own blur, grid pixels.
+    """
     coarse = float(np.linalg.norm(matrix[:, 0]))  # grid pixels per photo pixel
-    field = cv2.GaussianBlur(field, (0, 0), 0.45 * coarse) if coarse > 1 else field
+    blur = np.hypot(blur, 0.45 * coarse if coarse > 1 else 0)
+    field = cv2.GaussianBlur(field, (0, 0), blur) if blur else field
     left, top, right, bottom = reach(field != 0, matrix, photo.shape)
     if right <= left or bottom <= top:
         return photo
     gain = np.zeros((*field.shape, 3), np.float32)
     gain[field != 0] = np.expm1(field[field != 0][:, None] * warmth)
     large = enlarge(gain, matrix, (left, top, right, bottom))
-    result = photo.copy()
-    result[top:bottom, left:right] = np.clip(np.round(photo[top:bottom, left:right] * (1 + large)), 0, 255)
+    result, part = photo.copy(), photo[top:bottom, left:right]
+    large *= _unclipped(part, round(UNEVEN / coarse))[..., None]
+    result[top:bottom, left:right] = np.clip(np.round(part * (1 + large)), 0, 255)
     return result
+
+
+def _unclipped(photo: np.ndarray, near: int) -> np.ndarray:
+    """How far pixels [H, W], with those `near` them, are from being clipped in two channels: 0 where they are."""
+    red, green, blue = cv2.split(photo)
+    middle = cv2.max(cv2.min(red, green), cv2.min(cv2.max(red, green), blue))
+    return cv2.blur(cv2.LUT(middle, ROOM), (2 * near + 1, 2 * near + 1))

@@ -9,7 +9,7 @@ import pytest
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.masks import fill_polygon
-from emorig_diffusers.mouthlight import light_on_teeth, side_light
+from emorig_diffusers.mouthlight import TeethLight, light_on_teeth, side_light
 from emorig_diffusers.openings import LIDS
 from emorig_diffusers.phototexture import Warp
 from emorig_diffusers.rig import EncodedFace
@@ -43,12 +43,13 @@ def test_teeth_on_the_side_in_shade(opened: Warp) -> None:
     ramp = np.linspace(0.4, 1, GRID, dtype=np.float32)[None, :, None]
     lit = (np.full((GRID, GRID, 3), (220, 180, 160), np.float32) * ramp).astype(np.uint8)
     x, y = opened.points[[78, 308]].astype(int).T
-    light = side_light(opened, lit)[y, x]
+    across = lambda crop: TeethLight(np.ones(3), side_light(opened, crop)).on(opened)
+    light = across(lit)[y, x]
     assert (light[1] > 1.15 * light[0]).all() and (light[1] / light[0]).max() < 2
-    np.testing.assert_allclose(side_light(opened, lit[:, ::-1])[y, x][::-1], light, rtol=0.2)
-    even = side_light(opened, np.full((GRID, GRID, 3), 140, np.uint8))
+    np.testing.assert_allclose(across(lit[:, ::-1])[y, x][::-1], light, rtol=0.2)
+    even = across(np.full((GRID, GRID, 3), 140, np.uint8))
     np.testing.assert_allclose(even, 1, atol=1e-6)
     red = np.full((GRID, GRID, 3), 120, np.uint8)
     red[:, : int(opened.points[13, 0]), 0] = 200  # from the person's right
-    right, left = side_light(opened, red)[y, x]
+    right, left = across(red)[y, x]
     assert right[0] / right[2] > 1.2 > 1 / 1.2 > left[0] / left[2]

@@ -83,6 +83,27 @@ def test_a_rising_lid_uncovers_a_round_iris(upper: float) -> None:
     assert done.mean() < 0.2
 
 
+def test_white_that_is_clipped_stays_white_under_a_rising_lid() -> None:
+    burnt = np.where(draw(8) == WHITE, 255, draw(8))
+    motion, _, eyes = move_lids(STILL, landmarks(8), landmarks(14), IRIS, SCALE)
+    y, x = np.nonzero((eyes[0].white > 0.95) & (eyes[0].cover > 0.99)) + eyes[0].corner[::-1, None]
+    uncovered = lambda photo: moved(photo, motion, eyes)[y, x]
+    assert len(y) > 10 and np.quantile(uncovered(burnt), 0.1) > 250 and uncovered(draw(8)).max() < 0.95 * WHITE
+
+
+def test_an_eye_of_a_blurred_photo_has_soft_edges() -> None:
+    motion, _, eyes = move_lids(STILL, landmarks(8), landmarks(14), IRIS, SCALE)
+    photo = np.repeat(cv2.GaussianBlur(draw(8), (0, 0), 4).astype(np.uint8)[..., None], 3, 2)
+    slopes = []
+    for blur in (0.0, 4.0):
+        x, y = (motion + np.mgrid[:SIZE, :SIZE][::-1].transpose(1, 2, 0)).astype(np.float32).transpose(2, 0, 1)
+        result = cv2.remap(photo, x, y, cv2.INTER_LINEAR)
+        for eye in eyes:
+            paint_eyeball(result, photo, np.eye(2, 3), eye, blur)
+        slopes.append(np.abs(np.diff(result[..., 0].astype(int), axis=1)).max())
+    assert slopes[1] < 0.8 * slopes[0]
+
+
 def test_a_falling_lid_takes_its_lashes_along() -> None:
     motion, done, eyes = move_lids(STILL, landmarks(12), landmarks(5), IRIS, SCALE)
     result = moved(draw(12), motion, eyes)

@@ -200,6 +200,24 @@ def test_dark_skin_gets_the_same_share_of_shade(warp: Warp, light: Tensor, plain
     assert shares[0] < 0.95 and shares[1] == pytest.approx(shares[0], abs=0.02)
 
 
+def test_clipped_skin_gets_no_shade(warp: Warp, light: Tensor, plain: np.ndarray) -> None:
+    """What is lighter than white stays white in a shade; nearer to usual skin shade comes in smoothly."""
+    changes = []
+    for skin in ((255, 255, 255), (255, 253, 250), (255, 255, 190), (255, 246, 225), (250, 225, 200), SKIN):
+        photo = np.full_like(plain, skin)
+        changes.append((shade_wrinkles(photo, photo, SAME, warp, ANGER, light) / photo)[..., 1].min())
+    assert changes[:3] == [1, 1, 1]
+    assert 0.97 > changes[3] > changes[4] > changes[5] - 0.01
+
+
+def test_wrinkles_of_a_blurred_photo_are_blurred(warp: Warp, light: Tensor, plain: np.ndarray) -> None:
+    sharp, soft = (shade_wrinkles(plain, plain, SAME, replace(warp, blur=blur), RAISED, light) / plain
+                   for blur in (0.0, 8.0))  # fmt: skip
+    slope = lambda shade: np.abs(np.diff(shade[..., 1], axis=0)).max()
+    assert slope(sharp) > 4 * slope(soft) > 0
+    assert (1 - soft).sum() == pytest.approx((1 - sharp).sum(), rel=0.3)
+
+
 def test_a_grey_photo_stays_grey(warp: Warp, light: Tensor) -> None:
     grey = np.full((GRID, GRID, 3), 170, np.uint8)
     shaded = shade_wrinkles(grey, grey, SAME, warp, ANGER, light)

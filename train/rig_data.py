@@ -25,6 +25,8 @@ from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, Sample
 from emorig_diffusers.emotions import EMOTIONS, emotion_offset
+from emorig_diffusers.facelight import find_adaptation
+from emorig_diffusers.mouthlight import find_teeth_light
 from emorig_diffusers.phototexture import move_pixels
 from emorig_diffusers.repaint import paint_mouth, regions
 
@@ -89,6 +91,8 @@ def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) 
     place = lambda codes: pipe.place_vertices(sample.codes, offsets, codes, size)  # noqa: E731
     here, there = place(sample.codes), place(_other_expression(pipe, sample.codes, offsets, rng))
     still = pipe.texture.warp(here, here, size)
+    adaptation = find_adaptation(crop, still.points)
+    crop = adaptation(crop) if adaptation else crop
     identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
     away = move_pixels(crop, identity, pipe.texture.warp(here, there, size))
     back = pipe.texture.warp(there, here, size)
@@ -96,7 +100,7 @@ def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) 
     arrays = {
         "photo": crop,
         "returned": move_pixels(away, identity, back),
-        "painted": np.round(paint_mouth(still, crop) * 255).astype(np.uint8),
+        "painted": np.round(paint_mouth(still, find_teeth_light(still, crop)) * 255).astype(np.uint8),
         "normal": np.round(still.normal * 127 + 128).astype(np.uint8),
         "albedo": np.round(still.albedo * 255).astype(np.uint8),
         "regions": np.packbits(np.stack([area.mouth, area.edge, area.lips, area.folds, back.hole], -1), -1)[..., 0],
