@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,8 +45,21 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     Raises:
         OSError: It cannot be written; the error names `path`, not the temporary file.
     """
+    write_files({path: data})
+
+
+def write_files(files: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: none takes its name before there was room for all.
+
+    Raises:
+        OSError: One cannot be written; the error names it, not the temporary file.
+    """
+    path = None
     try:
-        with write_atomically(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with ExitStack() as stack:
+            for path, data in files.items():
+                file = stack.enter_context(write_atomically(path))
+                file.write(data)
+                file.flush()
+    except OSError as error:  # the second name is that of a renaming
+        raise OSError(error.errno, error.strerror, str(error.filename2 or path)) from error

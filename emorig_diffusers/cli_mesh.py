@@ -43,12 +43,12 @@ def run_mesh(args: argparse.Namespace) -> int:
     pipe = cli.load_pipeline(args.model)
     if edited:
         cli.check_edit(pipe, args)
-    from .mesh import write_mesh
+    from .atomic import write_files
+    from .mesh import mesh_files
 
     meshes = make_meshes(pipe, args, edited)
     places = [args.out, before(args.out)] if edited else [args.out]
-    for place, mesh in reversed(list(zip(places, meshes))):
-        write_mesh(mesh, place)
+    write_files({file: data for place, mesh in zip(places, meshes) for file, data in mesh_files(mesh, place).items()})
     print(*places, sep="\n")
     return 0
 

@@ -20,7 +20,7 @@ from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
-from .atomic import write_file
+from .atomic import write_files
 from .crops import invert, transform_points
 from .meshtexture import LEFT_OUT, PhotoView, texture_map
 from .models.head import PARTS, HeadModel
@@ -165,21 +165,27 @@ def _in_photo(face: EncodedFace, placed: np.ndarray) -> np.ndarray:
 def write_mesh(mesh: TexturedMesh | Mapping[str, TexturedMesh], path: str | Path) -> Path:
     """Write a mesh as .glb or .obj, or some by their names into one .glb; atomically, what is there is replaced.
 
+    Raises:
+        ValueError, OSError: As `mesh_files`, or it cannot be written.
+    """
+    write_files(mesh_files(mesh, path))
+    return Path(path)
+
+
+def mesh_files(mesh: TexturedMesh | Mapping[str, TexturedMesh], path: str | Path) -> dict[Path, bytes]:
+    """What is to be written for a mesh as .glb or .obj, or for some by their names in one .glb.
+
     An OBJ's material and texture lie beside it under its name (.mtl, .png).
 
     Raises:
         ValueError: Another suffix, several meshes for an OBJ, or a folder that is not there.
-        OSError: It cannot be written.
     """
     path = Path(path)
     meshes = {path.stem: mesh} if isinstance(mesh, TexturedMesh) else dict(mesh)
     check_mesh_path(path)
     if path.suffix.lower() == ".obj" and len(meshes) != 1:
         raise ValueError(f"An OBJ holds one head, not {len(meshes)}: write a .glb.")
-    files = _obj(path, *meshes.values()) if path.suffix.lower() == ".obj" else {path: _glb(meshes)}
-    for place, data in files.items():
-        write_file(place, data)
-    return path
+    return _obj(path, *meshes.values()) if path.suffix.lower() == ".obj" else {path: _glb(meshes)}
 
 
 def check_mesh_path(path: Path) -> None:
@@ -202,7 +208,6 @@ def _glb(meshes: Mapping[str, TexturedMesh]) -> bytes:
 
 
 def _obj(path: Path, mesh: TexturedMesh) -> dict[Path, bytes]:
-    """Contents of the OBJ last: until it is there, the older one is whole."""
     material = SimpleMaterial(name=path.stem, image=Image.fromarray(mesh.texture))
     text, beside = export_obj(
         _trimesh(mesh, material), include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl", header=None

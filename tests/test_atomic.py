@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline, cli
-from emorig_diffusers.atomic import write_file
+from emorig_diffusers.atomic import write_file, write_files
 from emorig_diffusers.photo_files import WRITABLE
 from emorig_diffusers.photos import PhotoError, read_photo, save_photo
 
@@ -83,6 +83,20 @@ def test_commands_on_a_full_disk(
         printed, err = capsys.readouterr()
         assert printed == "" and err.startswith("emorig: ") and err.count("\n") == 1 and name in err
     assert sorted(os.listdir(tmp_path)) == sorted([*commands, photo.name])
+
+
+def test_files_that_belong_together_are_written_together(tmp_path: Path) -> None:
+    files = {tmp_path / "a.obj": b"o" * 50, tmp_path / "a.mtl": b"m" * 200}
+    for size in (49, 50, 199):
+        for path in files:
+            path.write_bytes(b"old")
+        with room(size), pytest.raises(OSError) as error:
+            write_files(files)
+        assert error.value.filename == str(tmp_path / ("a.obj" if size < 50 else "a.mtl"))
+        assert [path.read_bytes() for path in files] == [b"old", b"old"]
+    with room(200):
+        write_files(files)
+    assert {path: path.read_bytes() for path in files} == files and len(os.listdir(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("size", [100, 5000, 1_000_000])  # within the first JSON, within weights

@@ -31,7 +31,7 @@ from emorig_diffusers.models.emoca import EmocaEncoder
 REPOSITORY = Path(__file__).parents[1]
 STARTING = 80  # seconds a server may take to start
 WAITING = 40_000  # milliseconds an edit may take on a busy machine
-NO_FACE = "No face was found: use a photo in which a face is visible and upright."
+NO_FACE = "No face was found: use a photo in which a face is clearly visible."
 
 pytest.importorskip("gradio")
 ASTRONAUT = skimage.data.astronaut()
