@@ -20,8 +20,8 @@ from .sharpness import finer
 from .tones import Tone, find_tone
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
-OPENING_STRETCH = 0.35  # share by which an open mouth may change and keep its own teeth
-UNSEEN = 0.25  # share of an open mouth that the photo may not show, before all of it is painted anew
+OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
+UNSEEN = 0.4  # share of an open mouth that the photo may not show, before all of it is painted anew
 DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixels of its grid
 SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
 ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged

@@ -31,7 +31,7 @@ LIPS_TOUCH = 0.0003  # metres of opening at which lips count as closed
 SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStretch": 0.04,
          "cheekSquint": 0.65, "eyeSquint": 0.23}  # fmt: skip
 """Units, without side, that move landmarks as the median toothy smile of 27 people does, lips' opening apart."""
-SMILE_SHOWN = 0.2, 0.24  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
+SMILE_SHOWN = 0.2, 0.14  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
 LID_PAIRS = {"eyeBlinkRight": ((160, 144), (159, 145), (158, 153)),
              "eyeBlinkLeft": ((385, 380), (386, 374), (387, 373))}  # fmt: skip
 SHUT = 0.003  # metres between lids below which too little of the eye is seen for it to be opened
