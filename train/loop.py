@@ -167,7 +167,9 @@ class Log:
         for i, name in enumerate(names):
             axes = figure.add_subplot(1, len(names), i + 1, title=name, xlabel="step")
             axes.plot([int(r["step"]) for r in rows], [float(r[name]) for r in rows], linewidth=0.8)
-        figure.savefig(out, dpi=90)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=90)
+        write_file(out, picture.getvalue())
 
 
 def _write_rows(file: TextIO, rows: Sequence[Mapping[str, float | str]], header: bool) -> None:

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from emorig_diffusers.assets import AssetError
+from emorig_diffusers.photos import save_photo
 
 PATIENCE = timedelta(days=1)  # for processes that prepare photos or draw sheets, before the others give up waiting
 
@@ -151,7 +152,7 @@ class Run(ABC):
         self.use_average()
         sheets = self.sheets()
         for name, sheet in sheets.items():
-            sheet.save(self.args.output_dir / f"{name}{suffix}.png")
+            save_photo(sheet, self.args.output_dir / f"{name}{suffix}.png")
         if self.args.report_to and sheets:
             images = {name: np.asarray(sheet)[None] for name, sheet in sheets.items()}
             self.accelerator.get_tracker("tensorboard").log_images(images, self.step, dataformats="NHWC")
