@@ -84,21 +84,26 @@ class EditMixin(RigMixin):
         modes: Sequence[str] = ("exp",),
     ) -> FaceCodes:
         """Target codes of one face; the arguments mean what they mean in `__call__`."""
-        target = face.codes
+        target, closing = face.codes, (0.0, 0.0)
         if emotion is not None:
             change = self.emotion_change(emotion)
             expression = part_late(change[:-3], self.head.config.expression_names, intensity)
             target = self._express(face, target, expression[None], change[None, -3:], intensity)
         if reference is not None:
             target = self._borrow(face, target, reference, intensity, modes)
+            closing = [min(intensity, 1.0) * (shut and "exp" in modes) for shut in reference.shut_eyes]
         if action_units:
             offset = action_unit_offset(action_units, self.head.config.expression_names)
             target = target.with_(expression=target.expression + offset)
         if not torch.equal(target.expression, face.codes.expression):
-            target = target.with_(expression=settle_lids(self.head, face.codes, target, face.offsets))
+            target = target.with_(expression=self._settled(face, target, closing))
         if rotate is not None and any(rotate):
             target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
         return target
+
+    def _settled(self, face: EncodedFace, target: FaceCodes, closing: Sequence[float]) -> Tensor:
+        """The target's expression [1, E] with lids that a head can show, `closing` as for `settle_lids`."""
+        return settle_lids(self.head, face.codes, target, face.offsets, face.shut_eyes, closing)
 
     def _express(
         self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float

@@ -12,7 +12,7 @@ import numpy as np
 from .crops import paste, warp_crop
 from .eyes import centres, downwards
 from .masks import ramp
-from .openings import IRISES, LIDS, RIM, SHUT, along_edge, outline_box, outline_height, uncrossed
+from .openings import IRISES, LIDS, RIM, along_edge, outline_box, uncrossed
 from .phototexture import Warp
 
 # lengths in metres
@@ -34,11 +34,11 @@ def paint_lids(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, warp: W
         matrix: Similarity [2, 3] from photo pixels to the warp's grid.
         warp: How the face moved.
     """
-    for outline, middle in zip(LIDS, IRISES):
+    for outline, middle, shut in zip(LIDS, IRISES, warp.shut):
         here, there = (uncrossed(points[list(outline)]) for points in (warp.source_points, warp.points))
         gaze, down = (warp.source_points - warp.points)[middle], downwards(there)
         fall = ((there - here + gaze) @ down)[:9] / warp.scale
-        if fall.max() < LEAST_FALL[0] or outline_height(here) < SHUT:
+        if shut or fall.max() < LEAST_FALL[0]:
             continue
         box, corner = outline_box(here, there, warp.mouth.shape, 2 * TALL * warp.scale)
         motion, here, there = warp.motion[box], here - corner, there - corner

@@ -57,6 +57,7 @@ class Warp:
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
         eyes: Eyeballs whose lids move.
+        shut: Whether the photo shows the person's right and left eye shut.
         place: Where each pixel's skin lies in the head's shading maps [G, G, 2] in [0, 1], negative where there is no
             skin of the face; `None` for heads without such maps.
         blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
@@ -72,6 +73,7 @@ class Warp:
     source_points: np.ndarray
     scale: float
     eyes: Sequence[Eyeball] = ()
+    shut: Sequence[bool] = (False, False)
     place: np.ndarray | None = None
     blur: float = 0.0
 
@@ -135,7 +137,13 @@ class PhotoTexture:
         return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
 
     def warp(
-        self, source: Tensor, target: Tensor, size: int, turning: bool = False, irises: np.ndarray | None = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        size: int,
+        turning: bool = False,
+        irises: np.ndarray | None = None,
+        shut: Sequence[bool] = (False, False),
     ) -> Warp:
         """Motion from one state of the head to another.
 
@@ -144,6 +152,7 @@ class PhotoTexture:
             size: Side G of the grid.
             turning: Whether the whole head turns; then its surroundings follow from farther away.
             irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
+            shut: Which of the eyes the photo shows shut.
         """
         scale = self.scale(source)
         before, after = self._draw(source, size, scale), self._draw(target, size, scale)
@@ -168,13 +177,14 @@ class PhotoTexture:
             hole = np.where(after.mouth, unseen, hole)
         eyes = []
         if irises is not None:
-            motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale)
+            motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale, shut)
             hole &= ~done
         normal, albedo = self._attributes(target, after)
         around, inside, depth = self._inside(target, after.mouth, scale)
         albedo = np.where(around[..., None], inside, albedo)
         place = self._shading_place(after) if self.head.config.shading_size else None
-        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, place)
+        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
+                    place)  # fmt: skip
 
     def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres

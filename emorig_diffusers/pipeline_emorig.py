@@ -350,7 +350,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         landmarks = transform_points(face.grid_matrix(size), face.face.landmarks[:, :2])
         shades = eyes_hidden(warp_crop(rgb, face.grid_matrix(size), size), landmarks)
         irises = None if shades else landmarks[list(IRISES)] * (GRID / size)
-        warp = self.texture.warp(here, there, GRID, turning, irises)
+        warp = self.texture.warp(here, there, GRID, turning, irises, face.shut_eyes)
         warp.blur = photo_blur(rgb, grid, warp.source_points)
         moved = move_pixels(rgb, grid, warp)
         if not shades:

@@ -18,6 +18,7 @@ from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc
 from .light import fit_light
 from .models.head import PARTS, HeadModel
 from .models.landmarks import FitResult
+from .openings import shut_eyes
 from .phototexture import PhotoTexture
 from .render import (
     Buffers,
@@ -122,6 +123,11 @@ class EncodedFace:
     transform: Tensor = field(default_factory=lambda: torch.eye(3)[None])
     seen: Tensor | None = None
     picture: Picture | None = None
+
+    @property
+    def shut_eyes(self) -> tuple[bool, bool]:
+        """Whether the photo shows the person's right and left eye shut."""
+        return shut_eyes(self.face.landmarks[:, :2], dict(zip(BLENDSHAPES, self.face.blendshapes.tolist())))
 
     def grid_matrix(self, size: int) -> np.ndarray:
         """Similarity [2, 3] from photo pixels to the picture in `size` pixels."""

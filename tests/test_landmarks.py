@@ -249,10 +249,34 @@ def test_lids_do_not_cross(
     opened = wink.with_(expression=settled.clone())
     opened.expression[0, lids[0]] -= 0.5
     again = settle_lids(head, wink.with_(expression=settled), opened, offsets)
-    if amount > 1:  # shut in the photo
-        assert again[0, lids[0]] == pytest.approx(settled[0, lids[0]].item(), abs=1e-4)
-    else:
-        assert torch.equal(again, opened.expression)
+    assert torch.equal(again, opened.expression)
+
+
+@pytest.mark.parametrize("units", [{"eyeWide": 1.0}, {"eyeBlink": -0.5}, {"eyeBlink": 0.7}, {"eyeSquint": 0.8}])
+def test_lids_of_a_shut_eye_stay_as_far_apart_as_the_landmarks_are(
+    head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace, units: dict[str, float]
+) -> None:
+    codes, offsets = astronaut_face.codes, astronaut_face.offsets
+    target = codes.with_(expression=codes.expression.clone())
+    for unit, amount in units.items():
+        target.expression[0, [names.index(unit + side) for side in ("Right", "Left")]] += amount
+    settled = settle_lids(head, codes, target, offsets, shut=(False, True))
+    apart = lambda expression, side: gaps(head, codes, expression, offsets, LID_PAIRS["eyeBlink" + side]).mean().item()
+    assert apart(settled, "Left") == pytest.approx(apart(codes.expression, "Left"), abs=1e-5)
+    assert abs(apart(settled, "Right") - apart(codes.expression, "Right")) > 4e-4
+    assert torch.equal(settled[:, names.index("eyeWideLeft")], codes.expression[:, names.index("eyeWideLeft")])
+
+
+def test_eyes_close_as_far_as_they_are_told_to(
+    head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace
+) -> None:
+    codes, offsets = astronaut_face.codes, astronaut_face.offsets
+    apart = lambda expression, side: gaps(head, codes, expression, offsets, LID_PAIRS["eyeBlink" + side]).mean().item()
+    for share in (0.5, 1.0):
+        settled = settle_lids(head, codes, codes, offsets, closing=(share, 0.0))
+        wanted = (1 - share) * apart(codes.expression, "Right")
+        assert apart(settled, "Right") == pytest.approx(wanted, abs=1e-5)
+        assert apart(settled, "Left") == apart(codes.expression, "Left")
 
 
 def test_a_smile_is_taken_back_on_the_side_that_shows_it(

@@ -12,7 +12,7 @@ import pytest
 from emorig_diffusers.eyes import RADIUS, Eyeball, paint_eyeball
 from emorig_diffusers.lids import LEAST_FALL, paint_lids
 from emorig_diffusers.models.landmarks import INNER_LIPS
-from emorig_diffusers.openings import IRISES, LASHES, LIDS, RIM, move_lids, move_lips
+from emorig_diffusers.openings import IRISES, LASHES, LIDS, RIM, move_lids, move_lips, shut_eyes
 from emorig_diffusers.phototexture import Warp, move_pixels
 
 SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
@@ -189,9 +189,36 @@ def test_lids_at_a_larger_photo_s_own_resolution() -> None:
     assert np.abs(back - painted[0])[lid].mean() < 4
 
 
-def test_an_eye_that_the_photo_shows_shut_is_not_opened() -> None:
-    motion, done, eyes = move_lids(STILL, landmarks(-9.0), landmarks(10), IRIS, SCALE)
-    assert not motion.any() and not done.any() and not eyes
+def test_a_shut_eye_is_skin_from_lid_to_lid() -> None:
+    """Landmarks leave it open; the skin there goes along with both of its edges, and no eyeball stays behind."""
+    before, after = landmarks(6), landmarks(10, lower=16)
+    motion, done, eyes = move_lids(STILL, before, after, IRIS, SCALE, shut=(True, False))
+    assert len(eyes) == 1 and eyes[0].corner[0] > IRIS.mean(0)[0] - 40
+    x, y = IRIS[0].astype(int)
+    column = motion[y - 10 : y + 16, x, 1]
+    assert column[0] == pytest.approx(4, abs=0.5) and column[-1] == pytest.approx(-6, abs=0.5)
+    assert (np.diff(column) < 0.01).all() and np.diff(column).min() > -0.7  # evenly, without a step
+    assert done[y - 10 : y + 16, x].all() and not motion[: y - 20].any()
+
+
+@pytest.mark.parametrize(("right", "left", "scores", "shut"), [
+    ((8, 8), (8, 8), {}, (False, False)),
+    ((1, 1), (8, 8), {}, (True, False)),
+    ((-9, 10), (-9, 10), {}, (True, True)),
+    ((3, 3), (6, 6), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.2}, (True, False)),  # a wink
+    ((6, 6), (3, 3), {"eyeBlinkRight": 0.2, "eyeBlinkLeft": 0.5}, (False, True)),
+    ((3, 3), (6, 6), {"eyeBlinkRight": 0.3, "eyeBlinkLeft": 0.2}, (False, False)),  # seen from the side
+    ((5, 5), (6, 6), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.2}, (False, False)),
+    ((3, 3), (3, 3), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.5, "eyeLookDownRight": 0.6}, (True, False)),
+    ((3, 3), (3, 3), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.5}, (False, False)),  # laughter
+    ((8, 8), (8, 8), {"eyeBlinkRight": 0.5, "eyeLookDownRight": 0.6}, (False, False)),
+])  # fmt: skip
+def test_which_eyes_are_shut(right: tuple, left: tuple, scores: dict[str, float], shut: tuple[bool, bool]) -> None:
+    points = np.zeros((478, 2))
+    for place, middle, heights in zip(LIDS, IRIS, (right, left)):
+        points[list(place)] = outline(middle, *heights)
+    assert shut_eyes(points, scores) == shut
+    assert shut_eyes(3 * points + 5, scores) == shut
 
 
 def test_eyes_at_the_border_and_shut_eyes() -> None:

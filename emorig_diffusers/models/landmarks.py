@@ -34,7 +34,7 @@ SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStret
 SMILE_SHOWN = 0.2, 0.14  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
 LID_PAIRS = {"eyeBlinkRight": ((160, 144), (159, 145), (158, 153)),
              "eyeBlinkLeft": ((385, 380), (386, 374), (387, 373))}  # fmt: skip
-SHUT = 0.003  # metres between lids below which too little of the eye is seen for it to be opened
+LID_UNITS = ("eyeBlink", "eyeWide", "eyeLook")  # units that raise or lower the upper lid
 UNSEEN_UNITS = ("eyeLook", "tongueOut")  # units that landmarks say nothing about stay at zero
 
 
@@ -118,22 +118,37 @@ def relaxed_expression(
     return expression
 
 
-def settle_lids(head: HeadModel, source: FaceCodes, target: FaceCodes, offsets: Tensor) -> Tensor:
-    """The target's ψ [1, E] with lids that meet but do not cross; eyes that the photo shows shut stay shut, for nobody
-    knows what is behind.
+def settle_lids(
+    head: HeadModel,
+    source: FaceCodes,
+    target: FaceCodes,
+    offsets: Tensor,
+    shut: Sequence[bool] = (False, False),
+    closing: Sequence[float] = (0.0, 0.0),
+) -> Tensor:
+    """The target's ψ [1, E] with lids that meet but do not cross. Eyes that the photo shows shut stay as they are, for
+    nobody knows what is behind.
 
     Args:
         source, target: Codes of the photo and of the edit [1, ...].
         offsets: As for `relaxed_expression`.
+        shut: Whether the photo shows the person's right and left eye shut, as `openings.shut_eyes`.
+        closing: How far each of them is to be closed at least, from 0 (not at all) to 1 (lids meet).
     """
     expression, names = target.expression.clone(), head.config.expression_names
-    for unit, pairs in LID_PAIRS.items():
-        if unit in names:
-            slope = _heights(head, head.expression_basis[names.index(unit)][None], pairs).mean().item()
-            shown, asked = (_gaps(head, codes, pairs, offsets).mean().item() for codes in (source, target))
-            wanted = min(asked, shown) if shown < SHUT else asked
-            if slope < 0:
-                expression[0, names.index(unit)] += (max(wanted, min(shown, 0.0)) - asked) / slope
+    for (unit, pairs), stays, closed in zip(LID_PAIRS.items(), shut, closing):
+        if unit not in names:
+            continue
+        if stays:
+            side = unit.removeprefix("eyeBlink")
+            kept = [i for i, name in enumerate(names) if name.startswith(LID_UNITS) and name.endswith(side)]
+            expression[0, kept] = source.expression[0, kept]
+        slope = _heights(head, head.expression_basis[names.index(unit)][None], pairs).mean().item()
+        edited = target.with_(expression=expression)
+        shown, asked = (_gaps(head, codes, pairs, offsets).mean().item() for codes in (source, edited))
+        wanted = shown if stays else min(asked, asked + closed * (min(shown, 0.0) - asked))
+        if slope < 0:
+            expression[0, names.index(unit)] += (max(wanted, min(shown, 0.0)) - asked) / slope
     return expression
 
 
