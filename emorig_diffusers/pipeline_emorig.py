@@ -18,6 +18,7 @@ from .codes import FaceCodes
 from .crops import transform_points, warp_crop
 from .editing import EditMixin, check_turn
 from .facelight import eyes_hidden
+from .frownlines import soften_frown
 from .hub import HubMixin
 from .inputs import OUTPUT_TYPES, Request, callback_tensors, check_generators, check_request
 from .lids import paint_lids
@@ -366,6 +367,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             done = shade_seam(done, grid, warp)
         if change and self.config.shading:
             done = shade_expression(done, moved, grid, warp, self.head, change, self.config.shading)
+            done = soften_frown(done, moved, grid, warp, change)
         if change and self.config.wrinkles:
             done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
         return done, plan.picture()

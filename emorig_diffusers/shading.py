@@ -21,7 +21,12 @@ from .phototexture import Warp
 from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_features
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
+DIM = 4.0  # grey levels that shades in the dark are told from
 SPREAD = np.float32([30, 9, 9])  # Lab: standard deviations of skin about its samples; shadows are skin
+CREASING = ("browDown", "browInnerUp", "browOuterUp", "eyeWide", "noseSneer")
+"""Units whose shade, when they go down, is lifted from skin that is darker than what is around it, and no further: not
+every face has the creases of those whose shade was measured."""
+AROUND = 0.006  # metres: standard deviation of what is around
 OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
 
 
@@ -49,6 +54,10 @@ def shade_expression(
         return photo
     amounts = torch.tensor([change[name] for name in head.config.expression_names])
     field = strength * np.clip(sample_maps(head.shading(amounts).numpy(), warp), DARKEST, LIGHTEST)
+    lift = torch.tensor([min(change[n], 0.0) if n.startswith(CREASING) else 0.0 for n in head.config.expression_names])
+    if lift.any():
+        light = strength * sample_maps(head.shading(lift).numpy(), warp)
+        field -= np.maximum(light - _darker(moved, matrix, warp), 0)
     skin, colour = skin_colour(moved, matrix, warp)
     field = field * cv2.resize(skin, field.shape)
     return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
@@ -79,3 +88,20 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
     around = blur(skin * bare) / (blur(bare) + 1e-3)
     return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
+
+
+def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """By how much pixels are darker than the skin around them [G, G] float32, natural logarithm; 0 where lighter."""
+    grey = cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY)
+    tone = np.log(grey.astype(np.float32) + DIM)
+    return np.maximum(skin_around(tone, warp, AROUND) - tone, 0)
+
+
+def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
+    """What is shown on the grid [G, G] or [G, G, 3] float32, averaged over skin with a standard deviation in metres."""
+    size = len(warp.normal)
+    bare = 1 - outlined_features(warp, SKIN_GRID / size)
+    bare = cv2.resize(bare, (size, size)) * warp.normal.any(-1) + 1e-3
+    bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
+    blur = lambda x: cv2.GaussianBlur(x, (0, 0), width * warp.scale).reshape(x.shape)
+    return blur(values * bare) / blur(bare)

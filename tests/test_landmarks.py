@@ -18,9 +18,8 @@ from emorig_diffusers.models.head import HeadModel, rotation_matrix
 from emorig_diffusers.models.landmarks import (
     LID_PAIRS,
     LIP_PAIRS,
+    LIPS_CLOSED,
     LIPS_TOUCH,
-    SMILE,
-    SMILE_SHOWN,
     UNSEEN_UNITS,
     FitResult,
     LandmarkEncoder,
@@ -28,6 +27,7 @@ from emorig_diffusers.models.landmarks import (
     settle_lids,
     solve_bounded,
 )
+from emorig_diffusers.models.signs import SMILE, SMILE_SHOWN
 from emorig_diffusers.render import project
 from emorig_diffusers.rig import EncodedFace
 
@@ -109,9 +109,7 @@ def test_shape_and_size_of_codes(head: HeadModel, encoder: LandmarkEncoder, name
     assert fit.codes.expression.min() >= -0.6 and fit.codes.expression.max() <= 1.3
 
 
-def test_expression_is_told_from_shape(
-    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...]
-) -> None:
+def test_expression_is_told_from_shape(head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...]) -> None:
     units = {"jawOpen": 0.5, "mouthSmileLeft": 0.4, "mouthSmileRight": 0.4}
     scores = scores_for(encoder, names, units)
     calm, lively = (
@@ -128,9 +126,7 @@ def test_a_moved_or_scaled_face_moves_only_the_camera(
     head: HeadModel, encoder: LandmarkEncoder, astronaut_face: EncodedFace
 ) -> None:
     landmarks, scores = detection(astronaut_face)
-    here, there = (
-        encoder(head, points, scores).codes for points in (landmarks, landmarks * 0.7 + [0.1, -0.2])
-    )
+    here, there = (encoder(head, points, scores).codes for points in (landmarks, landmarks * 0.7 + [0.1, -0.2]))
     torch.testing.assert_close(there.expression, here.expression, atol=1e-3, rtol=0)
     torch.testing.assert_close(there.pose, here.pose, atol=1e-3, rtol=0)
     (scale, *shift), (scale2, *shift2) = here.camera[0].tolist(), there.camera[0].tolist()
@@ -178,10 +174,7 @@ def gaps(
     """Openings between pairs of landmarks, of the lips unless told, in metres, seen from the front."""
     points = head.landmarks(head.rest_vertices(codes.shape, expression))[0, :, 1]
     if offsets is not None:  # y down, normalised device coordinates
-        points = (
-            points
-            - head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None])[0, :, 1] / codes.camera[0, 0]
-        )
+        points = points - head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None])[0, :, 1] / codes.camera[0, 0]
     upper, lower = zip(*pairs, strict=True)
     return (points[list(upper)] - points[list(lower)]).numpy()
 
@@ -228,10 +221,25 @@ def test_relaxing_moves_a_jaw_no_more_than_it_must(
     assert 0 < chin(relaxed) - chin(parted) < 0.6 * (chin(shut) - chin(parted))
 
 
-@pytest.mark.parametrize("amount", [0.2, 1.5])
-def test_lids_do_not_cross(
-    head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace, amount: float
+def test_lips_closed_as_landmarks_tell_stay_as_they_are(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], astronaut_face: EncodedFace
 ) -> None:
+    """Landmarks of closed lips lie up to a millimetre apart: nothing is closed there, and everything where lips are
+    parted."""
+    codes, jaw = astronaut_face.codes, names.index("jawOpen")
+    shut = encoder.neutral(head, codes)
+    moved = []
+    for opening in (0.5 * LIPS_CLOSED[0], 1.5 * LIPS_CLOSED[1]):
+        expression = shut.clone()
+        while gaps(head, codes, expression).mean() < opening:
+            expression[0, jaw] += 0.004
+        relaxed = encoder.neutral(head, codes.with_(expression=expression))
+        moved.append((relaxed - expression).abs().max().item())
+    assert moved[0] < 1e-4 and moved[1] > 0.02
+
+
+@pytest.mark.parametrize("amount", [0.2, 1.5])
+def test_lids_do_not_cross(head: HeadModel, names: tuple[str, ...], astronaut_face: EncodedFace, amount: float) -> None:
     codes, offsets = astronaut_face.codes, astronaut_face.offsets
     lids = [names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")]
     expression = codes.expression.clone()

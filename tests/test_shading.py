@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -77,6 +78,19 @@ def test_a_frown_that_goes_lightens_what_it_darkened(warp: Warp, head: HeadModel
     frown, release = (sample_maps(head.shading(sign * amounts).numpy(), warp) for sign in (1, -1))
     assert frown.min() < -0.03
     np.testing.assert_allclose(release, -frown, atol=1e-6)
+
+
+def test_a_frown_that_goes_lightens_creases_and_not_plain_skin(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    """A face that has no crease where people's frowns darken gets no light spot there."""
+    release = still | {"browDownLeft": -1.0, "browDownRight": -1.0}
+    creased = plain.copy()
+    middle = ((warp.points[55] + warp.points[190]) / 2).astype(int)
+    cv2.circle(creased, tuple(middle.tolist()), 8, [c // 2 for c in SKIN], -1)
+    lighter = [-darkening(p, shade_expression(p, p, SAME, warp, head, release)) for p in (plain, creased)]
+    assert lighter[0].max() <= 6
+    assert lighter[1][middle[1], middle[0]] > 25
 
 
 def test_what_is_no_skin_of_the_face_stays_bit_for_bit(

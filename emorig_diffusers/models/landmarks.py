@@ -14,9 +14,11 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from ..codes import FaceCodes
+from ..masks import ramp
 from ..render import project
 from .aligned import AlignedMixin
 from .head import HeadModel, rotation_matrix
+from .signs import shown_signs, without_signs, without_smile
 
 EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7,
         362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382)  # fmt: skip
@@ -28,10 +30,8 @@ CLOSING_RIDGE = 0.002  # metres; keeps the least-squares closing of the lips tam
 CLOSED_BELOW_JAW = 0.2  # mouthClose up to which lips close while the jaw stays; relaxed people have 0.1 to 0.22
 CLOSING_STEPS = 3  # a wide mouth's lips meet in one place before they do in others
 LIPS_TOUCH = 0.0003  # metres of opening at which lips count as closed
-SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStretch": 0.04,
-         "cheekSquint": 0.65, "eyeSquint": 0.23}  # fmt: skip
-"""Units, without side, that move landmarks as the median toothy smile of 27 people does, lips' opening apart."""
-SMILE_SHOWN = 0.2, 0.14  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
+LIPS_CLOSED = 0.0009, 0.0014  # metres of opening that landmarks of closed lips show, and from which lips are parted
+RANGE_MARGIN = 0.3  # of a relaxed range's width, by which ordinary faces may leave it either way and are not changed
 LID_PAIRS = {"eyeBlinkRight": ((160, 144), (159, 145), (158, 153)),
              "eyeBlinkLeft": ((385, 380), (386, 374), (387, 373))}  # fmt: skip
 LID_UNITS = ("eyeBlink", "eyeWide", "eyeLook")  # units that raise or lower the upper lid
@@ -82,14 +82,14 @@ def landmark_goal(head: HeadModel, points: np.ndarray) -> np.ndarray:
 def relaxed_expression(
     head: HeadModel, codes: FaceCodes, low: Tensor, high: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """A person's own relaxed face [1, E]: no smile, ψ within a range, then lips closed by the units that can.
+    """A person's own relaxed face [1, E]: no smile, ψ within a range, no other expression that the face shows, then
+    lips closed by the units that can.
 
-    A fit tells a smile by its own unit, but explains half of what it moves by shape, by what it leaves over and by
-    units that people differ in; so the whole of a usual smile is taken back. (From 26 people's toothy smiles the lips
-    then go 85 % of the way to the same people's neutral photos, by the range alone 58 %:
-    `tests/benchmarks/smile_distance.py --back`.) Units that tell people apart rather than emotions (how lips roll,
-    where the jaw sits) are kept by a wide range. Without named units no lips are closed, and a range of zero width, as
-    for FLAME, gives expression zero.
+    A fit tells an expression by few of its units (`signs.SIGNS`, `signs.SMILE`), so the whole of it is taken back in
+    proportion. (From 26 people's toothy smiles the lips then go 85 % of the way to the same people's neutral photos, by
+    the range alone 58 %: `tests/benchmarks/smile_distance.py --back`.) Units that tell people apart rather than
+    emotions (how lips roll, where the jaw sits) are kept by a wide range. Without named units no lips are closed, and
+    a range of zero width, as for FLAME, gives expression zero.
 
     Args:
         head: The head the codes belong to.
@@ -99,19 +99,30 @@ def relaxed_expression(
     """
     names = head.config.expression_names
     closing = [i for i, name in enumerate(names) if name.startswith(CLOSING_UNITS)]
-    expression = _without_smile(codes.expression, names)
-    low = low.expand_as(expression).clone()
+    expression = without_smile(codes.expression, names)
+    margin = RANGE_MARGIN * (high - low)
+    low, high = (low - margin).expand_as(expression).clone(), high + margin
     low[:, closing] = torch.minimum(low, expression)[:, closing]  # nothing parts lips that are closed
-    expression = expression.clamp(low, high)
+    expression = without_signs(expression.clamp(low, high), shown_signs(codes.expression, names), names)
+    return _close_lips(head, codes, expression, closing, offsets) if closing else expression
+
+
+def _close_lips(
+    head: HeadModel, codes: FaceCodes, expression: Tensor, closing: Sequence[int], offsets: Tensor | None
+) -> Tensor:
+    """ψ [1, E] with lips as closed as the photo's `codes` show them, or wholly where those are parted."""
+    expression, names = expression.clone(), head.config.expression_names
     most = torch.full_like(expression, torch.inf)
     if "mouthClose" in names:
         i = names.index("mouthClose")
         most[0, i] = max(expression[0, i].item(), CLOSED_BELOW_JAW)
-    for _ in range(CLOSING_STEPS if closing else 0):
+    shown = _gaps(head, codes, LIP_PAIRS, offsets)
+    parted = float(ramp(shown.mean().item(), *LIPS_CLOSED))
+    kept = torch.lerp(shown.clamp(min=LIPS_TOUCH), torch.tensor(LIPS_TOUCH), parted)
+    for _ in range(CLOSING_STEPS):
         free = [i for i in closing if expression[0, i] < most[0, i]]
         slope = _heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
-        gap = _gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets)
-        excess = (gap - LIPS_TOUCH).clamp(min=0)
+        excess = (_gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets) - kept).clamp(min=0)
         ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
         expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
         expression = expression.minimum(most)
@@ -166,18 +177,6 @@ def _gaps(head: HeadModel, codes: FaceCodes, pairs: Sequence[tuple[int, int]], o
         flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
         gap = gap - _heights(head, flat, pairs)[0] / codes.camera[0, 0]
     return gap
-
-
-def _without_smile(expression: Tensor, names: Sequence[str]) -> Tensor:
-    """ψ [1, E] less the smile that it shows on either side."""
-    expression = expression.clone()
-    for side in ("Left", "Right"):
-        if "mouthSmile" + side in names:
-            shown = (expression[:, names.index("mouthSmile" + side)] - SMILE_SHOWN[0]) / SMILE_SHOWN[1]
-            for unit, amount in SMILE.items():
-                if unit + side in names:
-                    expression[:, names.index(unit + side)] -= amount * shown.clamp(0, 1.3)
-    return expression
 
 
 class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
