@@ -1,8 +1,8 @@
 """Expressions that a face's fitted units show, and what is taken back of them to relax it.
 
 A fit tells an acted expression by few of its units, and explains the rest of what the face does by shape, by what it
-leaves over and by units that people differ in. So each kind of expression has its sign: units that tell it from ordinary
-faces, and the units that are taken back in proportion, as much as the expression moves faces.
+leaves over and by units that people differ in. So each kind of expression has its sign: units that tell it from
+ordinary faces, and the units that are taken back in proportion, as much as the expression moves faces.
 """
 
 from __future__ import annotations
