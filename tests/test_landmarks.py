@@ -292,6 +292,7 @@ def test_a_smile_is_taken_back_on_the_side_that_shows_it(
 ) -> None:
     """Less of the smile's units than their range leaves; nothing on a side that does not smile."""
     codes, calm = astronaut_face.codes, torch.zeros(1, 52)
+    calm[0, [names.index("browOuterUpLeft"), names.index("browOuterUpRight")]] = -0.4  # as fits read calm brows
     pick = lambda expression, unit: expression[0, names.index(unit)].item()
     for side, other in (("Left", "Right"), ("Right", "Left")):
         shown = calm.clone()

@@ -18,7 +18,7 @@ from ..masks import ramp
 from ..render import project
 from .aligned import AlignedMixin
 from .head import HeadModel, rotation_matrix
-from .signs import shown_signs, without_signs, without_smile
+from .signs import shown_signs, shown_smile, without_signs, without_smile
 
 EYES = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7,
         362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382)  # fmt: skip
@@ -31,7 +31,7 @@ CLOSED_BELOW_JAW = 0.2  # mouthClose up to which lips close while the jaw stays;
 CLOSING_STEPS = 3  # a wide mouth's lips meet in one place before they do in others
 LIPS_TOUCH = 0.0003  # metres of opening at which lips count as closed
 LIPS_CLOSED = 0.0009, 0.0014  # metres of opening that landmarks of closed lips show, and from which lips are parted
-RANGE_MARGIN = 0.3  # of a relaxed range's width, by which ordinary faces may leave it either way and are not changed
+RANGE_MARGIN = 0.3  # of a relaxed range's width, by which a face without other expression may leave it unchanged
 LID_PAIRS = {"eyeBlinkRight": ((160, 144), (159, 145), (158, 153)),
              "eyeBlinkLeft": ((385, 380), (386, 374), (387, 373))}  # fmt: skip
 LID_UNITS = ("eyeBlink", "eyeWide", "eyeLook")  # units that raise or lower the upper lid
@@ -99,12 +99,22 @@ def relaxed_expression(
     """
     names = head.config.expression_names
     closing = [i for i, name in enumerate(names) if name.startswith(CLOSING_UNITS)]
-    expression = without_smile(codes.expression, names)
-    margin = RANGE_MARGIN * (high - low)
-    low, high = (low - margin).expand_as(expression).clone(), high + margin
+    signs, smile = shown_signs(codes.expression, names), shown_smile(codes.expression, names)
+    expression = without_smile(codes.expression, smile, names)
+    shown = lambda name: max([0.0, *signs.values(), *(v for side, v in smile.items() if name.endswith(side))])
+    calm = torch.tensor([1 - min(shown(name), 1.0) for name in names]) if names else 1.0
+    low, high = _own_range(codes.expression, low, high, RANGE_MARGIN * calm)
     low[:, closing] = torch.minimum(low, expression)[:, closing]  # nothing parts lips that are closed
-    expression = without_signs(expression.clamp(low, high), shown_signs(codes.expression, names), names)
+    expression = without_signs(expression.clamp(low, high), signs, names)
     return _close_lips(head, codes, expression, closing, offsets) if closing else expression
+
+
+def _own_range(shown: Tensor, low: Tensor, high: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor]:
+    """A range of units [1, E], widened by what a face shows outside it up to a share of its width; further out it
+    counts less and less, and from twice as far on it is an expression."""
+    margin = share * (high - low)
+    kept = lambda beyond: beyond.clamp(min=0).minimum((2 * margin - beyond).clamp(min=0))
+    return low - kept(low - shown), high + kept(shown - high)
 
 
 def _close_lips(

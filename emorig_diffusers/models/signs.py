@@ -77,18 +77,23 @@ def without_signs(expression: Tensor, shown: Mapping[str, float], names: Sequenc
     return expression
 
 
-def without_smile(expression: Tensor, names: Sequence[str]) -> Tensor:
-    """ψ [1, E] less the smile that it shows on either side."""
+def shown_smile(expression: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """How much of a usual toothy smile, up to BROADEST, the "Left" and the "Right" side of a fitted ψ [1, E] show."""
     if not {"mouthSmileLeft", "mouthSmileRight"} <= set(names):
-        return expression
-    expression = expression.clone()
+        return {}
     left, right = (expression[0, names.index("mouthSmile" + side)].item() for side in ("Left", "Right"))
     apart = np.sign(left - right) * max(abs(left - right) - UNEVEN, 0)
-    for side, smile in (("Left", (left + right + apart) / 2), ("Right", (left + right - apart) / 2)):
-        shown = float(np.clip((smile - SMILE_SHOWN[0]) / SMILE_SHOWN[1], 0, BROADEST))
+    sides = {"Left": (left + right + apart) / 2, "Right": (left + right - apart) / 2}
+    return {side: float(np.clip((v - SMILE_SHOWN[0]) / SMILE_SHOWN[1], 0, BROADEST)) for side, v in sides.items()}
+
+
+def without_smile(expression: Tensor, shown: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    """ψ [1, E] less the smile of each side."""
+    expression = expression.clone()
+    for side, share in shown.items():
         for unit, amount in SMILE.items():
             if unit + side in names:
-                expression[:, names.index(unit + side)] -= amount * shown
+                expression[:, names.index(unit + side)] -= amount * share
     return expression
 
 
