@@ -171,6 +171,18 @@ def test_a_lid_that_comes_down_is_smooth_skin(upper: float) -> None:
             assert (np.abs(result[edge + 6 : y + 6, x] - BLUE) < 30).all()
 
 
+def test_a_shut_lid_is_as_light_as_the_skin_around() -> None:
+    """Not as dark as the lid's shadow, which the photo shows above the open eye's edge."""
+    photo, warp = falling(-9.9)
+    for x, y in IRIS.astype(int):
+        photo[y - 19 : y - 8, x - 20 : x + 20] //= 2
+    moved = move_pixels(photo, np.eye(2, 3), warp)
+    result = paint_lids(moved, photo, np.eye(2, 3), warp)[..., 0].astype(float)
+    for x, y in IRIS.astype(int):
+        lid = slice(y - 10, y + 3), slice(x - 8, x + 8)
+        assert np.median(moved[lid]) < 0.6 * SKIN and np.median(result[lid]) > 0.85 * SKIN
+
+
 def test_a_lid_that_hardly_comes_down_stays_the_photos() -> None:
     photo, warp = falling(10 - 0.9 * LEAST_FALL[0] * SCALE)
     moved = move_pixels(photo, np.eye(2, 3), warp)
@@ -211,6 +223,8 @@ def test_a_shut_eye_is_skin_from_lid_to_lid() -> None:
     ((5, 5), (6, 6), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.2}, (False, False)),
     ((3, 3), (3, 3), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.5, "eyeLookDownRight": 0.6}, (True, False)),
     ((3, 3), (3, 3), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.5}, (False, False)),  # laughter
+    ((3, 3), (2, 2), {}, (True, True)),  # the other is shut
+    ((4, 4), (2, 2), {}, (False, True)),
     ((8, 8), (8, 8), {"eyeBlinkRight": 0.5, "eyeLookDownRight": 0.6}, (False, False)),
 ])  # fmt: skip
 def test_which_eyes_are_shut(right: tuple, left: tuple, scores: dict[str, float], shut: tuple[bool, bool]) -> None:

@@ -15,7 +15,7 @@ from emorig_diffusers.openings import LIDS, outline_height
 from emorig_diffusers.rig import EncodedFace
 
 SIDE = 512  # pixels of the aligned crop on which eyes are compared
-SHADE = 19.0  # grey levels by which raised brows may lighten or darken a lid; an iris painted on it does by 21 or more
+SHADE = 22.5  # grey levels by which raised brows may lighten or darken a lid; an iris painted on it does by 24 or more
 Edit = Callable[..., np.ndarray]
 
 
