@@ -28,6 +28,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .coded import CodedFace
+    from .outputs import EmoRigOutput
     from .pipeline_diffae import DiffAEEmotionPipeline
     from .pipeline_emorig import EmoRigPipeline, EncodedFace
 
@@ -231,6 +232,8 @@ def run_grid(args: argparse.Namespace) -> int:
     for group in tqdm(emotion_groups(pipe), desc="emorig", unit="emotion", disable=None, leave=False):
         with naming(source):
             result = pipe(rgb, group, output_type="np", **sampling(args))
+        if not tiles:
+            say_notes(source, result)
         box = result.faces[0][0].box
         tiles += [(emotion, cut_face(image, box)) for emotion, image in zip(group, result.images)]
     tiles = [("original", cut_face(rgb, box)), *tiles]
@@ -364,8 +367,19 @@ def edit_file(pipe: AnyPipeline, source: Path, target: Path, args: argparse.Name
         tqdm.write(f"emorig: '{source}' holds {frames} pictures: only the first is edited.", file=sys.stderr)
     with naming(source):
         result = pipe(source, **asked(args), **sampling(args))
+    say_notes(source, result)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_photo(result.images[0], target)
+
+
+def say_notes(source: Path, result: EmoRigOutput) -> None:
+    """Lines on stderr about what an edit of a photo left as it is."""
+    from tqdm import tqdm
+
+    from .outputs import notes_of
+
+    for note in notes_of(result.faces[0]):
+        tqdm.write(f"emorig: '{source}': {note}", file=sys.stderr)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ def make_meshes(pipe: AnyPipeline, args: argparse.Namespace, edited: bool) -> li
     if edited:
         number = face.face.index + 1
         result = pipe(rgb, **cli.asked(args), output_type="np", **cli.sampling(args) | {"face": number})
+        cli.say_notes(args.photo, result)
         picture, [after] = result.images[0], result.faces[0]
         if reader is pipe:
             return [mesh_of_edit(pipe, face, after, picture, args.size), *meshes]

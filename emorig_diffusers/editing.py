@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from .codes import FaceCodes
 from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order, part_late
 from .models.head import rotation_matrix
 from .models.landmarks import axis_angle, settle_lids
+from .occlusion import MOUTH_UNITS, SEEN_UNITS
 from .rig import EncodedFace, RigMixin
 
 MODES = ("exp", "pose", "light", "latent")
@@ -95,6 +96,8 @@ class EditMixin(RigMixin):
         if action_units:
             offset = action_unit_offset(action_units, self.head.config.expression_names)
             target = target.with_(expression=target.expression + offset)
+        if face.covered:
+            target = self.keep_mouth(face.codes, target)
         if not torch.equal(target.expression, face.codes.expression):
             target = target.with_(expression=self._settled(face, target, closing))
         if rotate is not None and any(rotate):
@@ -104,6 +107,19 @@ class EditMixin(RigMixin):
     def _settled(self, face: EncodedFace, target: FaceCodes, closing: Sequence[float]) -> Tensor:
         """The target's expression [1, E] with lids that a head can show, `closing` as for `settle_lids`."""
         return settle_lids(self.head, face.codes, target, face.offsets, face.shut_eyes, closing)
+
+    def keep_mouth(self, source: FaceCodes, target: FaceCodes) -> FaceCodes:
+        """The target with the source's mouth and jaw, as far as the expression's components have names."""
+        return self._with_units(target, source, lambda name: name.startswith(MOUTH_UNITS))
+
+    def _with_units(self, target: FaceCodes, other: FaceCodes, wanted: Callable[[str], bool]) -> FaceCodes:
+        """The target with the other's jaw and those of its named units that are `wanted`."""
+        names = self.head.config.expression_names
+        if not names:
+            return target
+        theirs = torch.tensor([wanted(name) for name in names])
+        pose = torch.cat([target.pose[:, :3], other.pose[:, 3:]], 1)
+        return target.with_(expression=torch.where(theirs, other.expression, target.expression), pose=pose)
 
     def _express(
         self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float
@@ -121,7 +137,10 @@ class EditMixin(RigMixin):
         share, lent = min(intensity, 1.0), reference.codes
         if "exp" in modes:
             relaxed, shut = self.relaxed_face(reference)
+            before = target
             target = self._express(face, target, lent.expression - relaxed, lent.pose[:, 3:] - shut, intensity)
+            if reference.covered:
+                target = self._with_units(target, before, lambda name: not name.startswith(SEEN_UNITS))
         if "pose" in modes:
             head = torch.lerp(target.pose[:, :3], lent.pose[:, :3], share)
             target = target.with_(pose=torch.cat([head, target.pose[:, 3:]], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ class EditedFace:
             the network painted.
         vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop.
         drawn: The network's own picture of the whole crop, where it draws one: what DiffusionRig saves.
+        notes: Sentences on what was left as it is.
     """
 
     number: int
@@ -39,6 +41,7 @@ class EditedFace:
     buffers: dict[str, Image.Image]
     vertices: Tensor
     drawn: Image.Image | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,6 +83,12 @@ class EmoRigOutput(BaseOutput):
 
     images: list[Any]
     faces: list[list[EditedFace]] | list[list[EditedCode]]
+
+
+def notes_of(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[str]:
+    """What is to be said of a photo's edited faces, each sentence once; of several faces, with their numbers."""
+    said = [(face.number, note) for face in faces if isinstance(face, EditedFace) for note in face.notes]
+    return list(dict.fromkeys(f"Face {number}: {note}" if len(faces) > 1 else note for number, note in said))
 
 
 def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .crops import enlarge, invert, reach, transform_points
 from .eyes import Eyeball, paint_eyeball
-from .masks import fill_polygon, smooth
+from .masks import fill_polygon, ramp, smooth
 from .models.head import PARTS, HeadModel
 from .models.landmarks import INNER_LIPS, OUTER_LIPS
 from .mouth import Mouth
@@ -40,6 +40,8 @@ STRETCH = 2.2  # times the outline's motion over which it has to fade out at lea
 TURNING_REACH = 0.09  # the same when the head turns
 AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
+LOWER_LIDS = (145, 374)  # landmarks in their middle
+MASK_BELOW = 0.008  # metres below them from which a face with a covered mouth keeps still: masks end there or lower
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Warp:
         place: Where each pixel's skin lies in the head's shading maps [G, G, 2] in [0, 1], negative where there is no
             skin of the face; `None` for heads without such maps.
         blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
+        free: How far an expression may shade each pixel [G, G] in [0, 1], for faces whose mouth is covered.
     """
 
     motion: np.ndarray
@@ -76,6 +79,7 @@ class Warp:
     shut: Sequence[bool] = (False, False)
     place: np.ndarray | None = None
     blur: float = 0.0
+    free: np.ndarray | None = None
 
 
 @dataclass
@@ -144,6 +148,7 @@ class PhotoTexture:
         turning: bool = False,
         irises: np.ndarray | None = None,
         shut: Sequence[bool] = (False, False),
+        covered: bool = False,
     ) -> Warp:
         """Motion from one state of the head to another.
 
@@ -153,9 +158,10 @@ class PhotoTexture:
             turning: Whether the whole head turns; then its surroundings follow from farther away.
             irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
             shut: Which of the eyes the photo shows shut.
+            covered: Whether something is before the mouth: then it is skin like any other.
         """
         scale = self.scale(source)
-        before, after = self._draw(source, size, scale), self._draw(target, size, scale)
+        before, after = (self._draw(pixels, size, scale, covered) for pixels in (source, target))
         on = after.face >= 0
         corners = self.faces.numpy()[np.maximum(after.face, 0)]
         origin = (before.pixels[corners] * after.bary[..., None]).sum(2)
@@ -183,8 +189,9 @@ class PhotoTexture:
         around, inside, depth = self._inside(target, after.mouth, scale)
         albedo = np.where(around[..., None], inside, albedo)
         place = self._shading_place(after) if self.head.config.shading_size else None
+        free = self._interpolated(after, self.above_mask[:, None])[..., 0] if covered else None
         return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
-                    place)  # fmt: skip
+                    place, free=free)  # fmt: skip
 
     def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres
@@ -233,11 +240,18 @@ class PhotoTexture:
     def _lip_vertices(self) -> np.ndarray:
         return np.unique(self.faces.numpy()[self.head.landmark_faces.numpy()[list(INNER_LIPS)]])
 
-    def _draw(self, pixels: Tensor, size: int, scale: float) -> _Drawing:
+    @cached_property
+    def above_mask(self) -> Tensor:
+        """How far each vertex [V] may follow an expression where the mouth is covered: 1 from the lower lids upwards, 0
+        where a mask may be."""
+        lids = self.head.landmarks(self.head.template[None])[0, list(LOWER_LIDS), 1].mean()
+        return torch.from_numpy(ramp((self.head.template[:, 1] - lids).numpy(), -MASK_BELOW, 0.0)).float()
+
+    def _draw(self, pixels: Tensor, size: int, scale: float, covered: bool = False) -> _Drawing:
         """Rasterise the outside, then teeth before cavity, which show only between the lips."""
         points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
         mouth = np.zeros((size, size), bool)
-        if lips_apart(points) > MOUTH_SHUT * scale:
+        if not covered and lips_apart(points) > MOUTH_SHUT * scale:
             mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
         drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
         face, bary, depth = drawn[0]
@@ -275,10 +289,13 @@ class PhotoTexture:
     def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
         flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
         normal = vertex_normals((pixels * flip)[None], self.faces)
-        fragments = Fragments(*(torch.from_numpy(a)[None] for a in (drawn.face, drawn.bary, drawn.depth)))
-        both = torch.cat([normal[0], self.head.albedo], 1)
-        both = interpolate(fragments, self.faces, both)[0].numpy()
+        both = self._interpolated(drawn, torch.cat([normal[0], self.head.albedo], 1))
         return both[..., :3], both[..., 3:]
+
+    def _interpolated(self, drawn: _Drawing, values: Tensor) -> np.ndarray:
+        """Values of vertices [V, C] at pixels [G, G, C]; 0 outside the head."""
+        fragments = Fragments(*(torch.from_numpy(a)[None] for a in (drawn.face, drawn.bary, drawn.depth)))
+        return interpolate(fragments, self.faces, values)[0].numpy()
 
     def _shading_place(self, drawn: _Drawing) -> np.ndarray:
         corners = self.faces.numpy()[np.maximum(drawn.face, 0)]

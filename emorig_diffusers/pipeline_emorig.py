@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from .models.head import HeadModel
 from .models.landmarks import LandmarkEncoder
 from .models.unet import RigUNet
 from .naming import naming_photo, naming_reference
+from .occlusion import MOUTH_KEPT, MOUTH_NOT_LENT
 from .openings import IRISES
 from .outputs import EditedFace, EmoRigOutput, as_type, buffer_pictures, to_picture
 from .photos import read_photo
@@ -297,6 +299,10 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         # 5. hand over
         pictures = [as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
         edited = [e for _, e in results]
+        for one, face in ((o, f) for pair in zip(edited, encoded) for o, f in zip(*pair)):
+            one.notes = self._notes(face, request, lender)
+        for note in sorted({note for faces in edited for one in faces for note in one.notes}):
+            warnings.warn(note, stacklevel=3)
         self.maybe_free_model_hooks()
         return EmoRigOutput(pictures, edited) if return_dict else (pictures, edited)
 
@@ -304,12 +310,21 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         codes, reference = request.codes, None if lender is None else lender[1]
         if codes is not None:
             target = face.codes.with_(expression=codes.expression, pose=codes.pose)
+            target = self.keep_mouth(face.codes, target) if face.covered else target
         else:
             units, rotate = request.action_units, request.rotate
             target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
         if not self.published:
             check_turn(face.codes, target)
         return target
+
+    def _notes(self, face: EncodedFace, request: Request, lender: Lender | None) -> tuple[str, ...]:
+        """What an edit leaves out for something is before a mouth."""
+        lent = lender is not None and "exp" in request.modes
+        moved = request.intensity > 0 and (request.emotion is not None or lent)
+        hidden = face.covered and (moved or bool(request.action_units) or request.codes is not None)
+        lacking = moved and lent and lender[1].covered and bool(self.head.config.expression_names)
+        return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking
 
     def _redraw_photos(
         self, jobs: list[Job], request: Request, lender: Lender | None, sampling: Sampling
@@ -345,20 +360,21 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
-        there = keep_flesh(self.texture, here, there)
+        there = self._kept_below(face, target, there) if face.covered else keep_flesh(self.texture, here, there)
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
         grid, size = face.grid_matrix(GRID), self.config.crop_size
         landmarks = transform_points(face.grid_matrix(size), face.face.landmarks[:, :2])
         shades = eyes_hidden(warp_crop(rgb, face.grid_matrix(size), size), landmarks)
         irises = None if shades else landmarks[list(IRISES)] * (GRID / size)
-        warp = self.texture.warp(here, there, GRID, turning, irises, face.shut_eyes)
+        warp = self.texture.warp(here, there, GRID, turning, irises, face.shut_eyes, face.covered)
         warp.blur = photo_blur(rgb, grid, warp.source_points)
         moved = move_pixels(rgb, grid, warp)
         if not shades:
             moved = paint_lids(moved, rgb, grid, warp)
         change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
         near = compose.close_up(self.texture, warp, there, moved, grid)
-        plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolding(change), near)
+        unfolded = 0.0 if face.covered else unfolding(change)
+        plan = compose.plan(warp, warp_crop(moved, grid, GRID), size, unfolded, near)
         painted = plan.base
         if self.unet is not None and plan.network_mask.any() and not self.interrupt:
             painted = self._paint(plan, target, sampling)
@@ -371,6 +387,12 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         if change and self.config.wrinkles:
             done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
         return done, plan.picture()
+
+    def _kept_below(self, face: EncodedFace, target: FaceCodes, there: Tensor) -> Tensor:
+        """The edited head [V, 3], on the grid, whose expression changes above what covers the mouth alone."""
+        pose = torch.cat([target.pose[:, :3], face.codes.pose[:, 3:]], 1)
+        still = self.grid_vertices(face, target.with_(expression=face.codes.expression, pose=pose), GRID)
+        return still + self.texture.above_mask[:, None] * (there - still)
 
     def _paint(self, plan: compose.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
         """Base plus the network's correction [1, 3, S, S] within the network's mask."""

@@ -18,6 +18,7 @@ from .frames import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc
 from .light import fit_light
 from .models.head import PARTS, HeadModel
 from .models.landmarks import FitResult
+from .occlusion import mouth_covered
 from .openings import shut_eyes
 from .phototexture import PhotoTexture
 from .render import (
@@ -111,6 +112,7 @@ class EncodedFace:
         transform: From NDC of the encoder's crop to those of the picture, float32 [1, 3, 3].
         seen: The crop [1, 3, S, S] in [0, 1] that an encoder of DECA's kind looked at.
         picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
+        covered: Whether something is before the mouth; not asked where a network draws the whole crop.
     """
 
     face: Face
@@ -123,6 +125,7 @@ class EncodedFace:
     transform: Tensor = field(default_factory=lambda: torch.eye(3)[None])
     seen: Tensor | None = None
     picture: Picture | None = None
+    covered: bool = False
 
     @property
     def shut_eyes(self) -> tuple[bool, bool]:
@@ -180,8 +183,9 @@ class RigMixin:
         error = float(fit.error[:468][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(look.transform).float()[None]
         encoded = EncodedFace(
-            face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture
-        )
+            face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture,
+            covered=not self.published and mouth_covered(photo, face.landmarks),
+        )  # fmt: skip
         if self.encoder.crop == "deca":
             encoded.seen = look.crop(self.encoder.config.image_size)
         if not fit.codes.light.any():

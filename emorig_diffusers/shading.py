@@ -58,6 +58,7 @@ def shade_expression(
     if lift.any():
         light = strength * sample_maps(head.shading(lift).numpy(), warp)
         field -= np.maximum(light - _darker(moved, matrix, warp), 0)
+    field = field if warp.free is None else field * warp.free
     skin, colour = skin_colour(moved, matrix, warp)
     field = field * cv2.resize(skin, field.shape)
     return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)

@@ -125,6 +125,7 @@ def shade_wrinkles(
         return photo
     skin, colour = see_skin(moved, matrix, warp)
     field = strength * shading(drawn, warp, light) * cv2.resize(skin, warp.normal.shape[:2])
+    field = field if warp.free is None else field * warp.free
     return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
 
 

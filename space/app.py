@@ -28,6 +28,7 @@ from emorig_diffusers.assets import AssetError
 from emorig_diffusers.cli import load_pipeline, sentence
 from emorig_diffusers.emotions import MAX_INTENSITY
 from emorig_diffusers.faces import choose_faces, find_faces
+from emorig_diffusers.outputs import notes_of
 from emorig_diffusers.photos import PhotoError, read_photo, save_photo
 from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
 
@@ -111,6 +112,8 @@ class Editor:
                 after = save(result, photo)
                 heads = self._heads(photo, result, Path(after).with_suffix(".glb"))
                 pair = (before_picture(photo, Path(after).parent), after)
+            for note in notes_of(result.faces[0]):
+                gr.Info(note)
         except gr.Error as error:
             gr.Warning(error.message)
             return (gr.skip(),) * len(EMPTY_STAGE)
