@@ -2,6 +2,13 @@
 
 Landmarks do not tell: their network guesses lips under a mask as well. A small network looks at the mouth in colours
 that are relative to the skin around the eyes, with the outline of the lips as the landmarks have it.
+
+Measured by `train/fit_cover.py` on 496 portraits of people that neither the network nor the threshold was chosen on:
+two count as covered, a tongue put out and a hand at the lips; made grey, dim, blurred, noisy, tinted, with lipstick or
+with something beside the mouth, 21 of 2,480. Of 176 photos from elsewhere (51 people neutral and smiling, acted
+expressions, hard ones) none does. Of covers drawn onto those people, a quarter of the lips hidden or more, as they are
+and made worse: 397 of 399 masks, 329 of 336 hands, 339 of 375 fingers, 390 of 400 microphones, 350 of 399 scarves, 348
+of 399 odd shapes; of kinds that it never saw 332 of 399 cups, 346 of 364 cards, 314 of 400 strips of tape.
 """
 
 from __future__ import annotations
