@@ -225,6 +225,7 @@ def test_a_shut_eye_is_skin_from_lid_to_lid() -> None:
     ((3, 3), (3, 3), {"eyeBlinkRight": 0.5, "eyeBlinkLeft": 0.5}, (False, False)),  # laughter
     ((3, 3), (2, 2), {}, (True, True)),  # the other is shut
     ((4, 4), (2, 2), {}, (False, True)),
+    ((3, 3), (2, 2), {"eyeBlinkRight": 0.3, "eyeBlinkLeft": 0.5}, (False, True)),  # a wink of who laughs
     ((8, 8), (8, 8), {"eyeBlinkRight": 0.5, "eyeLookDownRight": 0.6}, (False, False)),
 ])  # fmt: skip
 def test_which_eyes_are_shut(right: tuple, left: tuple, scores: dict[str, float], shut: tuple[bool, bool]) -> None:
