@@ -12,6 +12,7 @@ from .codes import FaceCodes
 from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order, part_late
 from .models.head import rotation_matrix
 from .models.landmarks import axis_angle, settle_lids
+from .models.signs import shown_already
 from .occlusion import MOUTH_UNITS, SEEN_UNITS
 from .rig import EncodedFace, RigMixin
 
@@ -90,6 +91,8 @@ class EditMixin(RigMixin):
             change = self.emotion_change(emotion)
             expression = part_late(change[:-3], self.head.config.expression_names, intensity)
             target = self._express(face, target, expression[None], change[None, -3:], intensity)
+            kept = self._kept(face, emotion, intensity)
+            target = target.with_(expression=torch.lerp(target.expression, face.codes.expression, kept))
         if reference is not None:
             target = self._borrow(face, target, reference, intensity, modes)
             closing = [min(intensity, 1.0) * (shut and "exp" in modes) for shut in reference.shut_eyes]
@@ -120,6 +123,15 @@ class EditMixin(RigMixin):
         theirs = torch.tensor([wanted(name) for name in names])
         pose = torch.cat([target.pose[:, :3], other.pose[:, 3:]], 1)
         return target.with_(expression=torch.where(theirs, other.expression, target.expression), pose=pose)
+
+    def _kept(self, face: EncodedFace, emotion: str | Mapping[str, float], intensity: float) -> Tensor:
+        """Share of every unit [E] that an emotion leaves as the photo has it, for it is shown already. Of blends and of
+        a checkpoint's own recipes or codes that is not known."""
+        names, shares = self.head.config.expression_names, {emotion: 1.0} if isinstance(emotion, str) else emotion
+        (name, share), *others = shares.items()
+        if others or self.emotion_codes is not None or self.recipes[name] != RECIPES.get(name):
+            return torch.zeros(self.head.config.num_expression)
+        return shown_already(name, face.codes.expression, names, max(share * intensity, 1.0))
 
     def _express(
         self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.emotions import action_unit_offset, emotion_offset
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmarks import RANGE_MARGIN, LandmarkEncoder
-from emorig_diffusers.models.signs import SIGNS, shown_signs, shown_smile, without_signs, without_smile
+from emorig_diffusers.models.signs import SIGNS, shown_already, shown_signs, shown_smile, without_signs, without_smile
 from emorig_diffusers.rig import EncodedFace
 
 # what the fit read in the middle of ordinary photos, and of a person's acted expressions
@@ -22,6 +25,10 @@ ACTED = {
     "sorrow": {"browDown": 0.1, "browInnerUp": 0.0, "mouthFrown": 0.05, "mouthShrugLower": 0.4},
     "disgust": {"browDown": 0.5, "mouthUpperUp": 0.13, "mouthLowerDown": 0.05, "mouthSmile": 0.09},
 }
+
+
+SURPRISED = ORDINARY | {"browOuterUp": 0.09, "eyeWide": 0.11, "jawOpen": 0.2, "mouthClose": -0.25,
+                        "mouthLowerDown": 0.24}  # fmt: skip
 
 
 def face(names: tuple[str, ...], **units: float) -> Tensor:
@@ -99,3 +106,36 @@ def test_units_a_little_outside_the_range_stay(
         expression[0, unit] = amount
         relaxed = encoder.neutral(head, codes.with_(expression=expression))[0, unit].item()
         assert relaxed == pytest.approx(amount if kept else low, abs=1e-5)
+
+
+@pytest.mark.parametrize("emotion", ["happy", "surprise", "disgust"])
+def test_an_emotion_put_on_its_own_result_changes_little(
+    pipe: EmoRigPipeline, hopper: np.ndarray, hopper_face: EncodedFace, emotion: str
+) -> None:
+    """More than 35 dB between the first result and the second, where the first is not 30 to the photo."""
+    results = [hopper]
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        results.append(pipe(results[-1], emotion, generator=generator, output_type="np").images[0])
+    crops = [warp_crop(photo, hopper_face.grid_matrix(256), 256).astype(float) for photo in results]
+    first, second = (10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-3)) for a, b in zip(crops, crops[1:]))
+    assert first < 30 and second > 35
+
+
+def test_what_is_shown_already_stays_and_more_of_it_can_be_asked_for(names: tuple[str, ...]) -> None:
+    surprised, calm = (action_unit_offset(units, names)[None] for units in (SURPRISED, ORDINARY))
+    assert (shown_already("surprise", surprised, names) == 1).all()
+    assert (shown_already("surprise", surprised, names, 1.5) < 0.6).all()
+    assert not shown_already("surprise", calm, names).any() and not shown_already("sad", surprised, names).any()
+    assert not shown_already("surprise", torch.ones(1, 4), ()).any()
+
+
+def test_a_grin_made_happy_keeps_its_lips(
+    pipe: EmoRigPipeline, astronaut_face: EncodedFace, names: tuple[str, ...]
+) -> None:
+    change = (pipe.edit_codes(astronaut_face, "happy").expression - astronaut_face.codes.expression)[0]
+    lips = torch.tensor([name.startswith(("mouth", "jaw")) for name in names])
+    assert not change[lips].any() and change[names.index("cheekSquintLeft")] > 0.1
+    assert pipe.edit_codes(astronaut_face, {"happy": 1.0}).expression.equal(astronaut_face.codes.expression + change)
+    own = EmoRigPipeline(pipe.head, pipe.encoder, emotions={"happy": {"AU12": 1.5, "AU26": 0.5}})
+    assert (own.edit_codes(astronaut_face, "happy").expression - astronaut_face.codes.expression)[0, lips].any()

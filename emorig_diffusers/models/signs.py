@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from ..masks import ramp
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,66 @@ BROADEST = 1.3  # such smiles that are taken back at most
 UNEVEN = 0.1  # mouthSmile by which the fits of calm faces' two sides differ
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How a face is told to show an emotion in full already.
+
+    Attributes:
+        reads: Unit -> weight, of the mean of both sides.
+        ordinary: What they add up to on ordinary faces; one more is what the emotion's recipe makes of them.
+        range: Likeness from which an edit changes less of the face, and from which it changes nothing.
+        apart: Of that, what counts for units that do not move the lips.
+    """
+
+    reads: Mapping[str, float]
+    ordinary: float
+    range: tuple[float, float]
+    apart: float = 1.0
+
+
+LIKENESSES: Mapping[str, Likeness] = {
+    "happy": Likeness({"mouthUpperUp": 2.05, "mouthRollLower": -1.05, "mouthShrugUpper": -1.0, "mouthClose": -1.1,
+                       "noseSneer": -0.55}, 0.28, (0.55, 0.8), 0.6),
+    "surprise": Likeness({"browOuterUp": 0.5, "eyeWide": -0.6, "mouthLowerDown": 1.2, "jawOpen": 1.05,
+                          "mouthClose": -1.3}, -0.13, (0.5, 0.75)),
+    "fear": Likeness({"jawOpen": 1.95, "mouthUpperUp": -1.7, "mouthRollUpper": -1.65, "mouthShrugUpper": 1.25,
+                      "cheekPuff": -0.85, "mouthPress": -0.6}, -0.28, (0.62, 0.85)),
+    "disgust": Likeness({"mouthUpperUp": 1.4, "mouthLowerDown": 1.9, "browDown": -0.1, "eyeWide": -0.6},
+                        -0.5, (0.5, 0.75)),
+}  # fmt: skip
+"""Weights are linear discriminants, rounded, of edits of 26 London neutrals, fitted again, against 1,550 ordinary
+photos: of these 5, 2, 4 and 2 % pass the lower limit, of the edits 90 to 100 %. Fits tell sad and angry edits too
+badly. Of a smile the lips stay and the eyes may still join in."""
+LIP_UNITS = ("mouth", "jaw")
+
+
+def shown_already(emotion: str, expression: Tensor, names: Sequence[str], level: float = 1.0) -> Tensor:
+    """Share [E] of every unit that an edit keeps, because a fitted ψ [1, E] shows the emotion asked for: put on its own
+    result, an emotion would add up, as fits read only part of it.
+
+    Args:
+        level: How much of the emotion is asked for, 1 or more.
+    """
+    if emotion not in LIKENESSES:
+        return torch.zeros(len(names))
+    told = LIKENESSES[emotion]
+    likeness = _evidence(told.reads, expression, names) - told.ordinary
+    share = float(ramp(max(likeness, 0.0) / level, *told.range))
+    return torch.tensor([share * (1.0 if name.startswith(LIP_UNITS) else told.apart) for name in names])
+
+
+def _evidence(reads: Mapping[str, float], expression: Tensor, names: Sequence[str]) -> float:
+    """Weighted sum of units of ψ [1, E], -inf where one of them has no name."""
+    places = {unit: _sides(unit, names) for unit in reads}
+    if not all(places.values()):
+        return -np.inf
+    return float(sum(weight * expression[0, places[unit]].mean().item() for unit, weight in reads.items()))
+
+
 def shown_signs(expression: Tensor, names: Sequence[str]) -> dict[str, float]:
     """How much of every expression of SIGNS a fitted ψ [1, E] shows, in [0, 1]; 0 where units have no names."""
-    mean = lambda unit: np.mean([expression[0, i].item() for i in _sides(unit, names)])
-    shown = {}
-    for kind, sign in SIGNS.items():
-        known = all(_sides(unit, names) for unit in sign.reads)
-        evidence = sum(weight * mean(unit) for unit, weight in sign.reads.items()) if known else -np.inf
-        shown[kind] = float(np.clip(sign.slope * (evidence - sign.limit), 0, 1))
-    return shown
+    evidence = {kind: _evidence(sign.reads, expression, names) for kind, sign in SIGNS.items()}
+    return {kind: float(np.clip(sign.slope * (evidence[kind] - sign.limit), 0, 1)) for kind, sign in SIGNS.items()}
 
 
 def without_signs(expression: Tensor, shown: Mapping[str, float], names: Sequence[str]) -> Tensor:
