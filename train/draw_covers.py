@@ -18,8 +18,8 @@ Drawn = tuple[np.ndarray, np.ndarray]
 CLOTHS = ((0.55, 0.75, 0.85), (0.92, 0.93, 0.94), (0.08, 0.08, 0.09), (0.45, 0.65, 0.6), (0.9, 0.6, 0.65))
 """Usual colours of masks: light blue, white, black, green, pink; sRGB."""
 CHEEKS = (50, 280, 101, 330, 108, 337, 151)  # landmarks on skin that hands take their colour from
-TRAINED = ("mask", "scarf", "fingers", "fingers", "hand", "microphone", "piece")
-"""Kinds that the shipped network is trained on; cups, cards and tape only measure it."""
+KINDS = ("mask", "scarf", "fingers", "fingers", "hand", "microphone", "piece", "cup", "card", "tape")
+"""What is drawn for training; fingers, skin on skin, are the hardest to tell."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@
 
 PHOTOS are portraits whose lips are seen, with `manifest.csv` (`file`, `person`) where people have several. Covers are
 drawn onto them (`draw_covers.py`); both kinds are then turned grey, dim, tinted, blurred, noisy or small. A quarter of
-the people is kept back for the measurement, an eighth for the choice of the threshold.
+the people is kept back for the measurement, an eighth for the choice of the threshold. EDITED are folders of the
+product's own edits of PHOTOS under the same names, for mouths that are wide open, which photos hardly show: the shipped
+network saw 182 of all emotions and 115 of AU27 with lips pushed forward.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from draw_covers import SHAPES, TRAINED, Portrait, cover_mouth, covered_share
+from draw_covers import KINDS, SHAPES, Portrait, cover_mouth, covered_share
 from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from tqdm.auto import tqdm
@@ -130,7 +132,7 @@ def seen_sample(face: Portrait, others: list[Portrait], rng: np.random.Generator
     if rng.random() < 0.25 and not plain:
         face = paint_lips(face, rng)
     if rng.random() < 0.3 and not plain:
-        kind = TRAINED[rng.integers(len(TRAINED))]
+        kind = KINDS[rng.integers(len(KINDS))]
         shift = rng.uniform(0.15, 0.4) * face.unit * np.array([rng.normal(0, 0.6), 1.0])
         moved = Portrait(face.picture, face.points + shift)  # the cover is drawn where the mouth is not
         picture, alpha = cover_mouth(kind, moved, others, rng)
@@ -166,9 +168,7 @@ def covered_sample(
     return mouth_patch(picture, guessed.points if plain else jitter(guessed, rng, 0.005))
 
 
-def make_set(
-    faces: list[Portrait], kinds: tuple[str, ...], count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def make_set(faces: list[Portrait], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Patches [N, 4, P, P] float16 and whether each is covered [N]: about `count` of either."""
     patches, covered = [], []
     wide = np.array([max(openness(face) - OPEN, 0) for face in faces])
@@ -180,14 +180,14 @@ def make_set(
         )
         patches.append(seen_sample(faces[one], faces, rng))
         covered.append(False)
-        patch = covered_sample(faces[rng.integers(len(faces))], faces, kinds[i % len(kinds)], rng)
+        patch = covered_sample(faces[rng.integers(len(faces))], faces, KINDS[i % len(KINDS)], rng)
         if patch is not None:
             patches.append(patch)
             covered.append(True)
     return np.array(patches, np.float16), np.array(covered)
 
 
-def fit(patches: np.ndarray, covered: np.ndarray, epochs: int = 14, batch: int = 128) -> LipsNet:
+def fit(patches: np.ndarray, covered: np.ndarray, epochs: int = 11, batch: int = 128) -> LipsNet:
     """Train a network; seen mouths weigh more, as calling one covered is the worse mistake."""
     torch.manual_seed(0)
     net = LipsNet()
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path, help="folder that model.safetensors is written to")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="folders of edits of these photos, same names")
-    parser.add_argument("--count", type=int, default=12000, help="samples of either kind")
+    parser.add_argument("--count", type=int, default=14000, help="samples of either kind")
     parser.add_argument("--sure", type=float, default=SURE, help="logit from which a mouth counts as covered")
     args = parser.parse_args()
     manifest = args.photos / "manifest.csv"
@@ -249,7 +249,7 @@ def main() -> None:
     edits = [face for person, face in edits if part_of(person) == "train"]
     print({part: len(some) for part, some in faces.items()}, f"and {len(edits)} edits")
     rng = np.random.default_rng(0)
-    net = fit(*make_set(faces["train"] + 2 * edits, TRAINED, args.count, rng)).half().float()
+    net = fit(*make_set(faces["train"] + 2 * edits, args.count, rng)).half().float()
     args.out.mkdir(parents=True, exist_ok=True)
     save_file({name: values.half() for name, values in net.state_dict().items()}, args.out / "model.safetensors")
     for part in ("choose", "measure"):
