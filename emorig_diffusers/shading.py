@@ -24,8 +24,8 @@ DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions 
 DIM = 4.0  # grey levels that shades in the dark are told from
 SPREAD = np.float32([30, 9, 9])  # Lab: standard deviations of skin about its samples; shadows are skin
 CREASING = ("browDown", "browInnerUp", "browOuterUp", "eyeWide", "noseSneer")
-"""Units whose shade, when they go down, is lifted from skin that is darker than what is around it, and no further: not
-every face has the creases of those whose shade was measured."""
+"""Units whose shade, when they go down, is taken back as far as skin is darker or lighter than what is around it, and
+no further: not every face has the creases of those whose shade was measured."""
 AROUND = 0.006  # metres: standard deviation of what is around
 OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
 
@@ -53,11 +53,12 @@ def shade_expression(
     if not head.config.shading_size or not strength > 0:
         return photo
     amounts = torch.tensor([change[name] for name in head.config.expression_names])
-    field = strength * np.clip(sample_maps(head.shading(amounts).numpy(), warp), DARKEST, LIGHTEST)
+    field = sample_maps(head.shading(amounts).numpy(), warp)
     lift = torch.tensor([min(change[n], 0.0) if n.startswith(CREASING) else 0.0 for n in head.config.expression_names])
     if lift.any():
-        light = strength * sample_maps(head.shading(lift).numpy(), warp)
-        field -= np.maximum(light - _darker(moved, matrix, warp), 0)
+        light, darker = sample_maps(head.shading(lift).numpy(), warp), _darker(moved, matrix, warp)
+        field -= light - np.clip(light, np.minimum(darker, 0), np.maximum(darker, 0))
+    field = strength * np.clip(field, DARKEST, LIGHTEST)
     field = field if warp.free is None else field * warp.free
     skin, colour = skin_colour(moved, matrix, warp)
     field = field * cv2.resize(skin, field.shape)
@@ -92,10 +93,10 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
 
 
 def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
-    """By how much pixels are darker than the skin around them [G, G] float32, natural logarithm; 0 where lighter."""
+    """By how much pixels are darker than the skin around them [G, G] float32, natural logarithm; < 0 where lighter."""
     grey = cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY)
     tone = np.log(grey.astype(np.float32) + DIM)
-    return np.maximum(skin_around(tone, warp, AROUND) - tone, 0)
+    return skin_around(tone, warp, AROUND) - tone
 
 
 def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
