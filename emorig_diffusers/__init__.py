@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .codes import FaceCodes
-    from .emotions import ACTION_UNITS, EMOTIONS
-    from .faces import NoFaceError
-    from .photos import PhotoError
-    from .pipeline_diffae import DiffAEEmotionPipeline
-    from .pipeline_emorig import EmoRigOutput, EmoRigPipeline
+    from .face.codes import FaceCodes
+    from .face.emotions import ACTION_UNITS, EMOTIONS
+    from .photo.faces import NoFaceError
+    from .photo.io import PhotoError
+    from .pipelines.diffae import DiffAEEmotionPipeline
+    from .pipelines.emorig import EmoRigOutput, EmoRigPipeline
 
 _HOMES = {
-    "ACTION_UNITS": "emotions",
-    "DiffAEEmotionPipeline": "pipeline_diffae",
-    "EMOTIONS": "emotions",
-    "EmoRigOutput": "pipeline_emorig",
-    "EmoRigPipeline": "pipeline_emorig",
-    "FaceCodes": "codes",
-    "NoFaceError": "faces",
-    "PhotoError": "photos",
+    "ACTION_UNITS": "face.emotions",
+    "DiffAEEmotionPipeline": "pipelines.diffae",
+    "EMOTIONS": "face.emotions",
+    "EmoRigOutput": "pipelines.outputs",
+    "EmoRigPipeline": "pipelines.emorig",
+    "FaceCodes": "face.codes",
+    "NoFaceError": "photo.faces",
+    "PhotoError": "photo.io",
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m emorig_diffusers` is the `emorig` command."""
 
-from .cli import main
+from .cli.main import main
 
 raise SystemExit(main())

@@ -23,14 +23,14 @@ from gradio.utils import get_upload_folder
 from heads import write_fitted_heads, write_heads
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
-from emorig_diffusers.amounts import by_name, parse_amounts
-from emorig_diffusers.assets import AssetError
-from emorig_diffusers.cli import load_pipeline, sentence
-from emorig_diffusers.emotions import MAX_INTENSITY
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.outputs import notes_of
-from emorig_diffusers.photos import PhotoError, read_photo, save_photo
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
+from emorig_diffusers.cli.amounts import by_name, parse_amounts
+from emorig_diffusers.cli.main import load_pipeline, sentence
+from emorig_diffusers.face.emotions import MAX_INTENSITY
+from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.outputs import notes_of
 
 AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 

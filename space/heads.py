@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emorig_diffusers.faces import find_faces
-from emorig_diffusers.mesh import mesh_of_edit, mesh_of_photo, write_mesh
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.pipeline_emorig import EmoRigOutput, EmoRigPipeline
+from emorig_diffusers.mesh.export import mesh_of_edit, mesh_of_photo, write_mesh
+from emorig_diffusers.photo.faces import find_faces
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.pipelines.emorig import EmoRigOutput, EmoRigPipeline
 
 HEAD_SPACING = 0.25  # between heads side by side, metres
 TEXTURE_SIDE = 768  # of each head's texture, pixels

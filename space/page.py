@@ -15,12 +15,12 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder, is_in_or_equal
 from PIL import Image, ImageDraw, ImageFont
 
-from emorig_diffusers.emotions import MAX_INTENSITY
-from emorig_diffusers.faces import Face
-from emorig_diffusers.outputs import EditedCode
-from emorig_diffusers.photos import save_photo
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
-from emorig_diffusers.pipeline_emorig import EditedFace, EmoRigPipeline
+from emorig_diffusers.face.emotions import MAX_INTENSITY
+from emorig_diffusers.photo.faces import Face
+from emorig_diffusers.photo.io import save_photo
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.emorig import EditedFace, EmoRigPipeline
+from emorig_diffusers.pipelines.outputs import EditedCode
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
 NOTE = (

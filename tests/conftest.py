@@ -28,16 +28,19 @@ from torch import nn
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards, write_manifest, write_shard
+from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.landmarks import LandmarkEncoder
+from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.rig import EncodedFace
 
 if TYPE_CHECKING:
     from rig_data import WindowData
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # the training scripts are no package
+HERE = Path(__file__).parent
+# the training scripts are no package, nor are the tests, which share stand-ins
+FOLDERS = [f for f in sorted(HERE.iterdir()) if f.is_dir() and f.name != "benchmarks"]
+sys.path[:0] = map(str, (HERE.parent / "train", *FOLDERS))
 os.environ["ACCELERATE_USE_CPU"] = "true"  # the same numbers on all machines
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

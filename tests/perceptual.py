@@ -1,4 +1,4 @@
-"""The sheet of faces that tests/test_perceptual.py compares with, and how two faces are compared.
+"""The sheet of faces that tests/pipelines/test_perceptual.py compares with, and how two faces are compared.
 
 After a change that is meant to be seen, look at what it makes and keep it:
 
@@ -19,8 +19,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.crops import align, warp_crop
-from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.photo.resample import align, warp_crop
 
 SHEET = Path(__file__).parent / "perceptual.jpg"
 SIDE = 96  # pixels of a face

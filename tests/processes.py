@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ("torch", "accelerate", "matplotlib.figure", "diffusers.training_utils", "emorig_diffusers.pipeline_emorig")
+PRELOADED = (
+    "torch", "accelerate", "matplotlib.figure", "diffusers.training_utils", "emorig_diffusers.pipelines.emorig",
+)  # fmt: skip
 PATIENCE = 300  # seconds
 
 _context = multiprocessing.get_context("forkserver")

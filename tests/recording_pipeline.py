@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
-from emorig_diffusers.outputs import as_type
-from emorig_diffusers.photos import read_photo
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.pipelines.outputs import as_type
 
 
 class RecordingPipeline(EmoRigPipeline):

@@ -6,11 +6,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.face.emotions import EMOTIONS
 from emorig_diffusers.models.diffae import LatentNet, SemanticEncoder
-from emorig_diffusers.models.latents import LatentClassifier
+from emorig_diffusers.models.semantic_classifier import LatentClassifier
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
 
 CODE = 16  # length of z_sem
 

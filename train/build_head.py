@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from head_landmarks import embed_landmarks
 
-from emorig_diffusers.frames import IBUG68
 from emorig_diffusers.models.head import PARTS, HeadModel
+from emorig_diffusers.photo.crops import IBUG68
 
 SHAPE_MODES = 80
 SAMPLES = 2000

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.emotions import RECIPES
+from emorig_diffusers.face.emotions import RECIPES
 
 
 def bundle(source: Path, target: Path, steps: int | None = None) -> None:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from emorig_diffusers.crops import align, transform_points
-from emorig_diffusers.faces import BLENDSHAPES, choose_faces, find_faces
+from emorig_diffusers.face.encode import crop_tensor
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.landmarks import LandmarkEncoder
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.rig import crop_tensor
+from emorig_diffusers.models.landmark_fit import LandmarkEncoder
+from emorig_diffusers.photo.faces import BLENDSHAPES, choose_faces, find_faces
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.resample import align, transform_points
 
 WEAK_PRIOR = 12.0  # weight of the prior in the first round; the encoder's own is larger
 FIRST_SCALE = 0.5

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from emorig_diffusers.atomic import write_file
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.files.atomic import write_file
 from emorig_diffusers.models.diffae import SemanticEncoder
 
 BATCH = 32  # photos that the encoder sees at a time

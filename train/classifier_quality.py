@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emorig_diffusers.coded import unit_picture
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.metrics.emotion import Judge, emotion_judge
-from emorig_diffusers.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
-from emorig_diffusers.models.latents import LatentClassifier
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
-from emorig_diffusers.sampling import Sampling
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.evaluation.metrics.emotion import Judge, emotion_judge
+from emorig_diffusers.evaluation.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
+from emorig_diffusers.models.semantic_classifier import LatentClassifier
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.diffae_faces import unit_picture
 
 LEAST_SIDE = 256  # pixels of the picture in which faces are looked for
 

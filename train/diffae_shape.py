@@ -12,9 +12,9 @@ from objectives import goal_of, noise_like, noised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emorig_diffusers.keeping import CodeReader
-from emorig_diffusers.models.latents import LatentClassifier
-from emorig_diffusers.schedulers import predicted_sample
+from emorig_diffusers.diffusion.guidance import CodeReader
+from emorig_diffusers.diffusion.schedulers import predicted_sample
+from emorig_diffusers.models.semantic_classifier import LatentClassifier
 
 INTENSITIES = (0.5, 1.5)  # of the edits that are trained
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emorig_diffusers.masks import fill_polygon
-from emorig_diffusers.models.landmarks import OUTER_LIPS
+from emorig_diffusers.models.landmark_fit import OUTER_LIPS
+from emorig_diffusers.photo.masks import fill_polygon
 
 Drawn = tuple[np.ndarray, np.ndarray]
 """A picture float32 [S, S, 3] in [0, 1] and how much of each pixel a cover hides [S, S]."""

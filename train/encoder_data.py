@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from emorig_diffusers import FaceCodes
-from emorig_diffusers.crops import warp_crop
 from emorig_diffusers.data.shards import CodeShards, Sample
-from emorig_diffusers.metrics import FerJudge
+from emorig_diffusers.evaluation.metrics import FerJudge
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
-from emorig_diffusers.render import project
+from emorig_diffusers.photo.resample import warp_crop
+from emorig_diffusers.render.camera import project
 
 ROOM = 1.25  # stored pictures are this much larger than the network's
 NUM_EMOTIONS = 7  # of the frozen classifier

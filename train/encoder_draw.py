@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emorig_diffusers import FaceCodes
-from emorig_diffusers.crops import align
-from emorig_diffusers.emotions import EMOTIONS, emotion_offset
-from emorig_diffusers.light import SH_CONSTANTS
+from emorig_diffusers.face.emotions import EMOTIONS, emotion_offset
 from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.models.landmarks import UNSEEN_UNITS
-from emorig_diffusers.render import draw_buffers, project, vertex_normals
+from emorig_diffusers.models.landmark_fit import UNSEEN_UNITS
+from emorig_diffusers.photo.resample import align
+from emorig_diffusers.render.buffers import draw_buffers, vertex_normals
+from emorig_diffusers.render.camera import project
+from emorig_diffusers.render.spherical_harmonics import SH_CONSTANTS
 
 PLAIN_SHARE = 0.3  # heads in their own colours under a known light; the others wear a photo's colours
 OWN_SHARE, EMOTION_SHARE = 0.3, 0.45  # expressions of another photo, emotions; the rest are random units

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emorig_diffusers import FaceCodes
-from emorig_diffusers.light import sh_shading
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.models.landmarks import EYES, INNER_LIPS, LIP_PAIRS, OUTER_LIPS
-from emorig_diffusers.render import interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from emorig_diffusers.models.landmark_fit import EYES, INNER_LIPS, LIP_PAIRS, OUTER_LIPS
+from emorig_diffusers.render.buffers import vertex_normals
+from emorig_diffusers.render.camera import ndc_to_pixels, project
+from emorig_diffusers.render.rasterize import interpolate, rasterize
+from emorig_diffusers.render.spherical_harmonics import sh_shading
 
 LIDS = ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373))
 MOUTH_CORNERS = ((61, 291),)

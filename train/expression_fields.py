@@ -17,11 +17,11 @@ import torch
 from scipy.spatial import cKDTree
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.crops import transform_points, warp_crop
-from emorig_diffusers.faces import choose_faces, find_faces
 from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.render import rasterize
-from emorig_diffusers.wrinkles import MIRROR
+from emorig_diffusers.painting.stages.wrinkles import MIRROR
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.resample import transform_points, warp_crop
+from emorig_diffusers.render.rasterize import rasterize
 
 GRID = 320  # side of the crop in which flow is computed, pixels: about that of the photos
 ATLAS = 192  # side of the shading maps, pixels of a millimetre

@@ -13,10 +13,10 @@ import torch
 from expression_fields import RIGID, dense_flow
 from torch import Tensor
 
-from emorig_diffusers.crops import align, transform_points, warp_crop
-from emorig_diffusers.faces import Face, choose_faces, find_faces
-from emorig_diffusers.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, Judge
-from emorig_diffusers.photos import read_photo
+from emorig_diffusers.evaluation.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, Judge
+from emorig_diffusers.photo.faces import Face, choose_faces, find_faces
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.resample import align, transform_points, warp_crop
 
 SIDE = 256  # of the aligned crop, pixels
 REGIONS = {

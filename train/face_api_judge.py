@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from emorig_diffusers.metrics.face_api import WEIGHTS
+from emorig_diffusers.evaluation.metrics.face_api import WEIGHTS
 
 NAMES = {
     "filters": ("weight", (3, 2, 0, 1)),

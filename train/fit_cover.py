@@ -24,13 +24,13 @@ from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from tqdm.auto import tqdm
 
-from emorig_diffusers.crops import align, transform_points, warp_crop
-from emorig_diffusers.detectors import SIDE, detect_landmarks
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.masks import fill_polygon
-from emorig_diffusers.models.landmarks import INNER_LIPS, OUTER_LIPS
-from emorig_diffusers.occlusion import PATCH, SURE, LipsNet, mouth_patch
-from emorig_diffusers.photos import read_photo
+from emorig_diffusers.models.landmark_fit import INNER_LIPS, OUTER_LIPS
+from emorig_diffusers.models.occlusion import PATCH, SURE, LipsNet, mouth_patch
+from emorig_diffusers.photo.detectors import SIDE, detect_landmarks
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.masks import fill_polygon
+from emorig_diffusers.photo.resample import align, transform_points, warp_crop
 
 SIZE = 192  # side of the portraits that covers are drawn on, pixels
 COVERED, BESIDE = 0.25, 0.05  # shares of the lips from which they count as covered, and up to which as seen

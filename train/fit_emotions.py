@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.folders import write_folder
-from emorig_diffusers.hub import INDEX, fetch, rewrite_json
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.files.folders import write_folder
+from emorig_diffusers.hub.repository import INDEX, fetch, rewrite_json
 
 STEPS = 100  # of Weiszfeld's iteration
 NEAREST = 1e-3  # standard deviations; a photo at the very centre does not hold it for ever

@@ -27,15 +27,15 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.emotions import RECIPES, action_unit_offset
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.masks import smooth
-from emorig_diffusers.metrics import FaceApiJudge
+from emorig_diffusers.evaluation.metrics import FaceApiJudge
+from emorig_diffusers.face.emotions import RECIPES, action_unit_offset
 from emorig_diffusers.models.head import PARTS, SHADING_STEP, HeadModel
-from emorig_diffusers.models.landmarks import EYES, INNER_LIPS, OUTER_LIPS, UNSEEN_UNITS
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.render import vertex_normals
-from emorig_diffusers.wrinkles import BROWS
+from emorig_diffusers.models.landmark_fit import EYES, INNER_LIPS, OUTER_LIPS, UNSEEN_UNITS
+from emorig_diffusers.painting.stages.wrinkles import BROWS
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.masks import smooth
+from emorig_diffusers.render.buffers import vertex_normals
 
 FITTED = ("happy", "sad", "surprise", "surprise_wide", "fear", "disgust", "anger")
 MORE = {"surprise_wide": {"AU1": 0.7, "AU2": 0.95, "AU5": 0.95, "AU27": 0.85, "AU18": 0.2}}

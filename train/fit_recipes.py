@@ -23,8 +23,8 @@ import torch
 from expression_targets import Ruler, Target, read_targets
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.atomic import write_file
-from emorig_diffusers.hub import INDEX
+from emorig_diffusers.files.atomic import write_file
+from emorig_diffusers.hub.repository import INDEX
 
 STEP, LARGEST = 0.15, 1.3  # first standard deviation of an amount, and its bound
 FLOW, JUDGE, IDENTITY = 0.5, 1.0, 4.0  # weights beside LPIPS, whose weight is 1; all are about 1 for no edit

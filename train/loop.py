@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from matplotlib.figure import Figure
 
-from emorig_diffusers.atomic import write_file
+from emorig_diffusers.files.atomic import write_file
 
 LOG = "losses.csv"
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emorig_diffusers import FaceCodes
-from emorig_diffusers.keeping import CodeReader
-from emorig_diffusers.metrics.perceptual import LPIPS
+from emorig_diffusers.diffusion.guidance import CodeReader
+from emorig_diffusers.diffusion.schedulers import predicted_sample
+from emorig_diffusers.evaluation.metrics.perceptual import LPIPS
+from emorig_diffusers.face.encode import code_vector
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.published import PublishedMixin
-from emorig_diffusers.repaint import make_base, stack_conditions
-from emorig_diffusers.rig import code_vector
-from emorig_diffusers.schedulers import predicted_sample
+from emorig_diffusers.painting.diffusion_rig import PublishedMixin
+from emorig_diffusers.painting.stages.inpaint import make_base, stack_conditions
 
 OUTSIDE_WEIGHT = 0.05  # of the loss where nothing is painted: the sample stays quiet there
 CODES = ("shape", "expression", "pose", "camera", "light", "texture")  # of FaceCodes, as batches hold them

@@ -18,12 +18,12 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline, NoFaceError
-from emorig_diffusers.assets import AssetError
 from emorig_diffusers.data.attributes import one_hot_rows, write_attributes
 from emorig_diffusers.data.dataset import Source
 from emorig_diffusers.data.sources import DataError, open_dataset
-from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.photos import PhotoError, save_photo
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.photo.io import PhotoError, save_photo
 
 LIST = "list_attr_emotions.txt"
 

@@ -25,14 +25,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.assets import AssetError
 from emorig_diffusers.data.shards import MANIFEST, CodeShards, Sample, finished_shards, write_manifest, write_shard
 from emorig_diffusers.data.sources import DataError, Dataset, Source, count_table, open_dataset
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.frames import PICTURE_FRAMES
-from emorig_diffusers.models.landmarks import LandmarkEncoder
-from emorig_diffusers.photos import PhotoError
-from emorig_diffusers.resampling import take_picture
+from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.models.landmark_fit import LandmarkEncoder
+from emorig_diffusers.photo.crops import PICTURE_FRAMES
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.io import PhotoError
+from emorig_diffusers.photo.pictures import take_picture
 
 MAX_ERROR, MAX_READ_ERROR = 4.0, 16.0
 HALF_CROP = 192  # pixels of the 384-pixel crop in which errors are told, per unit of normalised device coordinates
@@ -49,7 +49,7 @@ class Preparation:
         pipe: Its head and encoder fit the faces.
         dataset: The photos.
         resolution: Side of the training picture, pixels.
-        crop: Which square of the photo the picture shows, one of `frames.PICTURE_FRAMES`.
+        crop: Which square of the photo the picture shows, one of `crops.PICTURE_FRAMES`.
         max_error: Mean landmark error above which a fit is left out, pixels of a 384-pixel crop.
     """
 

@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, Sample
-from emorig_diffusers.emotions import EMOTIONS, emotion_offset
-from emorig_diffusers.facelight import find_adaptation
-from emorig_diffusers.mouthlight import find_teeth_light
-from emorig_diffusers.phototexture import move_pixels
-from emorig_diffusers.repaint import paint_mouth, regions
+from emorig_diffusers.face.emotions import EMOTIONS, emotion_offset
+from emorig_diffusers.painting.stages.face_light import find_adaptation
+from emorig_diffusers.painting.stages.flow import move_pixels
+from emorig_diffusers.painting.stages.inpaint import paint_mouth, regions
+from emorig_diffusers.painting.stages.mouth_light import find_teeth_light
 
 REGIONS = ("mouth", "edge", "lips", "folds", "hole")  # bits of the array `regions`, highest first
 MASKS = ((("edge",), 0.40), (("edge", "folds"), 0.30), (("folds",), 0.08), (("edge", "lips"), 0.10),

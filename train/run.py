@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from emorig_diffusers.assets import AssetError
-from emorig_diffusers.photos import save_photo
+from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.photo.io import save_photo
 
 PATIENCE = timedelta(days=1)  # for processes that prepare photos or draw sheets, before the others give up waiting
 

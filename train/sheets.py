@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.faces import NoFaceError
-from emorig_diffusers.sampling import Sampling
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.photo.faces import NoFaceError
 
 SIDE = 192  # pixels of a cell
 ROWS = 12  # in two stacks side by side

@@ -34,17 +34,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Dataset
 
-from emorig_diffusers.coded import unit_picture
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.hub import resolve
-from emorig_diffusers.keeping import CodeReader
+from emorig_diffusers.diffusion.guidance import CodeReader
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.evaluation.sheets import draw_rows
+from emorig_diffusers.hub.repository import resolve
 from emorig_diffusers.models.diffae import SemanticEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
-from emorig_diffusers.published import published_scheduler
-from emorig_diffusers.sampling import Sampling
-from emorig_diffusers.sheets import draw_rows
+from emorig_diffusers.painting.diffusion_rig import published_scheduler
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.diffae_faces import unit_picture
 
 SETTINGS = ("stage", "resolution", "unet", "semantic_encoder", "scheduler", "code_weight")
 """Arguments that a checkpoint cannot change."""

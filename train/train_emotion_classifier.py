@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from emorig_diffusers.models.latents import LatentClassifier
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline
-from emorig_diffusers.sampling import Sampling
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.models.semantic_classifier import LatentClassifier
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
 
 CODES = "codes.safetensors"
 MOVES = {"bce": "direction", "softmax": "means"}

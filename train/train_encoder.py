@@ -27,10 +27,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from emorig_diffusers import EmoRigPipeline, FaceCodes
-from emorig_diffusers.metrics import FerJudge
+from emorig_diffusers.evaluation.metrics import FerJudge
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.render import interpolate, ndc_to_pixels, project, rasterize, vertex_normals
+from emorig_diffusers.render.buffers import vertex_normals
+from emorig_diffusers.render.camera import ndc_to_pixels, project
+from emorig_diffusers.render.rasterize import interpolate, rasterize
 
 WEIGHTS = {"shape": 1.0, "expression": 2.0, "pose": 1.0, "camera": 1.0, "light": 0.3,
            "landmark": 0.5, "relative": 0.5, "photometric": 0.1, "emotion": 0.05}  # fmt: skip

@@ -31,15 +31,15 @@ from torch.utils.data import Dataset
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.hub import push, resolve
-from emorig_diffusers.metrics.perceptual import LPIPS
+from emorig_diffusers.evaluation.metrics.perceptual import LPIPS
+from emorig_diffusers.face.encode import code_width
+from emorig_diffusers.hub.repository import push, resolve
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.published import CONDITIONS, published_scheduler
-from emorig_diffusers.rig import code_width
-from emorig_diffusers.settings import EMORIG
+from emorig_diffusers.painting.diffusion_rig import CONDITIONS, published_scheduler
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.pipelines.settings import EMORIG
 
 ALBUM = {"learning_rate": 1e-5, "train_batch_size": 4, "max_train_steps": 5000, "lr_warmup_steps": 0}
 """Defaults of stage 2 (Ding et al. 2023, section 4)."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..folders import write_folder
+from ..files.folders import write_folder
 from ..models.detail import EMOCA_MARGINS, UV_SIDE, DetailModel
 from ..models.emoca import EXPRESSION_POSES, EmocaEncoder
 from .adm import filled

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from ..emotions import EMOTIONS
-from ..folders import write_folder
+from ..diffusion.schedulers import RespacedDDIMScheduler
+from ..face.emotions import EMOTIONS
+from ..files.folders import write_folder
 from ..models.diffae import LatentNet, SemanticEncoder
-from ..models.latents import LatentClassifier
+from ..models.semantic_classifier import LatentClassifier
 from ..models.unet import RigUNet
-from ..pipeline_diffae import DiffAEEmotionPipeline
-from ..published import published_scheduler
-from ..schedulers import RespacedDDIMScheduler
+from ..painting.diffusion_rig import published_scheduler
+from ..pipelines.diffae import DiffAEEmotionPipeline
 from .adm import Heads, filled, read_half_layout, read_layout, rename, settings_of, size_of
 from .diffae_files import (
     ONLY,

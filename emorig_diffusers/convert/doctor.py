@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..folders import write_folder
+from ..files.folders import write_folder
 from .albums import MODEL_NAME, model_number, shape_for
 from .files import ConvertError, read_checkpoint
 

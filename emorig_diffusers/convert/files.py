@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..unpickle import Inert, ModelUnpickler, plain
+from ..files.pickles import Inert, ModelUnpickler, plain
 
 _STARTS = {
     b"version https://git-lfs": "is a Git LFS pointer and not the file itself",
@@ -44,7 +44,7 @@ def read_pickle(path: Path) -> Any:
     """What a pickle of Python 2 or 3 holds, e.g. FLAME's `generic_model.pkl`.
 
     Allowed are numpy, scipy.sparse and torch values and, as FLAME has them, objects of chumpy, which become arrays;
-    one whose array cannot be told stays an `unpickle.Chumpy`. Python 2's texts are read as Latin 1.
+    one whose array cannot be told stays an `pickles.Chumpy`. Python 2's texts are read as Latin 1.
 
     Raises:
         ConvertError: No such file, another kind of file, a damaged one, or one that asks for anything else, by name.

@@ -16,9 +16,9 @@ import torch
 from scipy.sparse import coo_matrix, issparse
 from scipy.sparse.csgraph import connected_components
 
-from ..folders import write_folder
-from ..frames import IBUG68
+from ..files.folders import write_folder
 from ..models.head import CONTOUR, MAX_CONTOUR_YAW, PARTS, HeadModel
+from ..photo.crops import IBUG68
 from .files import AS_PUBLISHED, ConvertError, read_arrays
 
 Arrays = Mapping[str, Any]

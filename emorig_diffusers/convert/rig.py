@@ -19,17 +19,17 @@ from typing import Any
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from ..folders import write_folder
-from ..hub import INDEX, resolve, rewrite_json
+from ..diffusion.schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
+from ..face.encode import CODE_PARTS, code_width, part_names
+from ..files.folders import write_folder
+from ..files.pickles import load_tensor
+from ..hub.repository import INDEX, resolve, rewrite_json
 from ..models.appearance import AppearanceEncoder
 from ..models.emoca import EmocaEncoder
 from ..models.head import HeadModel
 from ..models.unet import RigUNet
-from ..pipeline_emorig import EmoRigPipeline
-from ..published import CONDITIONS, published_scheduler
-from ..rig import CODE_PARTS, code_width, part_names
-from ..schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
-from ..unpickle import load_tensor
+from ..painting.diffusion_rig import CONDITIONS, published_scheduler
+from ..pipelines.emorig import EmoRigPipeline
 from .adm import Heads, filled, read_layout, rename, settings_of, size_of
 from .files import ConvertError, read_checkpoint
 
@@ -79,7 +79,7 @@ def convert_rig(
         head, encoder: Folders that `convert_flame` and `convert_deca` or `convert_emoca` wrote.
         detail: Folder of a detail model; `None` for the encoder's own, if it has one.
         mean_shape: mean_shape.pkl of a stage 2 trained with it.
-        code_parts: What the network is told of a face besides pictures, names of `rig.CODE_PARTS`; `None` for what
+        code_parts: What the network is told of a face besides pictures, names of `encode.CODE_PARTS`; `None` for what
             follows from the widths of the code: "appearance" alone, or the 314 of LAB_CODE.
         heads: Attention heads that it was trained with; `None` for one, which the trainer has unless told otherwise.
         diffusion_steps: T of the schedule it is sampled with; `None` for its makers': LAB_DIFFUSION_STEPS for
@@ -323,7 +323,7 @@ def _save(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
     if shape is not None and len(shape) != length:
         raise ConvertError(f"The mean shape has {len(shape)} numbers, the head's shapes {length}: they do not match.")
     if not parts["head"].config.expression_names:
-        from ..retarget import retarget_emotions
+        from ..face.retarget import retarget_emotions
 
         codes = retarget_emotions(HeadModel.from_pretrained(resolve("emorig-open"), subfolder="head"), parts["head"])
     write_pipeline(EmoRigPipeline(**parts, **settings, emotion_codes=codes), folder)

@@ -17,8 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from emorig_diffusers.data.dataset import UNUSED_LABELS, DataError, Dataset, PhotoReader, Source, stem, unique_keys
-from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.photo_files import is_photo, walk
+
+from ..face.emotions import EMOTIONS
+from ..photo.files import is_photo, walk
 
 LABELS = (*EMOTIONS, *UNUSED_LABELS)
 """AffectNet's labels 0-10."""

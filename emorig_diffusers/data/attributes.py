@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from emorig_diffusers.atomic import write_file
 from emorig_diffusers.data.dataset import DataError
-from emorig_diffusers.emotions import EMOTIONS
+
+from ..face.emotions import EMOTIONS
+from ..files.atomic import write_file
 
 ONE_HOT_NAMES = tuple(f"Label_{i}" for i in range(len(EMOTIONS)))
 """Attribute names of a list that holds one of AffectNet's eight emotions a row."""

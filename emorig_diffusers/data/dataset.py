@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emorig_diffusers.emotions import EMOTIONS
-from emorig_diffusers.photos import read_photo
+from ..face.emotions import EMOTIONS
+from ..photo.io import read_photo
 
 UNUSED_LABELS = ("None", "Uncertain", "Non-Face")
 """AffectNet's labels 8, 9 and 10: no face with one of the eight emotions, not used for training."""

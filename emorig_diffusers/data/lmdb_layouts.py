@@ -25,8 +25,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from emorig_diffusers.data.dataset import DataError
-from emorig_diffusers.photos import PhotoError, read_photo
-from emorig_diffusers.unpickle import load_tensor
+
+from ..files.pickles import load_tensor
+from ..photo.io import PhotoError, read_photo
 
 BUFFERS = ("normal", "albedo", "rendered")
 """DiffusionRig's buffers: normals in [-1, 1], albedo in [0, 1], albedo times light (unclamped); background 0."""

@@ -23,9 +23,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from emorig_diffusers.atomic import write_file
-from emorig_diffusers.codes import FaceCodes
 from emorig_diffusers.data.dataset import DataError
+
+from ..face.codes import FaceCodes
+from ..files.atomic import write_file
 
 MANIFEST = "manifest.json"
 _CODES = tuple(field.name for field in fields(FaceCodes))

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from emorig_diffusers.data import affectnet
 from emorig_diffusers.data.attributes import ONE_HOT_NAMES, one_hot_label, read_attributes
 from emorig_diffusers.data.dataset import DataError, Dataset, PhotoReader, Source, count_table, stem, unique_keys
 from emorig_diffusers.data.lmdb_layouts import DiffAELMDB, DiffusionRigLMDB, lmdb_file, open_lmdb
-from emorig_diffusers.photo_files import READABLE, is_photo, walk
+
+from ..photo.files import READABLE, is_photo, walk
+from . import affectnet
 
 __all__ = ["LAYOUTS", "DataError", "Dataset", "Source", "count_table", "open_dataset"]
 

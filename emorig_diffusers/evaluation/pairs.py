@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from ..emotions import EMOTIONS
-from ..photo_files import READABLE, is_photo
+from ..face.emotions import EMOTIONS
+from ..photo.files import READABLE, is_photo
 
 UNEDITED = "unedited"
 """Row of the sources themselves: what a method has to beat."""

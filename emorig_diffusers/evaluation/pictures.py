@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..emotions import EMOTIONS
-from ..photos import read_photo
-from ..sheets import cut_face, draw_rows
+from ..face.emotions import EMOTIONS
+from ..photo.io import read_photo
 from .scores import resize
+from .sheets import cut_face, draw_rows
 from .table import Record, best_median_worst, rank_score
 
 

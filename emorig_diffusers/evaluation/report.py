@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import write_file
-from ..photos import save_photo
+from ..files.atomic import write_file
+from ..photo.io import save_photo
 from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
 from .figures import LEAST_STRENGTHS
 from .pairs import REAL, UNEDITED

@@ -15,11 +15,11 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from ..assets import AssetError
-from ..atomic import write_file
-from ..photos import save_photo
-from ..pipeline_diffae import DiffAEEmotionPipeline
-from ..pipeline_emorig import EmoRigPipeline
+from ..files.assets import AssetError
+from ..files.atomic import write_file
+from ..photo.io import save_photo
+from ..pipelines.diffae import DiffAEEmotionPipeline
+from ..pipelines.emorig import EmoRigPipeline
 from ..processes import start_processes
 from ..version import __version__
 from .pairs import Pair, Plan

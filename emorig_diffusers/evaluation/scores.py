@@ -13,18 +13,18 @@ import cv2
 import numpy as np
 import torch
 
-from ..crops import align, transform_points, warp_crop
-from ..faces import Face, choose_faces, find_faces
-from ..metrics.background import background_change
-from ..metrics.codes import LANDMARK_SIDE, CodeJudge
-from ..metrics.emotion import Judge, emotion_judge, second_judge
-from ..metrics.identity import identity_judge
-from ..metrics.perceptual import LPIPS
-from ..metrics.pixels import psnr, ssim
-from ..photos import read_photo
-from ..pipeline_emorig import EmoRigPipeline
-from ..rig import EncodedFace
+from ..face.encode import EncodedFace
+from ..photo.faces import Face, choose_faces, find_faces
+from ..photo.io import read_photo
+from ..photo.resample import align, transform_points, warp_crop
+from ..pipelines.emorig import EmoRigPipeline
 from .figures import harmonic_score, linearity, pair_confusion
+from .metrics.background import background_change
+from .metrics.codes import LANDMARK_SIDE, CodeJudge
+from .metrics.emotion import Judge, emotion_judge, second_judge
+from .metrics.identity import identity_judge
+from .metrics.perceptual import LPIPS
+from .metrics.pixels import psnr, ssim
 from .pairs import REAL, UNEDITED, Pair
 
 LONGEST = 512

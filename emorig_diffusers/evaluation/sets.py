@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..metrics.checks import MetricError
-from ..metrics.distribution import fid, kid
+from .metrics.checks import MetricError
+from .metrics.distribution import fid, kid
 from .table import Record, is_method
 
 SetDistances = dict[str, dict[str, float | str]]

@@ -10,7 +10,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ..render import Rule, interpolate, rasterize, vertex_normals
+from ..render.buffers import vertex_normals
+from ..render.rasterize import Rule, interpolate, rasterize
 from .aligned import AlignedMixin
 from .emoca import CodeRegressor, build_trunk
 from .head import HeadModel
@@ -126,7 +127,7 @@ def detail_normals(
     blended: bool = True,
     rule: Rule = "exact",
 ) -> Tensor:
-    """World-space normals of a head with wrinkles, as a texture that `render.draw_buffers` takes.
+    """World-space normals of a head with wrinkles, as a texture that `buffers.draw_buffers` takes.
 
     The coarse surface is drawn in UV space and moved along its normals; the result is the normals of the fine mesh over
     the texels, as DiffusionRig's and EMOCA's `displacement2normal` (Ding et al. 2023, Daněček et al. 2022).
@@ -138,7 +139,7 @@ def detail_normals(
         mask: [1, 1, 256, 256] in [0, 1].
         fixed: [256, 256], metres.
         margins, blended: As for `DetailModel`.
-        rule: As for `render.rasterize`.
+        rule: As for `rasterize.rasterize`.
 
     Returns:
         [B, 3, 256, 256]: x, y, z, of length 1 where the fine ones count; beyond the UV map 0, but for the fine mesh's

@@ -10,10 +10,10 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ..codes import FaceCodes
+from ..face.codes import FaceCodes
 from .aligned import AlignedMixin
 from .head import HeadModel
-from .landmarks import FitResult, compare, relaxed_expression
+from .landmark_fit import FitResult, compare, relaxed_expression
 from .resnet import ResNetTrunk
 
 BACKBONES = ("resnet50", "resnet18", "small")
@@ -46,7 +46,7 @@ class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         shared_trunk: `E_expression` has only its linear layers, on the features of E_flame's trunk.
         calibrated: Outputs are relative to the mean and spread of the training codes, and the range of units on
             relaxed faces is known; False is as published.
-        crop: The frame of crop and camera: 'aligned' is `faces.align`'s, 'deca' DECA's own.
+        crop: The frame of crop and camera: 'aligned' is `resample.align`'s, 'deca' DECA's own.
 
     Raises:
         ValueError: An unknown choice, or a size that the small backbone cannot take.

@@ -170,7 +170,7 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         return (turn @ rest[..., None])[..., 0] + shift
 
     def texture(self, codes: Tensor) -> Tensor:
-        """Albedo as a texture [B, 3, h, w], RGB, about [0, 1] and not clamped, for `render.draw_buffers` with `uv`.
+        """Albedo as a texture [B, 3, h, w], RGB, about [0, 1] and not clamped, for `buffers.draw_buffers` with `uv`.
 
         Args:
             codes: Texture codes [B, T], unit variance; zeros for the mean.

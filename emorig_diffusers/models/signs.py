@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..masks import ramp
+from ..photo.masks import ramp
 
 
 @dataclass(frozen=True)

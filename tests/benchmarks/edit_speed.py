@@ -18,17 +18,20 @@ from unittest.mock import patch
 import torch
 from skimage import data
 
-from emorig_diffusers import EmoRigPipeline, compose, phototexture, pipeline_emorig, rig
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.face import encode
+from emorig_diffusers.painting.stages import composite, flow
+from emorig_diffusers.pipelines import emorig
 
 STAGES = {
-    "find faces": (rig, "find_faces"),
+    "find faces": (encode, "find_faces"),
     "fit codes": (EmoRigPipeline, "encode_face"),
-    "plan motion": (phototexture.PhotoTexture, "warp"),
-    "move pixels": (pipeline_emorig, "move_pixels"),
-    "choose and fill": (compose, "plan"),
+    "plan motion": (flow.PhotoTexture, "warp"),
+    "move pixels": (emorig, "move_pixels"),
+    "choose and fill": (composite, "plan"),
     "network": (EmoRigPipeline, "_paint"),
-    "wrinkles": (pipeline_emorig, "shade_wrinkles"),
-    "paste back": (compose, "finish"),
+    "wrinkles": (emorig, "shade_wrinkles"),
+    "paste back": (composite, "finish"),
     "buffers for the output": (EmoRigPipeline, "_describe"),
 }
 

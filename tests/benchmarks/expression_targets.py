@@ -28,8 +28,8 @@ from expression_targets import REGIONS, Ruler, Target, by_expression, read_targe
 from fit_expressions import fit, read_motions
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.crops import warp_crop
-from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.photo.resample import warp_crop
 
 TILE = 256  # side of a sheet's pictures, pixels
 

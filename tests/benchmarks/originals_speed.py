@@ -45,21 +45,25 @@ from solver_quality import CHOSEN, noise_like, solver
 from torch import nn
 from torch.nn import functional as F
 
-from emorig_diffusers import EmoRigPipeline, pipeline_emorig, published, rig
+from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.convert.flame import convert_flame
 from emorig_diffusers.convert.rig import RESOLUTIONS
-from emorig_diffusers.emotions import EMOTIONS
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.face import encode
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.face.encode import EncodedFace, RigMixin, crop_tensor
 from emorig_diffusers.models import emoca
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel, draw_uv
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.published import CONDITIONS, published_scheduler
-from emorig_diffusers.render import draw_buffers, project, vertex_normals
-from emorig_diffusers.rig import EncodedFace, RigMixin, crop_tensor
-from emorig_diffusers.sampling import Sampling
+from emorig_diffusers.painting import diffusion_rig
+from emorig_diffusers.painting.diffusion_rig import CONDITIONS, published_scheduler
+from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.pipelines import emorig
+from emorig_diffusers.render.buffers import draw_buffers, vertex_normals
+from emorig_diffusers.render.camera import project
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from original_flame import write_flame  # noqa: E402
@@ -180,10 +184,10 @@ def stages_of(pipe: EmoRigPipeline) -> list[tuple[str, Any, str]]:
         reads += [("wrinkles", pipe.detail, name) for name in ("code", "decode", "normals")]
     look = [("look of the photo", pipe.appearance_encoder, "forward")] if pipe.appearance_encoder else []
     return [
-        ("detect", rig, "find_faces"), ("crop", RigMixin, "_look"), ("crop", rig, "take_picture"),
-        ("crop", rig, "deca_crop"), *reads, ("head", pipe.head, "forward"), ("buffers", RigMixin, "draw_head"), *look,
-        ("network", EmoRigPipeline, "sample"), ("paste", published, "paste_mask"),
-        ("paste", pipeline_emorig, "paste_redrawn"), ("sheet of the result", EmoRigPipeline, "_describe"),
+        ("detect", encode, "find_faces"), ("crop", RigMixin, "_look"), ("crop", encode, "take_picture"),
+        ("crop", encode, "deca_crop"), *reads, ("head", pipe.head, "forward"), ("buffers", RigMixin, "draw_head"),
+        *look, ("network", EmoRigPipeline, "sample"), ("paste", diffusion_rig, "paste_mask"),
+        ("paste", emorig, "paste_redrawn"), ("sheet of the result", EmoRigPipeline, "_describe"),
     ]  # fmt: skip
 
 
@@ -326,7 +330,7 @@ def measure(args: argparse.Namespace, variant: Variant) -> dict[str, float]:
 def apart(function: Callable, *args: Any) -> Any:
     """Call in a new process."""
     context = multiprocessing.get_context("forkserver")  # which opens the packages once
-    context.set_forkserver_preload(["emorig_diffusers.pipeline_emorig", "skimage.data"])
+    context.set_forkserver_preload(["emorig_diffusers.pipelines.emorig", "skimage.data"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args).result()
 

@@ -12,7 +12,8 @@ import time
 import torch
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.render import ndc_to_pixels, project, rasterize
+from emorig_diffusers.render.camera import ndc_to_pixels, project
+from emorig_diffusers.render.rasterize import rasterize
 
 
 def main() -> None:

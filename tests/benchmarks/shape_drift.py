@@ -22,9 +22,9 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.sources import open_dataset
-from emorig_diffusers.hub import resolve
+from emorig_diffusers.face.encode import EncodedFace, crop_tensor
+from emorig_diffusers.hub.repository import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
-from emorig_diffusers.rig import EncodedFace, crop_tensor
 
 
 def read_crop(encoder: EmocaEncoder, photo: np.ndarray, face: EncodedFace) -> Tensor:

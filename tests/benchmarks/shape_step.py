@@ -34,15 +34,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
 from classifier_quality import FaceJudge  # noqa: E402
 
-from emorig_diffusers.codes import FaceCodes  # noqa: E402
 from emorig_diffusers.data.sources import open_dataset  # noqa: E402
-from emorig_diffusers.faces import NoFaceError  # noqa: E402
-from emorig_diffusers.frames import encoder_transform  # noqa: E402
-from emorig_diffusers.hub import resolve  # noqa: E402
-from emorig_diffusers.keeping import CodeReader, ShapeGuide  # noqa: E402
+from emorig_diffusers.diffusion.guidance import CodeReader, ShapeGuide  # noqa: E402
+from emorig_diffusers.diffusion.sampling import Sampling  # noqa: E402
+from emorig_diffusers.face.codes import FaceCodes  # noqa: E402
+from emorig_diffusers.hub.repository import resolve  # noqa: E402
 from emorig_diffusers.models.emoca import EmocaEncoder  # noqa: E402
-from emorig_diffusers.pipeline_diffae import DiffAEEmotionPipeline  # noqa: E402
-from emorig_diffusers.sampling import Sampling  # noqa: E402
+from emorig_diffusers.photo.crops import encoder_transform  # noqa: E402
+from emorig_diffusers.photo.faces import NoFaceError  # noqa: E402
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline  # noqa: E402
 
 Row = tuple[str, str, float]  # method, emotion, intensity
 

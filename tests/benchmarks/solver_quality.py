@@ -26,13 +26,13 @@ from diffusers.utils.logging import disable_progress_bar
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.faces import choose_faces, find_faces
-from emorig_diffusers.frames import picture_matrix
-from emorig_diffusers.metrics.perceptual import LPIPS
-from emorig_diffusers.photos import read_photo
-from emorig_diffusers.published import CONDITIONS, published_scheduler
-from emorig_diffusers.rig import crop_tensor
-from emorig_diffusers.sampling import Sampling, SamplingMixin
+from emorig_diffusers.diffusion.sampling import Sampling, SamplingMixin
+from emorig_diffusers.evaluation.metrics.perceptual import LPIPS
+from emorig_diffusers.face.encode import crop_tensor
+from emorig_diffusers.painting.diffusion_rig import CONDITIONS, published_scheduler
+from emorig_diffusers.photo.crops import picture_matrix
+from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.io import read_photo
 
 CLIP = {"thresholding": True, "sample_max_value": 1.0}
 """What clips x0 to [-1, 1] in these two, to which `clip_sample` means nothing: their dynamic threshold, at most 1."""

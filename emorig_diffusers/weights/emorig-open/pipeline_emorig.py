@@ -1,1 +1,1 @@
-from emorig_diffusers.pipeline_emorig import EmoRigPipeline
+from emorig_diffusers.pipelines.emorig import EmoRigPipeline

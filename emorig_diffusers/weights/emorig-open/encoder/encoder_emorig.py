@@ -1,1 +1,1 @@
-from emorig_diffusers.models.landmarks import LandmarkEncoder
+from emorig_diffusers.models.landmark_fit import LandmarkEncoder

@@ -1,0 +1,68 @@
+"""The options of `emorig compare`, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..evaluation.compare import OtherPipeline
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes besides the options it shares with others."""
+    add = parser.add_argument
+    add("--with", metavar="[LABEL=]NAME[@STEPS]", dest="others", action="append", default=[],
+        help="put beside it what this pipeline makes of the two photos, such as a Diffusion Autoencoder; its own "
+        "number of steps if wanted, 0 leaves its network out (repeatable)")  # fmt: skip
+    add("--modes", metavar="MODES", type=lambda text: text.split(","), default=["exp"],
+        help="what the target lends: exp, pose, light, latent, with commas between them (default: exp)")  # fmt: skip
+    add("--noise", choices=("fresh", "photo"), default="fresh",
+        help="start from fresh noise, or from the source's own (default: %(default)s)")  # fmt: skip
+    add("--crop", metavar="FRAME", help="which square of a photo is the picture: aligned, ffhq or whole "
+        "(default: the checkpoint's)")  # fmt: skip
+    add("--detail", action="store_true", help="draw DECA's wrinkles too")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """`emorig compare`: the sheet, then a table."""
+    from . import main
+
+    [(source, out)] = main.file_job(args.source, args.out)
+    main.check_photo(args.target)
+    main.refuse_same(args.target, out)
+    if source.samefile(args.target):
+        raise ValueError(f"Source and target are both '{source}': give two photos.")
+    pipe = main.load_pipeline(args.model)
+    import torch
+
+    from ..evaluation.compare import compare, describe_comparison, draw_comparison
+    from ..photo.io import save_photo
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+
+    if isinstance(pipe, DiffAEEmotionPipeline):
+        raise ValueError("A Diffusion Autoencoder reads no head's codes: name it with --with, and a rig with --model.")
+    generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
+    latents = "photo" if args.noise == "photo" else None
+    how = {"modes": args.modes, "num_inference_steps": args.steps, "crop": args.crop, "detail": args.detail}
+    others = open_others(args)
+    comparison = compare(pipe, source, args.target, generator=generator, latents=latents, **how, others=others)
+    save_photo(draw_comparison(comparison), out)
+    print(out, describe_comparison(comparison), sep="\n")
+    return 0
+
+
+def open_others(args: argparse.Namespace) -> dict[str, OtherPipeline]:
+    """The pipelines of --with by their labels."""
+    from ..evaluation.compare import OtherPipeline
+    from . import main
+    from .evaluate import labelled, leave_network_out, split_steps
+
+    others = {}
+    for label, word in labelled(args.others).items():
+        model, steps = split_steps(word, args.steps)
+        pipe = main.load_pipeline(model)
+        if steps == 0:
+            leave_network_out(pipe, model)
+        others[label] = OtherPipeline(pipe, steps or None)
+    return others

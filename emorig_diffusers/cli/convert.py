@@ -1,0 +1,195 @@
+"""`emorig convert` and `emorig doctor`: from the originals' files, which users bring, to this package's folders."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..convert.adm import Heads
+
+_FLAME = {
+    "texture": "FLAME_texture.npz or FLAME_albedo_from_BFM.npz",
+    "landmarks": "landmark_embedding.npy",
+    "template": "head_template.obj",
+    "mediapipe": "mediapipe_landmark_embedding.npz",
+}
+"""Options of `convert flame`, arguments of `convert_flame` -> the original they are for."""
+
+_DIFFAE = {
+    "latent": "latent.pkl, mean and standard deviation of the codes",
+    "emotions": "last.ckpt of a classifier of emotions, which edits need",
+    "attributes": "last.ckpt of a classifier of CelebA's attributes",
+    "latent_net": "last.ckpt of a latent run, for new faces",
+}
+"""Options of `convert diffae`, arguments of `convert_diffae` -> the original they are for."""
+
+
+def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
+    """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
+    add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
+    about = "Convert FLAME, DECA, EMOCA, DiffusionRig or Diffusion Autoencoders, whose files you bring"
+    parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
+    kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
+
+    flame = add(kinds, "flame", run_flame, "Convert FLAME 2020 (generic_model.pkl)", "MODEL", "OUT")
+    for name, file in _FLAME.items():
+        flame.add_argument(f"--{name}", metavar="FILE", type=path, help=file)
+    for name, file in (("deca", "deca_model.tar"), ("emoca", "the folder of a model, with cfg.yaml")):
+        new = add(kinds, name, run_deca if name == "deca" else run_emoca, f"Convert {name.upper()} ({file})",
+                  "TAR" if name == "deca" else "FOLDER", "OUT")  # fmt: skip
+        new.add_argument("--mask", metavar="PNG", type=path, help="uv_face_eye_mask.png, for the wrinkles")
+        new.add_argument("--displacement", metavar="NPY", type=path, help="fixed_displacement_256.npy, likewise")
+    new.add_argument("--expression-pose", choices=("none", "jaw", "global", "both"),
+                     help="what of the pose EMOCA's second network gives (default: as its cfg.yaml says)")  # fmt: skip
+    rig = add(kinds, "diffusion-rig", run_rig, "Convert DiffusionRig (modelNNNNNN.pt)", "PT", "OUT")
+    rig.add_argument("--head", metavar="DIR", type=path, help="what `convert flame` wrote, for a complete pipeline")
+    rig.add_argument("--encoder", metavar="DIR", type=path, help="what `convert deca` or `emoca` wrote, likewise")
+    rig.add_argument("--mean-shape", metavar="PKL", type=path, help="mean_shape.pkl of a stage 2")
+    rig.add_argument("--code-parts", metavar="PARTS", help="what the network's code is made of, if its width does not "
+                     'tell: e.g. "appearance shape expression"')  # fmt: skip
+    _add_training(rig)
+    diffae = add(kinds, "diffae", run_diffae, "Convert Diffusion Autoencoders (last.ckpt)", "CKPT", "OUT")
+    for name, file in _DIFFAE.items():
+        diffae.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", type=path, help=file)
+    diffae.add_argument("--num-heads", metavar="N", type=int, help="attention heads, if the file does not tell")
+    diffae.add_argument("--names", metavar="NAMES", help="of a classifier's classes, with commas between them, if they "
+                        "are neither AffectNet's 8 emotions nor CelebA's 40 attributes")  # fmt: skip
+    add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
+
+    doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
+    doctor.add_argument("folder", metavar="FOLDER", type=path, nargs="?", default=Path("."),
+                        help="where the files are, at any depth (default: the current folder)")  # fmt: skip
+
+
+def _add_training(rig: argparse.ArgumentParser) -> None:
+    """What DiffusionRig's file does not tell of its training, by the names of its trainer's options, and sampling."""
+    heads = rig.add_mutually_exclusive_group()
+    heads.add_argument("--num-heads", metavar="N", type=int, help="attention heads it was trained with (default: 1)")
+    heads.add_argument("--num-head-channels", metavar="N", type=int, help="or the channels of each head")
+    rig.add_argument("--new-attention-order", action="store_true", help="it was trained with use_new_attention_order")
+    rig.add_argument("--diffusion-steps", metavar="N", type=int, help="steps of the schedule to sample with (default: "
+                     "1000; for the code of 314 of DiffusionRig-EMO's second version 500, as it does)")  # fmt: skip
+    rig.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim in 20 steps; for that code ddpm")
+    rig.add_argument("--best-of", metavar="N", type=int, default=1, help="samples to draw of each face, of which the "
+                     "least grainy is kept; DiffusionRig-EMO's first version takes 4 (default: 1)")  # fmt: skip
+
+
+def _command(
+    to: Any, name: str, run: Callable, summary: str, words: tuple[str, ...], path: Callable[[str], Path]
+) -> argparse.ArgumentParser:
+    parser = to.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+    parser.set_defaults(run=run)
+    for word in words:
+        parser.add_argument(word.lower(), metavar=word, type=path)
+    return parser
+
+
+def run_flame(args: argparse.Namespace) -> int:
+    """`emorig convert flame`: a folder for `HeadModel.from_pretrained`."""
+    quiet()
+    from ..convert.flame import convert_flame
+
+    print(convert_flame(args.model, args.out, **{name: getattr(args, name) for name in _FLAME}))
+    return 0
+
+
+def run_deca(args: argparse.Namespace) -> int:
+    """`emorig convert deca`: a folder for `EmocaEncoder.from_pretrained`, with its wrinkles in `detail`."""
+    quiet()
+    from ..convert.deca import convert_deca
+
+    print(convert_deca(args.tar, args.out, mask=args.mask, displacement=args.displacement))
+    return 0
+
+
+def run_emoca(args: argparse.Namespace) -> int:
+    """`emorig convert emoca`: as `emorig convert deca`."""
+    quiet()
+    from ..convert.deca import convert_emoca
+    from ..convert.doctor import EMOCA_MODES, emoca_mode
+
+    mode = emoca_mode(args.folder) or EMOCA_MODES[0]
+    options = {name: getattr(args, name) for name in ("mask", "displacement", "expression_pose")}
+    print(convert_emoca(args.folder, args.out, mode=mode, **options))
+    return 0
+
+
+def run_rig(args: argparse.Namespace) -> int:
+    """`emorig convert diffusion-rig`: a folder for `EmoRigPipeline.from_pretrained`."""
+    quiet()
+    from ..convert.rig import convert_rig
+
+    names = ("head", "encoder", "mean_shape", "code_parts", "diffusion_steps", "sampler", "best_of")
+    print(convert_rig(args.pt, args.out, heads=_heads(args), say=note, **{name: getattr(args, name) for name in names}))
+    return 0
+
+
+def _heads(args: argparse.Namespace) -> Heads | None:
+    """The attention heads that were said, if any were."""
+    from ..convert.adm import Heads
+
+    if args.num_heads is None and args.num_head_channels is None:
+        if args.new_attention_order:
+            raise ValueError("--new-attention-order tells nothing without --num-heads or --num-head-channels: add one.")
+        return None
+    for name in ("num_heads", "num_head_channels"):
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}.")
+    return Heads(args.num_heads or 1, args.num_head_channels, args.new_attention_order)
+
+
+def note(sentence: str) -> None:
+    """Print what had to be assumed, which changes no result of the command."""
+    print(f"emorig: note: {sentence}", file=sys.stderr)
+
+
+def run_diffae(args: argparse.Namespace) -> int:
+    """`emorig convert diffae`: a folder for `DiffAEEmotionPipeline.from_pretrained`."""
+    quiet()
+    from ..convert.diffae import convert_diffae
+
+    names = args.names and [name.strip() for name in args.names.split(",")]
+    if args.num_heads is not None and args.num_heads < 1:
+        raise ValueError(f"--num-heads must be at least 1, got {args.num_heads}.")
+    files = {name: getattr(args, name) for name in _DIFFAE}
+    print(convert_diffae(args.ckpt, args.out, names=names, num_heads=args.num_heads, say=note, **files))
+    return 0
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """`emorig convert all`: one pipeline; what it is at goes to stderr."""
+    from ..convert.doctor import convert_all
+
+    quiet()
+    print(convert_all(args.folder, args.out, say=lambda line: print(line, file=sys.stderr)))
+    return 0
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """`emorig doctor`: every original with what became of it, then the next command; one for each system."""
+    from ..convert.autoencoders import find_autoencoders, report_autoencoders
+    from ..convert.doctor import examine, report
+
+    findings, autoencoders = examine(args.folder), find_autoencoders(args.folder)
+    if any(finding.path for finding in findings) or not autoencoders:
+        print("\n".join(report(args.folder, findings)))
+    if autoencoders:
+        print("\n".join(report_autoencoders(args.folder, autoencoders)))
+    return 0
+
+
+def quiet() -> None:
+    """Keep the libraries' chatter away."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

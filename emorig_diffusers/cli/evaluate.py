@@ -1,0 +1,193 @@
+"""`emorig evaluate`: any method's pictures, or what pipelines make, scored and reported by one command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..evaluation.run import Editor
+    from .main import AnyPipeline
+
+_ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
+_NOTES = (
+    "Edited pictures have the names of their sources (suffixes may differ), in a subfolder for each emotion; a flat "
+    "folder needs --emotion. Further strengths of them may lie beside, in folders such as happy@0.5; the folder happy "
+    "counts as strength 1. Start it with `accelerate launch -m emorig_diffusers evaluate …` to share the work "
+    "between processes; started again, it goes on where it stopped. Ends with 1 when some pictures could not be scored."
+)
+
+
+def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str], int]) -> None:
+    """Add the command to the subparsers `commands`; `path` and `seed` read arguments."""
+    parser = commands.add_parser("evaluate", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
+    parser.set_defaults(run=run_evaluate)
+    add = parser.add_argument
+    add("--source", metavar="DIR", type=path, required=True, help="the photos")
+    add("--edited", metavar="[LABEL=]DIR", action="append", default=[], help="what a method made of them (repeatable)")
+    add("--pipeline", metavar="[LABEL=]NAME[@STEPS]", action="append", default=[],
+        help="make and score what a pipeline makes: a bundled name, a folder or a Hub id, with its own number of steps "
+        "if wanted; 0 leaves its network out (repeatable)")  # fmt: skip
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--emotion", metavar="NAME", dest="emotions", type=lambda text: [text],
+                      help="what flat folders show, or the only emotion that counts")  # fmt: skip
+    some.add_argument("--emotions", metavar="all|NAME,NAME", type=_emotions, help="emotions that count (default: all)")
+    add("--reference", metavar="DIR", type=path,
+        help="real photos of the same people with the emotion, laid out and named as the edited ones")  # fmt: skip
+    add("--judge", metavar="KIND", default="auto", help="who judges emotions: auto (HSEmotion, else face-api), "
+        "face-api, fer, enet_b2_7, enet_b0_8, enet_b0_8_va_mtl (default: auto); fer judges beside it")  # fmt: skip
+    add("--identity", metavar="KIND", default="auto",
+        help="who judges identity: auto, sface, or CosFace's .onnx file (default: auto)")  # fmt: skip
+    add("--sets", action="store_true", help="FID and KID of each method's pictures too, where there are enough")
+    add("--published", action="store_true", help="show the figures of other work too, marked as such")
+    add("--intensity", metavar="I", type=float, default=1.0, help="of pipelines, 0 to 1.5 (default: 1)")
+    add("--intensities", metavar="I,I,I", type=_numbers, default=[],
+        help="of pipelines, all that the linearity of strength (CLS) is taken over, e.g. 0.25,0.5,0.75,1,1.25; every "
+        "other figure stays that of --intensity")  # fmt: skip
+    add("--steps", metavar="N", type=int, help="of pipelines (default: the checkpoint's)")
+    add("--seed", metavar="N", type=seed, default=0, help="of pipelines, for every picture (default: 0)")
+    add("-o", metavar="DIR", dest="out", type=path, required=True, help="folder of the report, new or an earlier run's")
+
+
+def _emotions(text: str) -> list[str] | None:
+    return None if text == "all" else [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not numbers with commas between, such as 0.5,1,1.5") from None
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """`emorig evaluate`: the main process prints where the report is."""
+    check_packages()
+    from ..evaluation.pairs import match
+    from ..evaluation.run import EDITED, Evaluation, score_all
+    from ..evaluation.scores import CODES, load_judges
+    from ..processes import start_processes
+    from . import main
+
+    check_emotions(args.emotions)
+    check_folder(args)
+    edited = {label: Path(folder) for label, folder in labelled(args.edited).items()}
+    models = labelled(args.pipeline)
+    check_labels(edited, models)
+    intensities = strengths(args)
+    made = {label: args.out / EDITED / label for label in models}
+    plan = match(args.source, edited, made, args.emotions, args.reference, intensities)
+    state = start_processes()
+    editors = open_editors(models, plan.emotions, args, state.device)
+    judges = load_judges(main.load_pipeline(CODES), args.judge, args.identity, state.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    records = score_all(plan, judges, args.out, editors, state)
+    origins = {label: str(folder) for label, folder in edited.items()} | {m: e.settings for m, e in editors.items()}
+    judged = list(judges.emotion.emotions)
+    evaluation = Evaluation(judges.names, plan.methods, plan.emotions, judged, origins, records)
+    if state.is_main_process:
+        from ..evaluation.report import write_report
+
+        print(*write_report(evaluation, args.out, args.published, args.sets), sep="\n")
+        print(f"{len(records) - len(evaluation.failures)} of {len(records)} pictures scored")
+    return int(bool(evaluation.failures))
+
+
+def check_packages() -> None:
+    """Raise ValueError where what draws the plot or reads the judge's weights is not installed."""
+    try:
+        import h5py  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"Scoring needs {error.name}: run `pip install 'emorig-diffusers[eval]'`.") from error
+
+
+def labelled(words: Sequence[str]) -> dict[str, str]:
+    """Label -> folder or model of `LABEL=PLACE`; without a label, its last part."""
+    places: dict[str, str] = {}
+    for word in words:
+        label, equals, place = word.partition("=")
+        if not equals or Path(word).exists():
+            label, place = Path(word).resolve().name if Path(word).exists() else word.rstrip("/").split("/")[-1], word
+        if not place or label in places:
+            what = "is given twice" if place else "has no folder"
+            raise ValueError(f"The method {label!r} {what}: give each as LABEL=DIR.")
+        places[label] = place
+    return places
+
+
+def check_labels(edited: dict[str, Path], models: dict[str, str]) -> None:
+    """Raise ValueError for a label of both kinds."""
+    for label in edited:
+        if label in models:
+            raise ValueError(f"The method {label!r} is given twice: give each as LABEL=DIR.")
+
+
+def strengths(args: argparse.Namespace) -> list[float]:
+    """The main intensity of the pipelines' edits, then the others that are to be made.
+
+    Raises:
+        ValueError: There are too few to tell linearity by, or no pipeline to make them.
+    """
+    from ..evaluation.figures import LEAST_STRENGTHS
+
+    others = sorted({*args.intensities} - {args.intensity})
+    if args.intensities and not args.pipeline:
+        raise ValueError("--intensities are those of pipelines: put others' edits into folders such as happy@0.5.")
+    if args.intensities and len(others) + 1 < LEAST_STRENGTHS:
+        raise ValueError(f"--intensities needs {LEAST_STRENGTHS} or more, --intensity among them, to tell linearity.")
+    return [args.intensity, *others]
+
+
+def check_emotions(emotions: Sequence[str] | None) -> None:
+    """Raise ValueError naming the emotions if one is unknown."""
+    from ..face.emotions import check_emotion
+
+    for name in emotions or ():
+        check_emotion(name)
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Raise ValueError unless the report's folder is new, empty or an earlier run's."""
+    from ..evaluation.run import SHARDS
+
+    out = args.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"'{out}' is a file: give a folder for the report.")
+    if out.is_dir() and any(out.iterdir()) and not (out / SHARDS).is_dir():
+        raise ValueError(f"'{out}' holds other files: give a new folder for the report, or an earlier run's.")
+
+
+def open_editors(
+    models: dict[str, str], emotions: Sequence[str], args: argparse.Namespace, device: Any
+) -> dict[str, Editor]:
+    """The pipelines, each able to make all emotions."""
+    from ..evaluation.run import Editor
+    from . import main
+
+    editors = {}
+    for label, word in models.items():
+        model, steps = split_steps(word, args.steps)
+        pipe = main.load_pipeline(model).to(device)
+        if steps == 0:
+            leave_network_out(pipe, model)
+        for emotion in emotions:
+            for intensity in strengths(args):
+                pipe.check_inputs(emotion=emotion, intensity=intensity, num_inference_steps=steps or None)
+        editors[label] = Editor(model, args.intensity, steps, args.seed, pipe)
+    return editors
+
+
+def leave_network_out(pipe: AnyPipeline, model: str) -> None:
+    """Take a pipeline's network away; ValueError where it is nothing without it."""
+    if "unet" not in pipe._optional_components:
+        raise ValueError(f"The model '{model}' can do nothing without its network: give it 1 step or more.")
+    pipe.unet = None
+
+
+def split_steps(word: str, steps: int | None) -> tuple[str, int | None]:
+    """NAME@STEPS -> its parts; without a number of its own, the given one."""
+    name, _, number = word.rpartition("@")
+    return (name, int(number)) if name and number.isdecimal() else (word, steps)

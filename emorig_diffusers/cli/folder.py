@@ -1,0 +1,111 @@
+"""`emorig edit` on a folder: all photos in it and below, shared between processes, gone on with after an interruption.
+
+Torch is imported by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..photo.files import READABLE, is_photo, kinds, result_names, walk
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from .main import AnyPipeline
+
+Job = tuple[Path, Path]
+"""A photo, and where its result goes."""
+
+
+def folder_jobs(folder: Path, out: Path) -> tuple[list[Job], list[str]]:
+    """What is to be done with a folder and all below it, but for `out`, in the order of names.
+
+    Returns:
+        The jobs, and the files that are left out as no photos, relative to the folder.
+
+    Raises:
+        ValueError: There are no photos.
+    """
+    files = sorted(walk(folder))
+    if out.resolve().is_relative_to(folder.resolve()):
+        results = out.resolve().relative_to(folder.resolve()).as_posix() + "/"
+        files = [file for file in files if not file.startswith(results)]
+    names = result_names(filter(is_photo, files))
+    others = [file for file in files if not is_photo(file)]
+    if not names:
+        there = f", but {kinds(others)}" if others else ""
+        raise ValueError(f"The folder '{folder}' holds no photos ({', '.join(READABLE)}){there}.")
+    return [(folder / file, out / names[file]) for file in sorted(names)], others
+
+
+def say_left_out(others: Sequence[str]) -> None:
+    """One line on stderr about files that are no photos; none where there are none."""
+    if others:
+        what = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+        print(f"emorig: {what} left out, as no photo: {kinds(others)}.", file=sys.stderr)
+
+
+def edit_folder(pipe: AnyPipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState) -> int:
+    """Edit this process's share of the photos, report the bad ones and go on.
+
+    The main process decides what is left to do, and tells in the end how much all have done.
+
+    Returns:
+        1 if there were bad ones, in any process's share.
+    """
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    waiting = [job for job in jobs if not (args.skip_existing and job[1].is_file())]
+    [waiting] = broadcast_object_list([waiting])  # other machines may see the folder a moment later
+    mine = waiting[state.process_index :: state.num_processes]
+    failed = _edit_share(pipe, mine, args, state, len(jobs) - len(waiting))
+    failed = sum(gather_object([failed]))
+    if state.is_main_process:
+        skipped = f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
+        print(f"{len(waiting) - failed} of {len(jobs)} photos edited, {failed} failed{skipped}")
+    return int(failed > 0)
+
+
+def _edit_share(
+    pipe: AnyPipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState, skipped: int
+) -> int:
+    """Edit some photos; how many of them failed."""
+    from tqdm import tqdm
+
+    from ..files.assets import AssetError
+    from . import main
+
+    done = failed = 0
+    quiet = None if state.is_main_process else True
+    try:
+        for source, target in tqdm(jobs, desc="emorig", unit="photo", disable=quiet):
+            try:
+                main.edit_file(pipe, source, target, args)
+            except AssetError:
+                raise
+            except Exception as error:  # one odd photo must not cost the rest of a large folder
+                failed += 1
+                tqdm.write(f"emorig: {_reason(source, error)}", file=sys.stderr)
+            done += 1
+    except KeyboardInterrupt:
+        if state.is_main_process:
+            share = " of this process" if state.num_processes > 1 else ""
+            counts = f"{skipped + done - failed} of {skipped + len(jobs)} photos{share} done, {failed} failed"
+            print(f"emorig: interrupted: {counts}; run again with --skip-existing to go on.", file=sys.stderr)
+        raise
+    return failed
+
+
+def _reason(source: Path, error: Exception) -> str:
+    """One sentence on what went wrong with a photo, with its name."""
+    from .main import sentence
+
+    text = sentence(error)
+    if not isinstance(error, (ValueError, OSError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if str(source) in text else f"'{source}': {text}"

@@ -1,0 +1,405 @@
+"""The `emorig` command: edit photos, show all emotions, print codes, export, fetch and convert networks.
+
+Torch and diffusers, which take seconds, are imported by the functions that need them: help, the version and a
+wrong path do not wait for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..photo.files import WRITABLE, result_names
+from ..version import __version__
+from .amounts import by_name, parse_amounts
+from .codes import run_codes
+from .compare import add_options, run_compare
+from .convert import add_commands, quiet
+from .evaluate import add_command as add_evaluate
+from .folder import Job, edit_folder, folder_jobs, say_left_out
+from .mesh import add_command as add_mesh
+from .study import add_study
+
+if TYPE_CHECKING:
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+    from ..pipelines.diffae_faces import CodedFace
+    from ..pipelines.emorig import EmoRigPipeline, EncodedFace
+    from ..pipelines.outputs import EmoRigOutput
+
+    AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name; `None` for the process's own).
+
+    Returns:
+        0, or 1 when photos of a folder failed, 2 for an error (one line on stderr), 130 when interrupted.
+        `--help` and `--version` raise SystemExit(0).
+    """
+    try:
+        args = build_parser().parse_args(argv)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `emorig codes … | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        from ..files.assets import AssetError
+
+        if isinstance(error, RuntimeError) and not isinstance(error, AssetError):
+            raise
+        print(f"emorig: {sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error in one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"'{error.filename}': {error.strerror}." if error.filename else f"{error.strerror}."
+    return " ".join(text.split())
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes in one line, as every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see `{self.prog} --help`).")
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _face(text: str) -> int | str:
+    if text in ("largest", "all"):
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"give largest, all or a number from 1, not {text!r}")
+
+
+def _seed(text: str) -> int:
+    if text.isdecimal() and int(text) < 2**63:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"give a whole number from 0, not {text!r}")
+
+
+def _amounts(text: str) -> list[tuple[str, float]]:
+    """`happy=.6,surprise=.4` -> its pairs."""
+    try:
+        return parse_amounts(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _blend(text: str) -> dict[str, float]:
+    try:
+        return by_name(_amounts(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--emotion": {"metavar": "NAME", "help": "neutral, happy, sad, surprise, fear, disgust, anger, contempt"},
+    "--blend": {"metavar": "BLEND", "dest": "emotion", "type": _blend,
+                "help": "some emotions, e.g. happy=.6,surprise=.4"},
+    "--reference": {"metavar": "PHOTO", "type": _path, "help": "take over this photo's expression"},
+    "--au": {"metavar": "UNIT=AMOUNT", "type": _amounts, "action": "extend", "default": [],
+             "help": "add an action unit, e.g. AU12=.5 (repeatable)"},
+    "--rotate": {"metavar": ("YAW", "PITCH", "ROLL"), "type": float, "nargs": 3,
+                 "help": "turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder"},
+    "--attribute": {"metavar": "NAME=AMOUNT", "type": _amounts, "action": "extend", "default": [],
+                    "help": "add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)"},
+    "--keep-shape": {"metavar": "W", "type": float,
+                     "help": "hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder"},
+    "--best-of": {"metavar": "N", "type": int,
+                  "help": "draw N samples and keep the least grainy, with models that draw the whole crop"},
+    "--intensity": {"metavar": "I", "type": float, "default": 1.0, "help": "0 (none) to 1.5 (default: 1)"},
+    "--face": {"metavar": "FACE", "type": _face, "default": "largest",
+               "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
+    "--steps": {"metavar": "N", "type": int, "help": "steps of the network (default: the checkpoint's)"},
+    "--seed": {"metavar": "N", "type": _seed, "default": 0, "help": "a whole number: other noise (default: 0)"},
+    "--model": {"metavar": "NAME", "default": "emorig-open",
+                "help": "a bundled name, a folder or a Hub id (default: %(default)s)"},
+    "-o": {"metavar": "OUT", "dest": "out", "type": _path, "required": True,
+           "help": f"the result ({' '.join(WRITABLE)}), or a folder for it; existing files are replaced"},
+    "--skip-existing": {"action": "store_true", "help": "leave out photos whose results are there already"},
+}  # fmt: skip
+_SHARING = (
+    "Start it with `accelerate launch -m emorig_diffusers edit …` to share a folder between processes, on any number "
+    "of machines that see it; interrupted, it goes on with --skip-existing."
+)
+_SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
+    about = "Change the emotion of a face in a photo and keep the person."
+    parser = _Parser(prog="emorig", description=about, allow_abbrev=False)
+    # not all that edits has these options
+    parser.set_defaults(au=[], rotate=None, attribute=[], keep_shape=None, best_of=None)
+    parser.add_argument("--version", action="version", version=f"emorig {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(run: Callable, summary: str, *positional: str) -> argparse.ArgumentParser:
+        name = run.__name__.removeprefix("run_")
+        new = commands.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
+        new.set_defaults(run=run)
+        for word in positional:
+            new.add_argument(word.lower(), metavar=word, type=_path)
+        return new
+
+    edit = command(run_edit, "Change the emotion in a photo or in a folder of photos and all below it", "PHOTO")
+    edit.epilog = _SHARING
+    _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", "--best-of", *_SAMPLING, "--skip-existing")
+    _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
+    about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
+    compare = command(run_compare, about, "SOURCE", "TARGET")
+    add_options(compare)
+    _add(compare, "--steps", "--seed", "--model", "-o")
+    add_mesh(commands, _path, _add)
+    codes = command(run_codes, "Print the codes of a photo's faces as JSON", "PHOTO")
+    codes.add_argument("-o", dest="out", metavar="OUT", type=_path, help="write to this file instead")
+    _add(codes, "--face", "--model")
+    codes.set_defaults(face="all")
+    _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
+    command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
+    add_commands(commands, _path)
+    add_study(commands, _path)
+    add_evaluate(commands, _path, _seed)
+    return parser
+
+
+def _add(parser: argparse._ActionsContainer, *options: str) -> None:
+    for option in options:
+        parser.add_argument(option, **_OPTIONS[option])
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    """`emorig edit`: a photo into a file, or every photo of a folder into a folder."""
+    jobs, others = edit_jobs(args.photo, args.out)
+    if args.reference is not None:
+        check_photo(args.reference)
+        for _, target in jobs:
+            refuse_same(args.reference, target)
+    if args.skip_existing and not args.photo.is_dir() and jobs[0][1].is_file():
+        print(jobs[0][1])
+        return 0
+    pipe = load_pipeline(args.model)
+    from ..processes import start_processes
+
+    check_edit(pipe, args)
+    state = start_processes()
+    if state.device.type == "cuda":
+        pipe.to(state.device)
+    if args.photo.is_dir():
+        if state.is_main_process:
+            say_left_out(others)
+        args.out.mkdir(parents=True, exist_ok=True)
+        return edit_folder(pipe, jobs, args, state)
+    edit_file(pipe, *jobs[0], args)
+    print(jobs[0][1])
+    return 0
+
+
+def run_grid(args: argparse.Namespace) -> int:
+    """`emorig grid`: the original and every emotion of one face on a sheet, three a row."""
+    if args.face == "all":
+        raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
+    [(source, target)] = file_job(args.photo, args.out)
+    pipe = load_pipeline(args.model)
+    if not pipe.emotion_names:
+        raise ValueError(f"The model '{args.model}' knows no emotions: fit them or train a classifier of them first.")
+    from tqdm import tqdm
+
+    from ..evaluation.sheets import cut_face, draw_rows
+    from ..photo.io import read_photo, save_photo
+
+    rgb, tiles = read_photo(source).rgb, []
+    for group in tqdm(emotion_groups(pipe), desc="emorig", unit="emotion", disable=None, leave=False):
+        with naming(source):
+            result = pipe(rgb, group, output_type="np", **sampling(args))
+        if not tiles:
+            say_notes(source, result)
+        box = result.faces[0][0].box
+        tiles += [(emotion, cut_face(image, box)) for emotion, image in zip(group, result.images)]
+    tiles = [("original", cut_face(rgb, box)), *tiles]
+    save_photo(draw_rows([tiles[i : i + 3] for i in range(0, len(tiles), 3)]), target)
+    print(target)
+    return 0
+
+
+def emotion_groups(pipe: AnyPipeline) -> list[list[str]]:
+    """A pipeline's emotions, one for each of its calls; all for one where the photo's own noise is sought first."""
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+
+    names = list(pipe.emotion_names)
+    return [names] if isinstance(pipe, DiffAEEmotionPipeline) else [[name] for name in names]
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """`emorig export`: a folder that can be pushed to the Hub as it is."""
+    pipe = load_pipeline(args.model)
+    from ..hub.repository import export_hub
+
+    print(export_hub(pipe, args.dir))
+    return 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    """`emorig fetch`: every third-party network, then where each one is."""
+    from ..files.assets import fetch_all
+
+    for name, path in fetch_all().items():
+        print(f"{name}: {path}")
+    return 0
+
+
+def edit_jobs(photo: Path, out: Path) -> tuple[list[Job], list[str]]:
+    """Every file to edit, and those of a folder that are no photos; ValueError where a result cannot be."""
+    if not photo.is_dir():
+        return file_job(photo, out), []
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"'{photo}' is a folder, so the result must be one too: '{out}' is a file.")
+    refuse_same(photo, out)
+    return folder_jobs(photo, out)
+
+
+def file_job(photo: Path, out: Path) -> list[Job]:
+    """The one job; a folder as result takes the photo's name. Raises as `edit_jobs`."""
+    check_photo(photo)
+    target = out / result_names([photo.name])[photo.name] if out.is_dir() else out
+    if target.suffix.lower() not in WRITABLE:
+        raise ValueError(f"Cannot tell the format of '{target}': use {', '.join(WRITABLE)}.")
+    if not target.parent.is_dir():
+        raise ValueError(f"The folder '{target.parent}' does not exist: create it first.")
+    refuse_same(photo, target)
+    return [(photo, target)]
+
+
+def check_photo(photo: Path) -> None:
+    """Raise ValueError unless there is such a file; what is in it, `read_photo` finds out."""
+    if not photo.exists():
+        raise ValueError(f"There is no file '{photo}'.")
+    if photo.is_dir():
+        raise ValueError(f"'{photo}' is a folder: give a photo.")
+
+
+def refuse_same(photo: Path, out: Path) -> None:
+    """Raise ValueError if writing `out` would replace `photo`."""
+    if out.exists() and out.samefile(photo):
+        raise ValueError(f"'{out}' is what is read: give the result another name.")
+
+
+def load_pipeline(model: str) -> AnyPipeline:
+    """Open a pipeline without the libraries' chatter; ValueError where that fails."""
+    quiet()
+    from ..hub.repository import bundled, open_pipeline
+
+    try:
+        pipe = open_pipeline(model)
+    except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways
+        reason = textwrap.shorten(f"{type(error).__name__}: {sentence(error)}", 200, placeholder=" …")
+        advice = f"give {', '.join(bundled())}, the folder of a pipeline or a Hub id"
+        raise ValueError(f"The model '{model}' cannot be loaded ({reason}): {advice}.") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def check_edit(pipe: AnyPipeline, args: argparse.Namespace) -> None:
+    """Refuse what no photo can mend, before the first one is read."""
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+
+    what = asked(args)
+    if what.keys() & {"attributes", "shape_guidance"} and not isinstance(pipe, DiffAEEmotionPipeline):
+        raise ValueError("--attribute and --keep-shape need a Diffusion Autoencoder: give one with --model.")
+    if "best_of" in what and isinstance(pipe, DiffAEEmotionPipeline):
+        raise ValueError("--best-of needs a network that draws the whole crop, as a converted rig does.")
+    pipe.check_inputs(**what, intensity=args.intensity, num_inference_steps=args.steps)
+    if args.reference is not None:
+        find_faces_in(pipe, args.reference, "largest")
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What an edit is to do, by the pipelines' names, as far as it was given."""
+    what = {
+        "emotion": args.emotion,
+        "reference": args.reference,
+        "action_units": by_name(args.au) or None,
+        "rotate": args.rotate,
+        "attributes": by_name(args.attribute) or None,
+        "shape_guidance": args.keep_shape,
+        "best_of": args.best_of,
+    }
+    return {name: value for name, value in what.items() if value is not None}
+
+
+def find_faces_in(pipe: AnyPipeline, photo: Path, face: int | str) -> list[EncodedFace] | list[CodedFace]:
+    """The chosen faces of a photo as the pipeline sees them."""
+    from ..photo.io import read_photo
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+
+    rgb = read_photo(photo).rgb
+    with naming(photo):
+        return pipe.find(rgb, face) if isinstance(pipe, DiffAEEmotionPipeline) else pipe.encode_photo(rgb, face)
+
+
+def edit_file(pipe: AnyPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
+    """Edit one photo; the folder of the result is made where it is missing."""
+    from tqdm import tqdm
+
+    from ..photo.io import count_frames, save_photo
+
+    if (frames := count_frames(source)) > 1:
+        tqdm.write(f"emorig: '{source}' holds {frames} pictures: only the first is edited.", file=sys.stderr)
+    with naming(source):
+        result = pipe(source, **asked(args), **sampling(args))
+    say_notes(source, result)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_photo(result.images[0], target)
+
+
+def say_notes(source: Path, result: EmoRigOutput) -> None:
+    """Lines on stderr about what an edit of a photo left as it is."""
+    from tqdm import tqdm
+
+    from ..pipelines.outputs import notes_of
+
+    for note in notes_of(result.faces[0]):
+        tqdm.write(f"emorig: '{source}': {note}", file=sys.stderr)
+
+
+@contextmanager
+def naming(photo: Path) -> Iterator[None]:
+    """Say in which photo no face was found."""
+    from ..photo.faces import NoFaceError
+
+    try:
+        yield
+    except NoFaceError as error:
+        raise NoFaceError(f"'{photo}': {error}") from error
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """What edit and grid tell the pipeline; no result depends on the edits before it."""
+    import torch
+
+    return {
+        "intensity": args.intensity,
+        "face": args.face,
+        "num_inference_steps": args.steps,
+        "generator": torch.Generator().manual_seed(args.seed),
+    }

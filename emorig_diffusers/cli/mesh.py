@@ -1,0 +1,95 @@
+"""`emorig mesh`: the face of a photo, or of its edit, as a textured 3-D head."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..mesh.export import TexturedMesh
+    from .main import AnyPipeline
+
+_ABOUT = "Write the head of a photo's face, textured with the photo, as a GLB or OBJ file"
+_NOTES = (
+    "With an emotion, a blend or a reference, the edited head is written, and the photo's own beside it: "
+    "face.glb and face_before.glb. An OBJ's material and texture lie beside it."
+)
+READER = "emorig-open"  # fits heads to photos of pipelines that have none
+SHARED = ("--intensity", "--face", "--steps", "--seed", "--model")
+"""Options of `cli` that mean the same here."""
+
+
+def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None]) -> None:
+    """Add the command to the subparsers `commands`; `path` reads paths, `add` adds options of `cli` by name."""
+    parser = commands.add_parser("mesh", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
+    parser.set_defaults(run=run_mesh)
+    parser.add_argument("photo", metavar="PHOTO", type=path)
+    add(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    add(parser, *SHARED)
+    parser.add_argument("--size", metavar="PIXELS", type=int, default=1024,
+                        help="side of the texture (default: %(default)s)")  # fmt: skip
+    parser.add_argument("-o", metavar="OUT", dest="out", type=path, required=True,
+                        help="the result (.glb .obj); existing files are replaced")  # fmt: skip
+
+
+def run_mesh(args: argparse.Namespace) -> int:
+    """`emorig mesh`: print the files written, the edited head's first."""
+    from . import main
+
+    edited = args.emotion is not None or args.reference is not None
+    check(args, edited)
+    pipe = main.load_pipeline(args.model)
+    if edited:
+        main.check_edit(pipe, args)
+    from ..files.atomic import write_files
+    from ..mesh.export import mesh_files
+
+    meshes = make_meshes(pipe, args, edited)
+    places = [args.out, before(args.out)] if edited else [args.out]
+    write_files({file: data for place, mesh in zip(places, meshes) for file, data in mesh_files(mesh, place).items()})
+    print(*places, sep="\n")
+    return 0
+
+
+def before(out: Path) -> Path:
+    """Where the photo's own head goes beside an edited one."""
+    return out.with_stem(f"{out.stem}_before")
+
+
+def check(args: argparse.Namespace, edited: bool) -> None:
+    """Refuse what can be told before anything is loaded."""
+    from ..mesh.export import check_mesh_path
+    from . import main
+
+    if args.face == "all":
+        raise ValueError("A mesh holds one head: give --face largest or a number from 1.")
+    main.check_photo(args.photo)
+    check_mesh_path(args.out)
+    if args.reference is not None:
+        main.check_photo(args.reference)
+
+
+def make_meshes(pipe: AnyPipeline, args: argparse.Namespace, edited: bool) -> list[TexturedMesh]:
+    """The edited head and the photo's own, or the latter alone; READER's where the pipeline has no head."""
+    from ..mesh.export import mesh_of_edit, mesh_of_photo
+    from ..photo.io import read_photo
+    from ..pipelines.emorig import EmoRigPipeline
+    from . import main
+
+    reader = pipe if isinstance(pipe, EmoRigPipeline) else main.load_pipeline(READER)
+    rgb = read_photo(args.photo).rgb
+    with main.naming(args.photo):
+        [face] = reader.encode_photo(rgb, args.face)
+    meshes = [mesh_of_photo(reader, face, rgb, args.size)]
+    if edited:
+        number = face.face.index + 1
+        result = pipe(rgb, **main.asked(args), output_type="np", **main.sampling(args) | {"face": number})
+        main.say_notes(args.photo, result)
+        picture, [after] = result.images[0], result.faces[0]
+        if reader is pipe:
+            return [mesh_of_edit(pipe, face, after, picture, args.size), *meshes]
+        [seen] = reader.encode_photo(picture, number)
+        return [mesh_of_photo(reader, seen, picture, args.size), *meshes]
+    return meshes

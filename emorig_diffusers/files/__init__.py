@@ -1,0 +1,1 @@
+"""Files and folders that appear whole, downloads, and the restricted reader of others' pickles."""

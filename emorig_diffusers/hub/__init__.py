@@ -1,0 +1,1 @@
+"""Where pipelines come from and how they get there."""

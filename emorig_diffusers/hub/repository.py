@@ -1,0 +1,333 @@
+"""Where pipelines come from and how they get there: bundled names, folders, Hub ids; export and push.
+
+A saved pipeline has one line of code for each of our classes (a *shim*: it imports the class from the installed
+package), named in model_index.json as diffusers wants it. Without shims `DiffusionPipeline.from_pretrained` refuses
+classes that are not its own, `trust_remote_code=True` or not; our own classes read the shims' text and run none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from torch import nn
+
+from ..files.folders import write_folder
+from ..models.aligned import align_weights
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+    from ..pipelines.emorig import EmoRigPipeline
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+INDEX = "model_index.json"
+SHIM = "from {module} import {name}\n"
+
+_PACKAGE = __name__.split(".")[0]
+_OURS = re.compile(rf"from ({_PACKAGE}(?:\.\w+)*) import (\w+)\n")
+_LIBRARIES = ("diffusers", "transformers")  # diffusers loads these without code in the repository
+_DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "token", "revision", "local_files_only")
+
+CARD = """---
+license: {license}
+library_name: diffusers
+pipeline_tag: image-to-image
+tags:
+- emotion
+- facial-expression
+- face-editing
+---
+
+# {title}
+
+Changes the emotion of faces in a photo and keeps the person, with `{pipeline}` for
+[diffusers](https://github.com/huggingface/diffusers). The code is the package `{distribution}`; the `.py`
+files here only import from it.
+
+```bash
+pip install {distribution}
+```
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(
+    "{repo_id}",
+    trust_remote_code=True,
+    revision="<commit>",  # pin the commit whose files you have read
+)
+pipe("photo.jpg", emotion="happy", intensity=1.0).images[0].save("happy.png")
+```
+
+`{pipeline}.from_pretrained("{repo_id}")` of the package needs no `trust_remote_code`.
+{terms}
+## Uses and misuses
+
+For photos of people who agree to it: retouching, animation, research on faces. Not for deep-fakes that
+deceive anyone about what a person felt or did, nor for impersonation or harassment. Say that a picture was
+edited.
+"""
+
+
+TERMS = """
+## Licence
+
+{brought}: licensed to each user. Keep this repository private unless their terms allow otherwise.
+"""
+
+
+class HubMixin:
+    """Opens a pipeline from a bundled name, a folder or the Hub, and saves it; goes before DiffusionPipeline.
+
+    Attributes:
+        brought: The models that its weights come from and that are licensed to each user; empty for open weights.
+    """
+
+    brought: str
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
+        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
+        pipe = super().from_pretrained(fetch(pretrained_model_name_or_path, **kwargs), **kwargs)
+        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        return pipe
+
+    @classmethod
+    def load_config(cls, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As `ConfigMixin.load_config`; shims are replaced by the modules that they import from."""
+        config = super().load_config(folder, *args, **kwargs)
+        return _without_shims(config, Path(folder)) if isinstance(config, dict) else config
+
+    def save_config(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As `ConfigMixin.save_config`, and the shims: so `save_pretrained` and `push_to_hub` write them too."""
+        super().save_config(save_directory, *args, **kwargs)
+        _add_shims(Path(save_directory), _shims(self))
+
+    def register_modules(self, **modules: Any) -> None:
+        """As `DiffusionPipeline.register_modules`; weights of other packages' models are aligned as ours are."""
+        for module in modules.values():
+            if isinstance(module, nn.Module):
+                align_weights(module)
+        super().register_modules(**modules)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the checkpoint says besides its components: steps, crop, emotions and so on."""
+        _, names = self._get_signature_keys(self)
+        return {name: self.config[name] for name in names if name in self.config}
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """As `DiffusionPipeline.components`, and `settings`, so that `type(pipe)(**pipe.components)` is the same
+        pipeline; settings that are given beside them count."""
+        return super().components | {"settings": self.settings}
+
+
+def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:
+    """Open whichever of the package's pipelines a bundled name, a folder or a Hub id holds.
+
+    Args:
+        name: As for `from_pretrained`.
+        kwargs: Likewise.
+    """
+    from ..pipelines.diffae import DiffAEEmotionPipeline
+    from ..pipelines.emorig import EmoRigPipeline
+
+    index = Path(fetch(name, **kwargs)) / INDEX
+    kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
+    kind = kind[-1] if isinstance(kind, list) else kind
+    opened = DiffAEEmotionPipeline if kind == DiffAEEmotionPipeline.__name__ else EmoRigPipeline
+    return opened.from_pretrained(name, **kwargs)
+
+
+def bundled() -> list[str]:
+    """Names of the pipelines that come with the package."""
+    return sorted(p.parent.name for p in WEIGHTS.glob(f"*/{INDEX}"))
+
+
+def resolve(name: str | os.PathLike) -> str:
+    """A bundled name -> its folder: of a pipeline, or of "encoder-open", the open default's other encoder; anything
+    else unchanged."""
+    name = os.fspath(name)
+    return str(WEIGHTS / name) if name in [p.name for p in WEIGHTS.iterdir()] else name
+
+
+def fetch(name: str | os.PathLike, **options: Any) -> str:
+    """The folder of a pipeline: a bundled name's, a folder itself, or a Hub repository's snapshot.
+
+    Args:
+        name: Bundled name, folder, or Hub id ("owner/name").
+        options: Of `from_pretrained`; `cache_dir`, `force_download`, `token`, `revision`, `local_files_only`
+            count, and without `variant` no variant's weights are downloaded.
+
+    Raises:
+        HfHubHTTPError, LocalEntryNotFoundError: If the Hub has no such repository, or cannot be reached and
+            nothing is cached (both from huggingface_hub.errors).
+    """
+    folder = resolve(name)
+    if os.path.isdir(folder):
+        return folder
+    return snapshot_download(
+        folder,
+        allow_patterns=["*.json", "*.txt", "*.py", "*.safetensors"],
+        ignore_patterns=None if options.get("variant") else ["*.*.safetensors"],
+        **{key: options[key] for key in _DOWNLOAD_ARGUMENTS if options.get(key) is not None},
+    )
+
+
+def needs_no_trust(folder: str | os.PathLike) -> bool:
+    """Whether all code in a folder, and all that its index points to, only imports from this package.
+
+    Then running it does no more than `import emorig_diffusers` does, whoever wrote it.
+    """
+    folder = Path(folder)
+    # an index may point out of its folder ("../x"), and diffusers runs some files that no index names
+    files = [*_named_files(folder).values(), *folder.rglob("*.py")]
+    return all(_OURS.fullmatch(file.read_text("utf-8", "replace")) for file in files if file.is_file())
+
+
+def _named_files(folder: Path) -> dict[str, Path]:
+    """Key -> where diffusers looks for the code of [module, class] entries of the index."""
+    file = folder / INDEX
+    index = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    modules = {key: value[0] for key, value in index.items() if isinstance(value, list) and value}
+    return {key: folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()}
+
+
+def export_hub(pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None = None) -> Path:
+    """Write a pipeline in Hub layout: safetensors, configs, model_index.json, shims and README.md.
+
+    Args:
+        pipe: A pipeline of this package.
+        folder: A new or empty folder. It appears when it is complete, never in part.
+        card: Text of README.md with its front matter; `None` for a short one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder holds something, or a component is of a class that no user could import.
+    """
+    return _export(pipe, folder, card, repo_id=None)
+
+
+def push(
+    pipe: DiffusionPipeline,
+    repo_id: str,
+    card: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload pipeline",
+) -> CommitInfo:
+    """Export a pipeline in Hub layout and upload it to a Hub repository, which is made if need be.
+
+    Args:
+        pipe: As for `export_hub`.
+        repo_id: "owner/name".
+        card: As for `export_hub`; with `None`, a README.md that the repository has already stays.
+        private: Whether a new repository is private; `None` for the owner's default.
+        token: Hub token that may write; `None` for the one of `hf auth login` or $HF_TOKEN.
+        commit_message: First line of the commit.
+
+    Returns:
+        The commit; its `oid` is the `revision` to pin.
+    """
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _export(pipe, Path(scratch) / "export", card, repo_id)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        keep = card is None and api.file_exists(repo_id, "README.md")
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            ignore_patterns="README.md" if keep else None,
+            commit_message=commit_message,
+        )
+
+
+def _export(
+    pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None, repo_id: str | None
+) -> Path:
+    name = repo_id or f"<owner>/{Path(folder).absolute().name}"
+    for part, kind in _classes(pipe).items():
+        if kind.__module__.split(".")[0] not in (*_LIBRARIES, _PACKAGE):
+            raise ValueError(
+                f"The {part} is a {kind.__module__}.{kind.__name__}, which users of the Hub cannot import: "
+                f"use a class of {', '.join(_LIBRARIES)} or {_PACKAGE}."
+            )
+
+    def write(part: Path) -> None:
+        pipe.save_pretrained(part, safe_serialization=True)
+        (part / "README.md").write_text(card or _card(pipe, name), "utf-8")
+
+    return write_folder(Path(folder), write)
+
+
+def _classes(pipe: DiffusionPipeline) -> dict[str, type]:
+    """Name -> class of the components that a pipeline has."""
+    parts = {name: part for name, part in pipe.components.items() if part is not None and name != "settings"}
+    return {name: type(getattr(part, "_orig_mod", part)) for name, part in parts.items()}  # torch.compile wraps
+
+
+def _shims(pipe: DiffusionPipeline) -> dict[str, type]:
+    """Key of model_index.json -> class that needs a shim."""
+    ours = {name: kind for name, kind in _classes(pipe).items() if kind.__module__.split(".")[0] == _PACKAGE}
+    return {"_class_name": type(pipe), **ours}
+
+
+def _add_shims(folder: Path, shims: dict[str, type]) -> None:
+    """Write the shims, pipeline_emorig.py and unet/unet_emorig.py for example, and name them in the index."""
+    entries = {}
+    for key, kind in shims.items():
+        # diffusers copies the shims of all repositories into one folder, so that their names have to differ
+        last = kind.__module__.split(".")[-1]
+        place, stem = (key, f"{key}_emorig") if key != "_class_name" else ("", f"pipeline_{last}")
+        code = SHIM.format(module=kind.__module__, name=kind.__name__)
+        (folder / place).mkdir(exist_ok=True)
+        (folder / place / f"{stem}.py").write_text(code, "utf-8")
+        entries[key] = [stem, kind.__name__]
+    rewrite_json(folder / INDEX, entries)
+    for file in folder.glob("*/*config.json"):
+        rewrite_json(file, {})
+
+
+def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An index with our modules in the place of the shims, so that none of a folder's code has to run; unchanged
+    where there is other code."""
+    if not needs_no_trust(folder):
+        return index
+    plain = dict(index)
+    for key, file in _named_files(folder).items():
+        if file.is_file():
+            module, name = _OURS.fullmatch(file.read_text("utf-8")).groups()
+            import_module(module)  # diffusers takes classes from modules that are imported already
+            plain[key] = name if key == "_class_name" else [module, name]
+    return plain
+
+
+def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
+    """Change entries of a JSON file, and forget the folder that a component once came from."""
+    content = json.loads(file.read_text("utf-8")) | entries
+    content.pop("_name_or_path", None)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _card(pipe: DiffusionPipeline, repo_id: str) -> str:
+    brought = pipe.brought
+    return CARD.format(
+        license="other" if brought else "apache-2.0",
+        terms=TERMS.format(brought=brought) if brought else "",
+        title=repo_id.split("/")[-1],
+        pipeline=type(pipe).__name__,
+        repo_id=repo_id,
+        distribution=_PACKAGE.replace("_", "-"),
+    )

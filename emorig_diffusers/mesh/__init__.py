@@ -1,0 +1,1 @@
+"""Edited heads as textured meshes."""

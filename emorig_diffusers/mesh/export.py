@@ -1,0 +1,221 @@
+"""A fitted head as a textured mesh, and its files: GLB, or OBJ with its material and texture beside it.
+
+Needs a head, its vertices, a photo and where each vertex lies in the photo. Any pipeline's result can be had so: a
+head of another face model, or of none, is that which "emorig-open" fits to the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+from trimesh.exchange.obj import export_obj
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial, SimpleMaterial
+
+from ..files.atomic import write_files
+from ..models.head import PARTS, HeadModel
+from ..photo.resample import invert, transform_points
+from ..render.buffers import vertex_normals
+from ..render.camera import ndc_to_pixels, project, transform_ndc
+from .texture import LEFT_OUT, PhotoView, texture_map
+from .uv_atlas import uv_layout
+
+if TYPE_CHECKING:
+    from ..face.codes import FaceCodes
+    from ..face.encode import EncodedFace, RigMixin
+    from ..pipelines.emorig import EmoRigPipeline
+    from ..pipelines.outputs import EditedFace
+
+MESH_SUFFIXES = (".glb", ".obj")
+FACE, SKULL = 0.01, 0.06  # metres from the nearest landmark within which the fit counts, beyond which the mean head
+TUCKS = 2  # rounds: what was hidden by what stuck out may stick out too
+FINE = 512  # side of the picture in which vertices are placed, pixels; any side gives the same places
+
+
+@dataclass
+class TexturedMesh:
+    """A mesh with one texture; vertices are doubled along the texture's seams.
+
+    Attributes:
+        vertices: float64 [N, 3] in metres, y up, z to the viewer.
+        normals: float64 [N, 3], unit length, outwards.
+        uv: float64 [N, 2] in [0, 1], from the texture's bottom left.
+        faces: int64 [F, 3], counter-clockwise seen from outside.
+        texture: uint8 [S, S, 3], sRGB.
+    """
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    uv: np.ndarray
+    faces: np.ndarray
+    texture: np.ndarray
+
+
+def textured_mesh(
+    head: HeadModel, vertices: Tensor, pixels: np.ndarray, photo: np.ndarray, size: int = 1024
+) -> TexturedMesh:
+    """A posed head with a photo on it, without the lower teeth, which stick out of the chin of an open mouth.
+
+    What else sticks out of the skin around the mouth is moved behind it.
+
+    Args:
+        head, pixels, photo: As for `PhotoView`.
+        vertices: [V, 3] in metres, z along the photo's line of sight: the mesh to make.
+        size: Side of the texture, as for `texture_map`.
+
+    Raises:
+        ValueError: As `PhotoView` and `texture_map`, or for other vertices than the head's.
+    """
+    if vertices.shape != head.template.shape:
+        raise ValueError(f"vertices must be {list(head.template.shape)} as the head's, got {list(vertices.shape)}.")
+    view, back = _tuck(PhotoView(head, pixels, photo))
+    texture = texture_map(view, size)
+    kept = (head.face_part != LEFT_OUT) & ~_spikes(head.faces)
+    corners = torch.stack([head.faces[kept].flatten(), head.faces_uv[kept].flatten()], 1).numpy()
+    pairs, index = np.unique(corners, axis=0, return_inverse=True)
+    place = vertices.detach().cpu().double().clone()
+    place[:, 2] -= torch.from_numpy(back)
+    normals = vertex_normals(place[None], head.faces)[0].numpy()[pairs[:, 0]]
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+    uv = uv_layout(head)[pairs[:, 1]]
+    return TexturedMesh(place.numpy()[pairs[:, 0]], normals, uv, index.reshape(-1, 3), texture)
+
+
+def _tuck(view: PhotoView) -> tuple[PhotoView, np.ndarray]:
+    """The view without what sticks out, and how far that moved back [V], metres."""
+    total = np.zeros(len(view.pixels))
+    for _ in range(TUCKS):
+        back = view.sticking_out()
+        if not back.any():
+            break
+        total += back
+        behind = np.column_stack([view.pixels[:, :2], view.pixels[:, 2] + back * view.scale])
+        view = PhotoView(view.head, behind, view.photo)
+    return view, total
+
+
+def _spikes(faces: Tensor) -> Tensor:
+    """Faces [F] that hang on the rest by one edge, as at a neck that was cut across its mesh."""
+    edges = torch.stack([faces, faces.roll(-1, 1)], -1).sort(-1).values.flatten(0, 1)
+    _, edge, count = (edges @ edges.new_tensor([len(faces) * 3, 1])).unique(return_inverse=True, return_counts=True)
+    return (count[edge].view(-1, 3) == 1).sum(1) > 1
+
+
+@torch.no_grad()
+def plain_skull(head: HeadModel, vertices: Tensor, plain: Tensor) -> Tensor:
+    """A head whose face is the fitted one's and whose skull, of which landmarks tell nothing, is the mean head's.
+
+    A fit stretches what it does not see: crowns rise to cones. The mean head is laid onto the face by a similarity
+    (Umeyama 1991) and takes over with the distance from the landmarks.
+
+    Args:
+        vertices: [V, 3] in metres, fitted.
+        plain: The same expression and pose on the mean shape [V, 3].
+    """
+    away = torch.cdist(head.template, head.landmarks(head.template[None])[0]).min(1).values
+    share = ((away - FACE) / (SKULL - FACE)).clamp(0, 1)
+    outside = (head.face_part == PARTS.index("skin")) | (head.face_part == PARTS.index("neck"))
+    seen = torch.zeros(len(away), dtype=torch.bool)
+    seen[head.faces[outside].flatten()] = True
+    share = (share * share * (3 - 2 * share) * seen)[:, None].to(vertices)
+    near = away < FACE
+    here, there = plain[near].mean(0), vertices[near].mean(0)
+    u, s, v = torch.linalg.svd((vertices[near] - there).T @ (plain[near] - here))
+    scale = s.sum() / (plain[near] - here).square().sum()
+    return torch.lerp(vertices, (plain - here) @ (u @ v).T * scale + there, share)
+
+
+def mesh_of_photo(pipe: RigMixin, face: EncodedFace, photo: np.ndarray, size: int = 1024) -> TexturedMesh:
+    """The head of an encoded face, textured with its photo uint8 [H, W, 3]."""
+    placed = pipe.grid_vertices(face, face.codes, FINE).numpy()
+    vertices = _calm(pipe, pipe.pose_head(face.codes)[0], face.codes)
+    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), photo, size)
+
+
+def mesh_of_edit(
+    pipe: EmoRigPipeline, face: EncodedFace, edited: EditedFace, result: np.ndarray, size: int = 1024
+) -> TexturedMesh:
+    """The head of an edited face, textured with the edited photo uint8 [H, W, 3]; `face` as read from the photo."""
+    points = project(edited.vertices[None], edited.target.camera)
+    if not pipe.published:  # moved pixels keep what the fit left over, redrawn ones do not
+        points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
+    placed = ndc_to_pixels(transform_ndc(points, face.transform), FINE)[0].numpy()
+    vertices = _calm(pipe, edited.vertices, edited.target)
+    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), result, size)
+
+
+def _calm(pipe: RigMixin, vertices: Tensor, codes: FaceCodes) -> Tensor:
+    """`plain_skull` of a head [V, 3] that shows codes."""
+    plain = pipe.pose_head(codes.with_(shape=torch.zeros_like(codes.shape)))[0]
+    return plain_skull(pipe.head, vertices.cpu(), plain.cpu())
+
+
+def _in_photo(face: EncodedFace, placed: np.ndarray) -> np.ndarray:
+    """Points [V, 3] in pixels of the picture of side FINE, in pixels of the photo."""
+    return transform_points(invert(face.grid_matrix(FINE)), placed)
+
+
+def write_mesh(mesh: TexturedMesh | Mapping[str, TexturedMesh], path: str | Path) -> Path:
+    """Write a mesh as .glb or .obj, or some by their names into one .glb; atomically, what is there is replaced.
+
+    Raises:
+        ValueError, OSError: As `mesh_files`, or it cannot be written.
+    """
+    write_files(mesh_files(mesh, path))
+    return Path(path)
+
+
+def mesh_files(mesh: TexturedMesh | Mapping[str, TexturedMesh], path: str | Path) -> dict[Path, bytes]:
+    """What is to be written for a mesh as .glb or .obj, or for some by their names in one .glb.
+
+    An OBJ's material and texture lie beside it under its name (.mtl, .png).
+
+    Raises:
+        ValueError: Another suffix, several meshes for an OBJ, or a folder that is not there.
+    """
+    path = Path(path)
+    meshes = {path.stem: mesh} if isinstance(mesh, TexturedMesh) else dict(mesh)
+    check_mesh_path(path)
+    if path.suffix.lower() == ".obj" and len(meshes) != 1:
+        raise ValueError(f"An OBJ holds one head, not {len(meshes)}: write a .glb.")
+    return _obj(path, *meshes.values()) if path.suffix.lower() == ".obj" else {path: _glb(meshes)}
+
+
+def check_mesh_path(path: Path) -> None:
+    """Raise ValueError unless a mesh can be written to `path`, as far as its name tells."""
+    if path.suffix.lower() not in MESH_SUFFIXES:
+        raise ValueError(f"Cannot tell the format of '{path}': use {' or '.join(MESH_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder '{path.parent}' does not exist: create it first.")
+
+
+def _glb(meshes: Mapping[str, TexturedMesh]) -> bytes:
+    scene = trimesh.Scene()
+    for name, mesh in meshes.items():
+        picture = Image.fromarray(mesh.texture)
+        material = PBRMaterial(
+            name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
+        )
+        scene.add_geometry(_trimesh(mesh, material), node_name=name, geom_name=name)
+    return scene.export(file_type="glb", include_normals=True)
+
+
+def _obj(path: Path, mesh: TexturedMesh) -> dict[Path, bytes]:
+    material = SimpleMaterial(name=path.stem, image=Image.fromarray(mesh.texture))
+    text, beside = export_obj(
+        _trimesh(mesh, material), include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl", header=None
+    )
+    return {path.with_name(name): data for name, data in beside.items()} | {path: text.encode()}
+
+
+def _trimesh(mesh: TexturedMesh, material: PBRMaterial | SimpleMaterial) -> trimesh.Trimesh:
+    visual = TextureVisuals(uv=mesh.uv, material=material)
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False)

@@ -1,0 +1,1 @@
+"""The stages in which the photo's own texture is redrawn."""

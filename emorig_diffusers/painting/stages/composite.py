@@ -1,0 +1,272 @@
+"""Decide what to repaint on a moved face, and put the painted crop back under the photo's own detail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...photo.colour import Tone, find_tone
+from ...photo.resample import enlarge, invert, paste, reach, warp_crop
+from ...photo.sharpness import finer
+from .face_light import Adaptation, find_adaptation
+from .flow import PhotoTexture, Warp
+from .inpaint import fill, make_base, mouth_cover, paint_mouth, regions
+from .mouth_light import TeethLight, find_teeth_light
+from .openings import lips_apart
+
+OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
+OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
+UNSEEN = 0.4  # share of an open mouth that the photo may not show, before all of it is painted anew
+DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixels of its grid
+SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
+ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged
+FAINT = 0.004  # share of a pixel that makes no grey level
+LIGHT_RANGE = (0.5, 1.25)  # within which a network that is asked for the light alone may spread it
+
+
+@dataclass
+class CloseUp:
+    """What the inside of a mouth is drawn on.
+
+    Attributes:
+        warp: On a grid of side N.
+        picture: The photo after motion there, uint8 [N, N, 3].
+        matrix: Similarity [2, 3] from pixels of the warp's whole grid to it.
+        times: How many times finer than that it is.
+    """
+
+    warp: Warp
+    picture: np.ndarray
+    matrix: np.ndarray
+    times: int = 1
+
+
+@dataclass
+class Plan:
+    """What is repainted on an aligned crop of side S, as the network wants it.
+
+    Attributes:
+        moved: The crop after motion, uint8 [S, S, 3].
+        base: What the network corrects [1, 3, S, S] in [-1, 1].
+        normal, albedo: The target head [1, 3, S, S].
+        network_mask: Pixels the network paints [1, 1, S, S].
+        mouth: Pixels between the lips [1, 1, S, S].
+        skin: How much of the painted skin is taken, soft [S, S]; the photo's fine detail stays on top.
+        inside: How much of the painted mouth is taken, soft [N, N] on a finer grid; the photo's detail is dropped.
+        drawn: The base on that grid [N, N, 3] in [0, 1].
+        place: Similarity [2, 3] from pixels of the crop to that grid.
+        blur: Standard deviation of the blur that it gets, pixels of that grid.
+        tone: Of a monochrome photo.
+        adaptation: Of a photo in dim or coloured light: `moved`, `base` and `drawn` are in usual light.
+    """
+
+    moved: np.ndarray
+    base: Tensor
+    normal: Tensor
+    albedo: Tensor
+    network_mask: Tensor
+    mouth: Tensor
+    skin: np.ndarray
+    inside: np.ndarray
+    drawn: np.ndarray
+    place: np.ndarray
+    blur: float = 0.0
+    tone: Tone | None = None
+    adaptation: Adaptation | None = None
+
+    def picture(self) -> Image.Image:
+        """The repainted pixels as an 8-bit mask."""
+        inside = _shrunk_mask(self.inside, self.place, len(self.skin))
+        return Image.fromarray((np.maximum(self.skin, inside) * 255).astype(np.uint8))
+
+
+def close_up(
+    texture: PhotoTexture, warp: Warp, target: Tensor, moved: np.ndarray, matrix: np.ndarray
+) -> CloseUp | None:
+    """A finer grid for a mouth, where a photo is sharper than the warp's; else `None`.
+
+    Args:
+        texture, target: What the warp was made with, and to.
+        moved: The photo after motion, uint8 [H, W, 3].
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+    """
+    coarse = float(np.linalg.norm(matrix[:, 0]))  # grid pixels a photo pixel
+    times = finer(max(coarse, warp.blur))
+    if times == 1 or not mouth_changes(warp):
+        return None
+    near, place = texture.close_up(warp, target, times)
+    return CloseUp(near, warp_crop(moved, _then(matrix, place), len(near.mouth)), place, times)
+
+
+def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0, near: CloseUp | None = None) -> Plan:
+    """Choose masks and make the base.
+
+    Args:
+        warp: On a grid of side G.
+        fine: The crop after motion on that grid, uint8 [G, G, 3].
+        size: Side S of what the network sees.
+        unfolding: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
+            stay the photo's own skin, for wrinkles.py to shade.
+        near: Where the mouth is drawn, if not on that grid.
+    """
+    near = near or CloseUp(warp, fine, np.eye(2, 3))
+    area, moved, shrunk = regions(warp), _resize(fine, size), _shrink(warp, size)
+    adaptation = find_adaptation(moved, shrunk.points)
+    usual = adaptation or (lambda picture: picture)
+    moved = usual(moved)
+    small = lambda mask: _resize(mask.astype(np.float32), size) > 0.5
+    edge = small(area.edge) if mouth_changes(warp) else np.zeros((size, size), bool)
+    mouth = small(area.mouth) & edge
+    folds = small(area.folds) & ~edge if unfolding > 0 else np.zeros((size, size), bool)
+    hole = cv2.dilate(small(warp.hole & ~warp.mouth).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
+    image = lambda a: tensor(a).permute(2, 0, 1)[None]
+    flat = lambda a: tensor(a)[None, None]
+    tone, light = find_tone(moved), find_teeth_light(shrunk, moved)
+    toned = tone or (lambda picture: picture)
+    painted = image(toned(paint_mouth(shrunk, light))) * 2 - 1
+    base = make_base(image(moved) / 127.5 - 1, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
+    place = _then(len(warp.mouth) / size * np.eye(2, 3), near.matrix)
+    inside, drawn = np.zeros(near.warp.mouth.shape, np.float32), np.zeros(near.picture.shape, np.float32)
+    if edge.any():
+        edges = area.edge if near.warp is warp else regions(near.warp).edge
+        inside = _feather(edges, float(near.times))
+        drawn = toned(draw_fine(near.warp, edges, usual(near.picture), light))
+    skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0))
+    skin = skin * (1 - _shrunk_mask(inside, place, size))
+    return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth), skin, inside,
+                drawn, place, near.warp.blur, tone, adaptation)  # fmt: skip
+
+
+def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
+    """The base of the mouth [G, G, 3] in [0, 1] at the resolution of the warp, lips meeting teeth in soft edges."""
+    unknown, cover = torch.from_numpy(edge.astype(np.float32))[None, None], mouth_cover(warp)[..., None]
+    lips = fill(torch.from_numpy(fine).permute(2, 0, 1)[None] / 255, 1 - unknown)[0].permute(1, 2, 0).numpy()
+    return lips + cover * (paint_mouth(warp, light) - lips)
+
+
+def mouth_changes(warp: Warp) -> bool:
+    """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
+    before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
+    unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
+    return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
+
+
+def _then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The similarity [2, 3] that does one after the other."""
+    return np.column_stack([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]])
+
+
+def _shrunk_mask(inside: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+    """A mask on a finer grid [N, N] on the crop [size, size], from whose pixels `place` leads to it."""
+    if place[:, 2].any():
+        return warp_crop(inside, invert(place), size)
+    return _resize(inside, size)
+
+
+def _resize(array: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(array, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _shrink(warp: Warp, size: int) -> Warp:
+    """The parts of a warp that conditions are made of, on the crop's grid."""
+    ratio = size / len(warp.motion)
+    return Warp(
+        motion=_resize(warp.motion, size) * ratio,
+        hole=_resize(warp.hole.astype(np.float32), size) > 0.5,
+        mouth=_resize(warp.mouth.astype(np.float32), size) > 0.5,
+        normal=_resize(warp.normal.astype(np.float32), size),
+        albedo=_resize(warp.albedo.astype(np.float32), size),
+        depth=_resize(warp.depth.astype(np.float32), size),
+        points=warp.points * ratio,
+        source_points=warp.source_points * ratio,
+        scale=warp.scale * ratio,
+    )
+
+
+def _feather(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """A soft mask that is 1 inside, falls off outwards and is exactly 0 soon after."""
+    grown = cv2.dilate(mask.astype(np.float32), np.ones((3, 3), np.uint8))
+    soft = cv2.GaussianBlur(grown, (0, 0), sigma)
+    return np.where(soft < 0.02, 0, soft)
+
+
+def finish(
+    moved: np.ndarray, chosen: Plan, painted: Tensor, matrix: np.ndarray, light_blur: float = 0.0
+) -> np.ndarray:
+    """Put a painted crop [1, 3, S, S] in [-1, 1] into the moved photo at the photo's own resolution.
+
+    Skin gets the *change* of the crop, so pores and hair stay as sharp as the photo; the mouth's inside is replaced.
+    `light_blur` as in `EmoRigPipeline`.
+    """
+    image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
+    painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
+    if enlarged(matrix):  # the network's own pixels would be seen
+        painted = base + cv2.GaussianBlur(painted - base, (3, 3), 0)
+    painted = chosen.tone(painted) if chosen.tone else painted
+    own_light = chosen.adaptation.undo if chosen.adaptation else lambda x: x
+    change = own_light(painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
+    skin = add_change(moved, change, matrix)
+    if not chosen.inside.any():
+        return skin
+    large = lambda x: enlarge(x, invert(chosen.place), (0, 0, *chosen.inside.shape))
+    drawn, correction = chosen.drawn, painted - base
+    if light_blur:
+        drawn = drawn * large(light_inside(painted, base, mouth, light_blur))[..., None]
+        correction = correction * (1 - mouth)[..., None]
+    inside = np.clip(own_light(np.clip(drawn + large(correction), 0, 1)), 0, 1)
+    place = _then(matrix, chosen.place)
+    blur = max(chosen.blur**2 - DRAWN**2, SMOOTH**2) ** 0.5 if enlarged(place) else chosen.blur
+    inside, mask = soften(inside, chosen.inside, blur)
+    return paste(skin, inside, mask, place)
+
+
+def enlarged(matrix: np.ndarray) -> bool:
+    """Whether a crop's pixels, to which a similarity [2, 3] leads from a photo's, are so large that one sees them."""
+    return bool(np.linalg.norm(matrix[:, 0]) < 1 / ENLARGED)
+
+
+def soften(picture: np.ndarray, mask: np.ndarray, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """A picture [N, N, 3] and how much of it is taken [N, N] as a blurred photo shows them.
+
+    Args:
+        blur: Standard deviation, pixels.
+    """
+    if not blur:
+        return picture, mask
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    far = int(np.ceil(3 * blur))
+    box = tuple(slice(max(index[0] - far, 0), index[-1] + far + 1) for index in (rows, columns))
+    spread = lambda x: cv2.GaussianBlur(x, (0, 0), blur, borderType=cv2.BORDER_REPLICATE)
+    soft, picture, mask = spread(mask[box]), picture.copy(), mask.copy()
+    picture[box] = spread((picture * mask[..., None])[box]) / soft.clip(FAINT)[..., None]
+    mask[box] = np.where(soft < FAINT, 0, soft)
+    return picture, mask
+
+
+def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur: float) -> np.ndarray:
+    """The factor [S, S] by which a network spreads the light within the mouth [S, S], averaged over `blur` pixels; 1
+    elsewhere, and in the mean of the teeth: how light they are it knows less well than `light_on_teeth`."""
+    teeth = mouth * np.clip((base[..., 1] / base[..., 0].clip(1e-3) - 0.7) / 0.2, 0, 1)  # tongue and gums are redder
+    painted, base = painted.mean(-1), base.mean(-1)
+    mean = lambda x: cv2.GaussianBlur(x * mouth, (0, 0), blur) + 1e-3
+    level = ((painted * teeth).sum() + 1e-3) / ((base * teeth).sum() + 1e-3)
+    gain = np.clip(mean(painted) / mean(base) / max(level, 0.1), *LIGHT_RANGE)
+    return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1)
+
+
+def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
+    left, top, right, bottom = reach(change.any(-1), matrix, photo.shape)
+    if right <= left or bottom <= top:
+        return photo
+    large = enlarge(change.astype(np.float32) * 255, matrix, (left, top, right, bottom))
+    result = photo.copy()
+    part = result[top:bottom, left:right]
+    part[:] = np.clip(np.round(part + large), 0, 255).astype(np.uint8)
+    return result

@@ -1,0 +1,379 @@
+"""The photo as its own texture: redraw a face under edited codes by moving the photo's pixels.
+
+Every pixel of the edited face looks up where its surface point was in the photo. Around the head the motion falls
+off smoothly, so that hair, neck and background follow; what the photo cannot show (the inside of a mouth that was
+closed, skin that was hidden) is marked for the network to paint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+from ...models.head import PARTS, HeadModel
+from ...models.landmark_fit import INNER_LIPS, OUTER_LIPS
+from ...photo.masks import fill_polygon, ramp, smooth
+from ...photo.resample import enlarge, invert, reach, transform_points
+from ...render.buffers import vertex_normals
+from ...render.rasterize import Fragments, interpolate, rasterize
+from .eyeballs import Eyeball, paint_eyeball
+from .mouth import Mouth
+from .openings import lips_apart, move_lids, move_lips
+
+SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
+EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
+TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
+STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
+HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
+REACH = 0.033  # metres outside the face over which its motion fades out
+RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
+STEP, SLOPE = 1.0, 0.0007  # pixels of a jump in motion within the skin, and metres to each side that make it a slope
+STRETCH = 2.2  # times the outline's motion over which it has to fade out at least: else pixels smear to streaks
+TURNING_REACH = 0.09  # the same when the head turns
+AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
+MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
+LOWER_LIDS = (145, 374)  # landmarks in their middle
+MASK_BELOW = 0.008  # metres below them from which a face with a covered mouth keeps still: masks end there or lower
+
+
+@dataclass
+class Warp:
+    """How a face moves, on a square grid of the aligned crop.
+
+    Attributes:
+        motion: Where each pixel comes from, minus where it is [G, G, 2], grid pixels; 0 where nothing moves.
+        hole: Pixels whose surface the photo does not show [G, G] bool.
+        mouth: Pixels inside the target's lips [G, G] bool.
+        normal: Target normals [G, G, 3] in [-1, 1]; 0 outside the head.
+        albedo: Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head.
+        depth: Metres behind the lips inside the mouth and two pixels around [G, G], 0 elsewhere.
+        points: Dense landmarks of the target [N, 2], grid pixels.
+        source_points: Dense landmarks of the source [N, 2], grid pixels.
+        scale: Grid pixels per metre.
+        eyes: Eyeballs whose lids move.
+        shut: Whether the photo shows the person's right and left eye shut.
+        place: Where each pixel's skin lies in the head's shading maps [G, G, 2] in [0, 1], negative where there is no
+            skin of the face; `None` for heads without such maps.
+        blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
+        free: How far an expression may shade each pixel [G, G] in [0, 1], for faces whose mouth is covered.
+    """
+
+    motion: np.ndarray
+    hole: np.ndarray
+    mouth: np.ndarray
+    normal: np.ndarray
+    albedo: np.ndarray
+    depth: np.ndarray
+    points: np.ndarray
+    source_points: np.ndarray
+    scale: float
+    eyes: Sequence[Eyeball] = ()
+    shut: Sequence[bool] = (False, False)
+    place: np.ndarray | None = None
+    blur: float = 0.0
+    free: np.ndarray | None = None
+
+
+@dataclass
+class _Drawing:
+    """One state of the head on the grid: what is where, as numpy."""
+
+    pixels: np.ndarray  # [V, 3]
+    face: np.ndarray
+    bary: np.ndarray
+    depth: np.ndarray
+    mouth: np.ndarray
+    points: np.ndarray
+
+
+class PhotoTexture:
+    """Draws warps for one head model; holds what depends on the mesh alone.
+
+    Args:
+        head: The head model, with a landmark embedding and parts.
+    """
+
+    def __init__(self, head: HeadModel) -> None:
+        self.head = head
+        self.faces = head.faces
+        self.part = head.face_part.numpy()
+        self.mouth = Mouth(head)
+        inside = np.isin(self.part, (*TEETH, CAVITY))
+        self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the factorised system, which cannot be pickled and is made again where it is wanted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_residual_system"}
+
+    def residual_offsets(self, residual: np.ndarray) -> np.ndarray:
+        """Smooth 2-D vertex offsets [V, 2] that carry the landmark residual [N, 2] of a fit, in its unit.
+
+        Minimises landmark misfit plus bending (squared graph Laplacian), so that the fitted head meets the
+        detected landmarks exactly and nothing folds.
+        """
+        factor, embed, weight = self._residual_system
+        return factor.solve(np.asarray(embed.T @ (weight[:, None] * residual), np.float64))
+
+    @cached_property
+    def _residual_system(self) -> tuple:
+        head, count = self.head, self.head.config.num_vertices
+        faces, place = self.faces.numpy(), head.template.numpy()
+        edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
+        stiff = 1 / np.linalg.norm(place[edges[:, 0]] - place[edges[:, 1]], axis=1).clip(1e-4)
+        graph = sparse.coo_matrix((stiff, edges.T), (count, count))
+        graph = graph + graph.T
+        laplacian = sparse.diags(np.asarray(graph.sum(1)).ravel()) - graph
+        laplacian = laplacian / laplacian.diagonal().mean()
+        corners = faces[head.landmark_faces.numpy()]
+        rows = np.repeat(np.arange(len(corners)), 3)
+        embed = sparse.csr_matrix((head.landmark_bary.numpy().ravel(), (rows, corners.ravel())), (len(corners), count))
+        weight = head.landmark_weight.numpy().astype(np.float64) ** 2
+        weight[468:] = 0  # gaze is not a deformation of the eyeball
+        bending = 0.02 * laplacian.T @ laplacian + 0.003 * laplacian + 1e-5 * sparse.eye(count)
+        return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
+
+    def warp(
+        self,
+        source: Tensor,
+        target: Tensor,
+        size: int,
+        turning: bool = False,
+        irises: np.ndarray | None = None,
+        shut: Sequence[bool] = (False, False),
+        covered: bool = False,
+    ) -> Warp:
+        """Motion from one state of the head to another.
+
+        Args:
+            source, target: Vertices [V, 3] in grid pixels (x right, y down, smaller z nearer), residual included.
+            size: Side G of the grid.
+            turning: Whether the whole head turns; then its surroundings follow from farther away.
+            irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
+            shut: Which of the eyes the photo shows shut.
+            covered: Whether something is before the mouth: then it is skin like any other.
+        """
+        scale = self.scale(source)
+        before, after = (self._draw(pixels, size, scale, covered) for pixels in (source, target))
+        on = after.face >= 0
+        corners = self.faces.numpy()[np.maximum(after.face, 0)]
+        origin = (before.pixels[corners] * after.bary[..., None]).sum(2)
+        centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
+        motion = np.where(on[..., None], origin[..., :2] - centre, 0)
+        hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
+        skin = on & (self.part[after.face] == SKIN) & ~after.mouth
+        motion = soften_steps(motion.astype(np.float32), skin, SLOPE * scale)
+        # the mesh has no hair, and its ears and neck would tear away: they follow the face
+        moves, reach = on & _outline(after.points, size), max(REACH, STRETCH * _rim_motion(before, after) / scale)
+        if turning:  # the far cheek, hidden in the photo, follows the part that was seen
+            moves, reach = moves & (~hole | after.mouth), max(reach, TURNING_REACH)
+            hole &= after.mouth
+        rim = 2 * max(1, round(RIM * scale)) + 1
+        moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
+        motion = fade_out(motion, moves, scale, reach)
+        if before.mouth.any() and after.mouth.any() and not turning:
+            motion, unseen = move_lips(motion, before.points, after.points, scale)
+            hole = np.where(after.mouth, unseen, hole)
+        eyes = []
+        if irises is not None:
+            motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale, shut)
+            hole &= ~done
+        normal, albedo = self._attributes(target, after)
+        around, inside, depth = self._inside(target, after.mouth, scale)
+        albedo = np.where(around[..., None], inside, albedo)
+        place = self._shading_place(after) if self.head.config.shading_size else None
+        free = self._interpolated(after, self.above_mask[:, None])[..., 0] if covered else None
+        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
+                    place, free=free)  # fmt: skip
+
+    def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres
+        they lie behind the lips [G, G]."""
+        around = cv2.dilate(mouth.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        albedo, far = self.mouth.draw(target, around)
+        lips = np.median(target.numpy()[self._lip_vertices, 2])
+        return around, albedo, np.where(around, np.maximum(far - lips, 0) / scale, 0)
+
+    def close_up(self, warp: Warp, target: Tensor, times: int) -> tuple[Warp, np.ndarray]:
+        """The mouth of a warp, drawn anew on a finer grid.
+
+        Args:
+            warp: From `warp`, on a grid of side G.
+            target: As there.
+            times: How much finer.
+
+        Returns:
+            A warp on the finer grid's square around the mouth, without normals, holes and eyes, and the similarity
+            [2, 3] from pixels of the coarser grid to it.
+        """
+        lips = np.concatenate([points[list(OUTER_LIPS)] for points in (warp.points, warp.source_points)])
+        low, high = lips.min(0) - AROUND_LIPS * warp.scale, lips.max(0) + AROUND_LIPS * warp.scale
+        side = int(np.ceil((high - low).max()))
+        corner = np.floor((low + high - side) / 2)
+        matrix = times * np.column_stack([np.eye(2), -corner])
+        points, source = (transform_points(matrix, p) for p in (warp.points, warp.source_points))
+        mouth = np.zeros((times * side,) * 2, bool)
+        if warp.mouth.any():
+            mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
+        near = target.clone()
+        near[:, :2] -= torch.from_numpy(corner).to(near)
+        around, albedo, depth = self._inside(near * times, mouth, warp.scale * times)
+        motion = enlarge(warp.motion, invert(matrix), (0, 0, *mouth.shape)) * times
+        none = np.zeros_like(mouth)
+        return Warp(motion, none, mouth, np.zeros_like(albedo), albedo * around[..., None], depth, points, source,
+                    warp.scale * times, blur=warp.blur * times), matrix  # fmt: skip
+
+    def scale(self, pixels: Tensor) -> float:
+        """Grid pixels per metre of a face whose vertices [V, 3] are given in grid pixels."""
+        eyes = self.head.landmarks(pixels[None])[0, [33, 263]]
+        rest = self.head.landmarks(self.head.template[None])[0, [33, 263]]
+        return float((eyes[0] - eyes[1]).norm() / (rest[0] - rest[1]).norm())
+
+    @cached_property
+    def _lip_vertices(self) -> np.ndarray:
+        return np.unique(self.faces.numpy()[self.head.landmark_faces.numpy()[list(INNER_LIPS)]])
+
+    @cached_property
+    def above_mask(self) -> Tensor:
+        """How far each vertex [V] may follow an expression where the mouth is covered: 1 from the lower lids upwards, 0
+        where a mask may be."""
+        lids = self.head.landmarks(self.head.template[None])[0, list(LOWER_LIDS), 1].mean()
+        return torch.from_numpy(ramp((self.head.template[:, 1] - lids).numpy(), -MASK_BELOW, 0.0)).float()
+
+    def _draw(self, pixels: Tensor, size: int, scale: float, covered: bool = False) -> _Drawing:
+        """Rasterise the outside, then teeth before cavity, which show only between the lips."""
+        points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
+        mouth = np.zeros((size, size), bool)
+        if not covered and lips_apart(points) > MOUTH_SHUT * scale:
+            mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
+        drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
+        face, bary, depth = drawn[0]
+        for layer_face, layer_bary, layer_depth in reversed(drawn[1:]):
+            show = mouth & (layer_face >= 0)
+            face = np.where(show, layer_face, face)
+            bary = np.where(show[..., None], layer_bary, bary)
+            depth = np.where(show, layer_depth, depth)
+        return _Drawing(pixels.numpy(), face, bary, depth, mouth, points)
+
+    def _layer(self, pixels: Tensor, layer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        fragments = rasterize(pixels[None], self.faces[layer], size, size)
+        face = fragments.face[0].numpy()
+        return np.where(face >= 0, layer[face], -1), fragments.bary[0].numpy(), fragments.depth[0].numpy()
+
+    def _holes(
+        self, before: _Drawing, after: _Drawing, origin: np.ndarray, length: np.ndarray, scale: float
+    ) -> np.ndarray:
+        """Pixels of the target that the photo does not show, small gaps closed."""
+        size = len(before.face)
+        x, y = (np.clip(origin[..., k].astype(int), 0, size - 1) for k in (0, 1))
+        inside = ((origin[..., :2] > 0) & (origin[..., :2] < size)).all(-1)
+        seen = np.where(np.isfinite(before.depth[y, x]), before.depth[y, x], -np.inf)
+        part = np.where(after.face >= 0, self.part[after.face], -1)
+        part_seen = np.where(before.face >= 0, self.part[before.face], -1)[y, x]
+        behind = origin[..., 2] > seen + HIDDEN * scale
+        eye = np.isin(part, EYES) & (part_seen != part)
+        skin = (part == SKIN) & ~np.isin(part_seen, (SKIN, NECK))
+        mouth = after.mouth & (~before.mouth[y, x] | (np.abs(origin[..., 2] - seen) > 0.02 * scale))
+        # beyond the face's outline hair hides the mesh: stretched pixels look better there than painted ones
+        shown = _outline(after.points, size) & (after.face >= 0)
+        hole = shown & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
+        return cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+
+    def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
+        flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
+        normal = vertex_normals((pixels * flip)[None], self.faces)
+        both = self._interpolated(drawn, torch.cat([normal[0], self.head.albedo], 1))
+        return both[..., :3], both[..., 3:]
+
+    def _interpolated(self, drawn: _Drawing, values: Tensor) -> np.ndarray:
+        """Values of vertices [V, C] at pixels [G, G, C]; 0 outside the head."""
+        fragments = Fragments(*(torch.from_numpy(a)[None] for a in (drawn.face, drawn.bary, drawn.depth)))
+        return interpolate(fragments, self.faces, values)[0].numpy()
+
+    def _shading_place(self, drawn: _Drawing) -> np.ndarray:
+        corners = self.faces.numpy()[np.maximum(drawn.face, 0)]
+        place = (self.head.shading_place.numpy()[corners] * drawn.bary[..., None]).sum(2)
+        skin = (drawn.face >= 0) & (self.part[drawn.face] == SKIN) & ~drawn.mouth
+        return np.where(skin[..., None], place, -1).astype(np.float32)
+
+
+def _rim_motion(before: _Drawing, after: _Drawing) -> float:
+    """The farthest that a point of the face's outline moves, pixels."""
+    rim = cv2.convexHull(after.points.astype(np.float32), returnPoints=False)[:, 0]
+    return float(np.linalg.norm((before.points - after.points)[rim], axis=1).max())
+
+
+def _outline(points: np.ndarray, size: int) -> np.ndarray:
+    """The convex outline of the face's landmarks, filled [size, size] bool."""
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points).astype(np.int32)), 1)
+    return mask > 0
+
+
+def soften_steps(motion: np.ndarray, skin: np.ndarray, width: float) -> np.ndarray:
+    """Motion [G, G, 2] whose jumps within `skin` [G, G] become slopes `width` pixels to each side.
+
+    Where a lip or fold comes to hide what lay below it, a photo sampled across the jump shows specks of the hidden.
+    """
+    inner = cv2.erode(skin.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    jump = cv2.morphologyEx(motion, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(-1) > STEP
+    if not (jump & inner).any():
+        return motion
+    weight = skin.astype(np.float32)
+    soft = cv2.GaussianBlur(motion * weight[..., None], (0, 0), width)
+    soft /= cv2.GaussianBlur(weight, (0, 0), width).clip(1e-3)[..., None]
+    far = cv2.distanceTransform((~(jump & inner)).astype(np.uint8), cv2.DIST_L2, 5)
+    share = smooth(np.clip(1.5 - far / (2 * width), 0, 1)) * skin
+    return motion + share[..., None] * (soft - motion)
+
+
+def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> np.ndarray:
+    """Continue motion [G, G, 2] from where it is `on` outwards, fading to 0 over `reach` metres and at the border."""
+    size = len(motion)
+    outside = (~on).astype(np.uint8)
+    distance, label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    nearest = np.zeros((label.max() + 1, 2), np.float32)
+    nearest[label[on]] = motion[on]
+    fade = np.clip(1 - distance / (reach * scale), 0, 1)
+    spread = nearest[label] * smooth(fade)[..., None]
+    sigma = max(0.27 * reach * scale, 1.0)
+    blurred = cv2.GaussianBlur(spread, (0, 0), sigma)
+    mix = np.clip(distance / (1.5 * sigma), 0, 1)[..., None]
+    motion = np.where(on[..., None], motion, spread * (1 - mix) + blurred * mix).astype(np.float32)
+    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / (0.06 * size)
+    motion *= (smooth(np.clip(edge, 0, 1))[:, None] * smooth(np.clip(edge, 0, 1))[None])[..., None]
+    motion[np.hypot(motion[..., 0], motion[..., 1]) < STILL] = 0
+    return motion
+
+
+def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """Redraw a photo [H, W, 3] uint8 under a warp at the photo's own resolution.
+
+    Args:
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+
+    Pixels that do not move are the photo's own, bit for bit.
+    """
+    x0, y0, x1, y1 = reach(warp.motion.any(-1), matrix, photo.shape)
+    if x1 <= x0 or y1 <= y0:
+        return photo.copy()
+    inverse = invert(matrix)
+    motion = enlarge(warp.motion, matrix, (x0, y0, x1, y1)) @ inverse[:, :2].T.astype(np.float32)
+    grid_x, grid_y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
+    moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
+                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+    result = photo.copy()
+    still = ~motion.any(-1)
+    result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
+    for eye in warp.eyes:
+        paint_eyeball(result, photo, matrix, eye, warp.blur)
+    return result
+

@@ -1,0 +1,109 @@
+"""Shade that an expression brings to skin, from maps of the head: measured on people, not drawn by rule.
+
+Motion alone is hardly recognised as anger, sadness or disgust: what tells them is the shade of brows drawn over the
+eyes, of cheeks and lips pushed up. `HeadModel.shading_maps` hold how much every expression unit lightens or darkens the
+skin (`train/fit_expressions.py`); the photo's own colours are multiplied, so hue and pores stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import torch
+
+from ...models.head import HeadModel
+from ...photo.masks import fill_polygon
+from ...photo.resample import warp_crop
+from .flow import Warp
+from .openings import LIDS
+from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_features
+
+DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
+DIM = 4.0  # grey levels that shades in the dark are told from
+SPREAD = np.float32([30, 9, 9])  # Lab: standard deviations of skin about its samples; shadows are skin
+CREASING = ("browDown", "browInnerUp", "browOuterUp", "eyeWide", "noseSneer")
+"""Units whose shade, when they go down, is taken back as far as skin is darker or lighter than what is around it, and
+no further: not every face has the creases of those whose shade was measured."""
+AROUND = 0.006  # metres: standard deviation of what is around
+OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
+
+
+def shade_expression(
+    photo: np.ndarray,
+    moved: np.ndarray,
+    matrix: np.ndarray,
+    warp: Warp,
+    head: HeadModel,
+    change: Mapping[str, float],
+    strength: float = 1.0,
+) -> np.ndarray:
+    """A photo with the shade that a change of expression brings to the skin, or takes from it.
+
+    Args:
+        photo: The edited photo, uint8 [H, W, 3].
+        moved: The same before anything was painted; it tells where skin is.
+        matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+        warp: How the face moved.
+        head: The head whose maps are used; one without them changes nothing.
+        change: Target minus source of the expression units by name.
+        strength: Factor on the logarithms.
+    """
+    if not head.config.shading_size or not strength > 0:
+        return photo
+    amounts = torch.tensor([change[name] for name in head.config.expression_names])
+    field = sample_maps(head.shading(amounts).numpy(), warp)
+    lift = torch.tensor([min(change[n], 0.0) if n.startswith(CREASING) else 0.0 for n in head.config.expression_names])
+    if lift.any():
+        light, darker = sample_maps(head.shading(lift).numpy(), warp), _darker(moved, matrix, warp)
+        field -= light - np.clip(light, np.minimum(darker, 0), np.maximum(darker, 0))
+    field = strength * np.clip(field, DARKEST, LIGHTEST)
+    field = field if warp.free is None else field * warp.free
+    skin, colour = skin_colour(moved, matrix, warp)
+    field = field * cv2.resize(skin, field.shape)
+    return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
+
+
+def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:
+    """A map [A, A] on the warp's grid [G, G]; 0 between the lips, between the lids and off the face's skin."""
+    column, row = (len(shade) * warp.place[..., k] - 0.5 for k in (0, 1))
+    field = cv2.remap(shade.astype(np.float32), column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    field *= warp.place[..., 0] >= 0
+    open_eye = np.any([fill_polygon(field.shape, warp.points[list(lid)]) for lid in LIDS], axis=0)
+    return field * (1 - cv2.GaussianBlur(open_eye.astype(np.float32), (0, 0), 1.5))
+
+
+def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.float32]:
+    """How much pixels have the skin's colour [S, S] float32 in [0, 1], brows, eyes and lips that of what is around
+    them; and how colourful the skin is, from grey (0) on."""
+    ratio = SKIN_GRID / len(warp.normal)
+    crop = warp_crop(photo, np.asarray(matrix) * ratio, SKIN_GRID).astype(np.float32) / 255
+    lab = cv2.blur(cv2.cvtColor(crop, cv2.COLOR_RGB2LAB), (3, 3))
+    x, y = np.clip((warp.points[list(SAFE)] * ratio).astype(int), 0, SKIN_GRID - 1).T
+    samples = lab[y, x]
+    colour = np.clip(np.median(np.hypot(*samples[:, 1:].T)) / PALE - 0.1, 0, 1)
+    near = np.abs(samples - np.median(samples, 0)) / SPREAD
+    samples = samples[near.max(1) <= max(3.0, near.max(1).min())] / SPREAD
+    distance = np.square(lab[:, :, None] / SPREAD - samples).sum(-1).min(-1)
+    skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - outlined_features(warp, ratio)
+    blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
+    around = blur(skin * bare) / (blur(bare) + 1e-3)
+    return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
+
+
+def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """By how much pixels are darker than the skin around them [G, G] float32, natural logarithm; < 0 where lighter."""
+    grey = cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY)
+    tone = np.log(grey.astype(np.float32) + DIM)
+    return skin_around(tone, warp, AROUND) - tone
+
+
+def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
+    """What is shown on the grid [G, G] or [G, G, 3] float32, averaged over skin with a standard deviation in metres."""
+    size = len(warp.normal)
+    bare = 1 - outlined_features(warp, SKIN_GRID / size)
+    bare = cv2.resize(bare, (size, size)) * warp.normal.any(-1) + 1e-3
+    bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
+    blur = lambda x: cv2.GaussianBlur(x, (0, 0), width * warp.scale).reshape(x.shape)
+    return blur(values * bare) / blur(bare)

@@ -1,0 +1,1 @@
+"""Photos: read and written, faces found in them, crops cut out and pasted back."""

@@ -1,0 +1,221 @@
+"""Faces as a Diffusion Autoencoder sees them: found, put in code, and decoded again (Preechakul et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from ..diffusion.sampling import Sampling, SamplingMixin, batches
+from ..face.encode import picture_tensor
+from ..models.diffae import LatentNet, SemanticEncoder
+from ..photo.faces import Face, choose_faces, find_faces
+from ..photo.io import read_photo
+from ..photo.pictures import take_picture
+from .outputs import to_picture
+from .request import check_generators
+
+
+@dataclass
+class CodedFace:
+    """A face of a photo as the autoencoder sees it.
+
+    Attributes:
+        rgb: The photo, uint8 [H, W, 3].
+        number: 1 for the leftmost face.
+        box: (x0, y0, x1, y1) in photo pixels.
+        matrix: Similarity [2, 3] from photo pixels to the picture.
+        picture: [3, S, S] in [-1, 1].
+        landmarks: MediaPipe's points in photo pixels; `None` where the whole photo is the face.
+        own: As for `pictures.Picture`.
+    """
+
+    rgb: np.ndarray
+    number: int
+    box: tuple[float, float, float, float]
+    matrix: np.ndarray
+    picture: Tensor
+    landmarks: np.ndarray | None
+    own: np.ndarray | None = None
+
+
+@dataclass
+class Codes:
+    """Faces in code: z_sem [B, C] and x_T [B, 3, S, S]."""
+
+    z: Tensor
+    latents: Tensor
+
+
+class CodingMixin(SamplingMixin):
+    """Methods of a pipeline with `semantic_encoder`, `unet`, `scheduler`, and perhaps `latent_net`."""
+
+    semantic_encoder: SemanticEncoder
+    latent_net: LatentNet | None
+    latent_scheduler: Any | None
+
+    @property
+    def latents_side(self) -> int:
+        """Side S of the picture, pixels."""
+        size = self.unet.config.sample_size
+        return size if isinstance(size, int) else size[0]
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S] in [-1, 1] -> z_sem [B, C]."""
+        return self.semantic_encoder(pictures.to(self.semantic_encoder.device, self.semantic_encoder.dtype))
+
+    @torch.no_grad()
+    def stochastic_code(self, pictures: Tensor, z: Tensor, steps: int | None = None) -> Tensor:
+        """The noise x_T [B, 3, S, S] from which DDIM under codes [B, C] comes back to pictures [B, 3, S, S].
+
+        Args:
+            steps: T_inv; `None` for the checkpoint's.
+        """
+        pictures, z = self._place(pictures), self._place(z)
+        return self.invert(pictures, pictures[:, :0], z, steps or self.config.inversion_steps)
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Tensor, z: Tensor, sampling: Sampling, photos: Sequence[int] | None = None
+    ) -> Tensor:
+        """Pictures [B, 3, S, S] in about [-1, 1] from noise x_T [B, 3, S, S] and codes [B, C], in batches.
+
+        Args:
+            photos: Number of the photo of each, from 0, in what `sampling.generator` lists.
+
+        Returns:
+            After an interruption, as many pictures as were begun.
+        """
+        photos = photos or [0] * len(z)
+        parts = [latents[:0].float().cpu()]
+        for part in batches(photos, sampling.batch):
+            if self.interrupt:
+                break
+            noise, code = self._place(latents[part]), self._place(z[part])
+            drawn, _ = self.sample(noise, noise[:, :0], code, sampling.of(photos[part]))
+            parts.append(drawn.float().cpu())
+        return torch.cat(parts)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._execution_device, self.unet.dtype)
+
+    def find(
+        self, rgb: np.ndarray, face: int | Literal["largest", "all"] = "largest", crop: str | None = None
+    ) -> list[CodedFace]:
+        """The chosen faces of a photo uint8 [H, W, 3] as the autoencoder sees them.
+
+        Raises:
+            NoFaceError: If there is no such face.
+        """
+        crop = crop or self.config.crop
+        if crop == "whole":
+            return [self._coded(rgb, None, crop)]
+        return [self._coded(rgb, one, crop) for one in choose_faces(find_faces(rgb), face)]
+
+    def _coded(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
+        size, landmarks = self.latents_side, None if face is None else face.landmarks
+        taken = take_picture(rgb, crop, landmarks, size, self.config.resampling)
+        matrix, picture = taken.matrix, picture_tensor(taken.pixels)[0] * 2 - 1
+        if face is None:
+            x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
+            return CodedFace(rgb, 1, (x, y, x + side, y + side), matrix, picture, None)
+        return CodedFace(rgb, face.index + 1, face.box, matrix, picture, landmarks, taken.own)
+
+    def look(self, image: Any, face: int | Literal["largest", "all"], crop: str | None) -> list[CodedFace]:
+        """As `find`, from anything that `io.read_photo` takes."""
+        return self.find(read_photo(image).rgb, face, crop)
+
+    def encode_faces(
+        self, faces: Sequence[CodedFace], sampling: Sampling, inversion_steps: int | None = None
+    ) -> Codes:
+        """Codes of faces, on the CPU in float32; `sampling.latents` says whose x_T, and `sampling` has one generator
+        for all or one for each face."""
+        pictures = torch.stack([face.picture for face in faces])
+        z = torch.cat([self.encode(batch).float().cpu() for batch in pictures.split(sampling.batch)])
+        if not isinstance(sampling.latents, str):
+            return Codes(z, self.prepare_latents(len(faces), sampling.generator, sampling.latents).float().cpu())
+        batches = zip(pictures.split(sampling.batch), z.split(sampling.batch))
+        return Codes(z, torch.cat([self.stochastic_code(*both, inversion_steps).float().cpu() for both in batches]))
+
+    @torch.no_grad()
+    def reconstruct(self, image: Any, crop: str | None = None, sampling: Sampling | None = None) -> Image.Image:
+        """The largest face of a photo through both codes and back, [S, S]: what every edit starts from.
+
+        Args:
+            image, crop: As for `__call__`.
+            sampling: Steps and noise; `None` for the checkpoint's steps and the photo's own noise.
+        """
+        sampling = sampling or Sampling(self.config.default_num_inference_steps, latents="photo")
+        codes = self.encode_faces(self.look(image, "largest", crop), sampling)
+        return unit_picture(self.decode(codes.latents, codes.z, sampling)[0])
+
+    @torch.no_grad()
+    def interpolate(
+        self, image: Any, other: Any, shares: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), crop: str | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[Image.Image]:  # fmt: skip
+        """Pictures between the largest faces of two photos: z_sem on a line, x_T on an arc (the paper's figure 5).
+
+        Args:
+            image, other, crop: As for `__call__`.
+            shares: Of the other, in [0, 1].
+            sampling: As for `reconstruct`.
+        """
+        sampling = sampling or Sampling(self.config.default_num_inference_steps, latents="photo")
+        faces = [self.look(photo, "largest", crop)[0] for photo in (image, other)]
+        codes = self.encode_faces(faces, sampling)
+        z = torch.stack([torch.lerp(*codes.z, share) for share in map(float, shares)])
+        latents = torch.stack([_on_arc(*codes.latents, float(share)) for share in shares])
+        return [unit_picture(picture) for picture in self.decode(latents, z, sampling)]
+
+    @torch.no_grad()
+    def generate(
+        self, count: int = 1, generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int | None = None, latent_steps: int = 20,
+    ) -> list[Image.Image]:  # fmt: skip
+        """Pictures of nobody: z_sem drawn by the latent network, x_T by chance (the paper's section 4).
+
+        Args:
+            count: Pictures.
+            generator: For repeatable results: one, or one for each picture.
+            num_inference_steps: Decoding steps; `None` for the checkpoint's.
+            latent_steps: Steps of the latent network's scheduler.
+
+        Raises:
+            ValueError: This pipeline has no latent network.
+        """
+        if self.latent_net is None or self.latent_scheduler is None:
+            raise ValueError("This pipeline has no latent network: convert one (emorig convert diffae --latent-net).")
+        device, net = self._execution_device, self.latent_net
+        generator = check_generators(generator, count)
+        z = randn_tensor((count, net.config.cond_dim), generator=generator).to(device, net.dtype)
+        scheduler = deepcopy(self.latent_scheduler)  # as in `sample`
+        scheduler.set_timesteps(latent_steps, device=device)
+        for t in scheduler.timesteps:
+            z = scheduler.step(net(z, t), t, z).prev_sample
+        sampling = Sampling(num_inference_steps or self.config.default_num_inference_steps, generator)
+        pictures = self.decode(self.prepare_latents(count, generator), net.denormalise(z), sampling, range(count))
+        return [unit_picture(picture) for picture in pictures]
+
+
+def unit_picture(picture: Tensor) -> Image.Image:
+    """A picture [3, S, S] in [-1, 1] for the eye."""
+    return to_picture((picture.float().cpu() + 1) / 2)
+
+
+def _on_arc(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Spherical interpolation of two noises (Shoemake 1985); a straight line keeps no unit variance."""
+    angle = torch.arccos((torch.dot(a.flatten(), b.flatten()) / (a.norm() * b.norm())).clamp(-1, 1))
+    if angle < 1e-4:
+        return torch.lerp(a, b, share)
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+
+

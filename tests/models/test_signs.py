@@ -1,0 +1,141 @@
+"""Signs of expressions: each is told from ordinary faces and from the others, and taken back as far as it is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.face.emotions import action_unit_offset, emotion_offset
+from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.models.head import HeadModel
+from emorig_diffusers.models.landmark_fit import RANGE_MARGIN, LandmarkEncoder
+from emorig_diffusers.models.signs import SIGNS, shown_already, shown_signs, shown_smile, without_signs, without_smile
+from emorig_diffusers.photo.resample import warp_crop
+
+# what the fit read in the middle of ordinary photos, and of a person's acted expressions
+ORDINARY = {"browDown": 0.3, "browInnerUp": -0.55, "browOuterUp": -0.4, "eyeSquint": 0.3, "eyeWide": -0.17,
+            "mouthFrown": -0.09, "mouthLowerDown": -0.2, "mouthShrugLower": 0.1, "mouthSmile": 0.15,
+            "mouthUpperUp": -0.1, "noseSneer": 0.1}  # fmt: skip
+ACTED = {
+    "frown": {"browDown": 0.7, "browOuterUp": -0.57, "mouthSmile": 0.06, "mouthFrown": 0.15, "mouthUpperUp": -0.13},
+    "raised brows": {"browDown": -0.03, "browOuterUp": 0.09, "mouthLowerDown": 0.24, "mouthUpperUp": -0.25},
+    "sorrow": {"browDown": 0.1, "browInnerUp": 0.0, "mouthFrown": 0.05, "mouthShrugLower": 0.4},
+    "disgust": {"browDown": 0.5, "mouthUpperUp": 0.13, "mouthLowerDown": 0.05, "mouthSmile": 0.09},
+}
+
+
+SURPRISED = ORDINARY | {"browOuterUp": 0.09, "eyeWide": 0.11, "jawOpen": 0.2, "mouthClose": -0.25,
+                        "mouthLowerDown": 0.24}  # fmt: skip
+
+
+def face(names: tuple[str, ...], **units: float) -> Tensor:
+    """ψ [1, E] of an ordinary face with other amounts of some units."""
+    return action_unit_offset(ORDINARY | units, names)[None]
+
+
+@pytest.mark.parametrize("kind", ACTED)
+def test_an_expression_is_told_and_an_ordinary_face_shows_none(kind: str, names: tuple[str, ...]) -> None:
+    shown = shown_signs(face(names, **ACTED[kind]), names)
+    assert shown[kind] > 0.6 and all(share < 0.35 for other, share in shown.items() if other != kind)
+    assert not any(shown_signs(face(names), names).values())
+
+
+def test_squinting_into_the_sun_with_a_smile_is_no_frown(names: tuple[str, ...]) -> None:
+    shown = [shown_signs(face(names, browDown=0.6, mouthSmile=smile), names)["frown"] for smile in (0.3, 0.05)]
+    assert shown[0] == 0 and shown[1] > 0.5
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_what_is_taken_back_grows_softly_from_the_limit(kind: str, names: tuple[str, ...]) -> None:
+    unit, weight = next(iter(SIGNS[kind].reads.items()))
+    reads = lambda evidence: action_unit_offset({unit: evidence / weight}, names)[None]
+    limit, slope = SIGNS[kind].limit, SIGNS[kind].slope
+    shares = [
+        shown_signs(reads(limit + more), names)[kind] for more in (-0.3, 0.0, 0.25 / slope, 0.5 / slope, 2 / slope)
+    ]
+    assert shares == pytest.approx([0, 0, 0.25, 0.5, 1], abs=1e-5)
+
+
+def test_a_unit_of_two_expressions_goes_once(names: tuple[str, ...]) -> None:
+    none = torch.zeros(1, len(names))
+    taken = -without_signs(none, {"raised brows": 1.0, "sorrow": 1.0, "frown": 0.2}, names)[0]
+    both = [SIGNS[kind].takes["browInnerUp"] for kind in ("raised brows", "sorrow")]
+    assert taken[names.index("browInnerUp")] == pytest.approx(max(both))
+    assert taken[names.index("browOuterUpLeft")] == taken[names.index("browOuterUpRight")] == pytest.approx(0.8)
+
+
+def test_a_calm_mouth_that_is_fitted_unevenly_does_not_smile(names: tuple[str, ...]) -> None:
+    uneven = face(names, mouthSmileLeft=-0.02, mouthSmileRight=0.06)  # 0.13 and 0.21
+    assert not any(shown_smile(uneven, names).values())
+    crooked = face(names, mouthSmileRight=0.3)
+    gone = (crooked - without_smile(crooked, shown_smile(crooked, names), names))[0]
+    assert gone[names.index("mouthSmileRight")] > 0.4 and abs(gone[names.index("mouthSmileLeft")]) < 1e-6
+
+
+def test_units_without_names_show_nothing() -> None:
+    code = torch.ones(1, 4)
+    assert not any(shown_signs(code, ()).values())
+    assert torch.equal(without_signs(code, shown_signs(code, ()), ()), code) and not shown_smile(code, ())
+
+
+@pytest.mark.parametrize(("emotion", "unit"), [("anger", "browDownLeft"), ("surprise", "browOuterUpRight")])
+def test_neutral_takes_back_what_brows_do(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], hopper_face: EncodedFace, emotion: str, unit: str
+) -> None:
+    """Most of an emotion's brows go, also where they are within the range of relaxed faces."""
+    calm = hopper_face.codes.with_(expression=encoder.neutral(head, hopper_face.codes))
+    acted = calm.with_(expression=calm.expression + emotion_offset(emotion, names))
+    relaxed = [encoder.neutral(head, codes)[0, names.index(unit)] for codes in (calm, acted)]
+    asked = emotion_offset(emotion, names)[names.index(unit)]
+    shown = calm.expression[0, names.index(unit)] + asked
+    assert shown - relaxed[1] > 0.6 * asked
+    assert relaxed[0] == pytest.approx(calm.expression[0, names.index(unit)].item(), abs=0.05)
+
+
+def test_units_a_little_outside_the_range_stay(
+    head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], hopper_face: EncodedFace
+) -> None:
+    codes, unit = hopper_face.codes, names.index("eyeSquintLeft")
+    low, high = encoder.neutral_low[unit].item(), encoder.neutral_high[unit].item()
+    width = RANGE_MARGIN * (high - low)
+    for amount, kept in ((low - 0.9 * width, True), (high + 0.9 * width, True), (low - 2 * width, False)):
+        expression = encoder.neutral(head, codes)
+        expression[0, unit] = amount
+        relaxed = encoder.neutral(head, codes.with_(expression=expression))[0, unit].item()
+        assert relaxed == pytest.approx(amount if kept else low, abs=1e-5)
+
+
+@pytest.mark.parametrize("emotion", ["happy", "surprise", "disgust"])
+def test_an_emotion_put_on_its_own_result_changes_little(
+    pipe: EmoRigPipeline, hopper: np.ndarray, hopper_face: EncodedFace, emotion: str
+) -> None:
+    """More than 35 dB between the first result and the second, where the first is not 30 to the photo."""
+    results = [hopper]
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        results.append(pipe(results[-1], emotion, generator=generator, output_type="np").images[0])
+    crops = [warp_crop(photo, hopper_face.grid_matrix(256), 256).astype(float) for photo in results]
+    first, second = (10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-3)) for a, b in zip(crops, crops[1:]))
+    assert first < 30 and second > 35
+
+
+def test_what_is_shown_already_stays_and_more_of_it_can_be_asked_for(names: tuple[str, ...]) -> None:
+    surprised, calm = (action_unit_offset(units, names)[None] for units in (SURPRISED, ORDINARY))
+    assert (shown_already("surprise", surprised, names) == 1).all()
+    assert (shown_already("surprise", surprised, names, 1.5) < 0.6).all()
+    assert not shown_already("surprise", calm, names).any() and not shown_already("sad", surprised, names).any()
+    assert not shown_already("surprise", torch.ones(1, 4), ()).any()
+
+
+def test_a_grin_made_happy_keeps_its_lips(
+    pipe: EmoRigPipeline, astronaut_face: EncodedFace, names: tuple[str, ...]
+) -> None:
+    change = (pipe.edit_codes(astronaut_face, "happy").expression - astronaut_face.codes.expression)[0]
+    lips = torch.tensor([name.startswith(("mouth", "jaw")) for name in names])
+    assert not change[lips].any() and change[names.index("cheekSquintLeft")] > 0.1
+    assert pipe.edit_codes(astronaut_face, {"happy": 1.0}).expression.equal(astronaut_face.codes.expression + change)
+    own = EmoRigPipeline(pipe.head, pipe.encoder, emotions={"happy": {"AU12": 1.5, "AU26": 0.5}})
+    assert (own.edit_codes(astronaut_face, "happy").expression - astronaut_face.codes.expression)[0, lips].any()

@@ -1,0 +1,138 @@
+"""Shade of expressions: on skin alone, on the side that moves, taken back with the expression, never between lips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.models.head import HeadModel
+from emorig_diffusers.painting.stages.flow import Warp
+from emorig_diffusers.painting.stages.shading import DARKEST, LIGHTEST, sample_maps, shade_expression
+
+GRID = 512
+SAME = np.eye(2, 3)  # a photo that is the grid
+SKIN, HAIR = (205, 160, 135), (45, 32, 25)
+
+
+@pytest.fixture(scope="module")
+def warp(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> Warp:
+    """A calm face, unmoved."""
+    head = pipe.grid_vertices(hopper_face, hopper_face.codes, GRID)
+    return pipe.texture.warp(head, head, GRID)
+
+
+@pytest.fixture(scope="module")
+def plain() -> np.ndarray:
+    """Nothing but skin."""
+    return np.full((GRID, GRID, 3), SKIN, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def still(names: tuple[str, ...]) -> dict[str, float]:
+    return dict.fromkeys(names, 0.0)
+
+
+def darkening(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return before.astype(int).sum(-1) - after.astype(int).sum(-1)
+
+
+def test_no_change_and_no_strength_give_the_photo_itself(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    assert shade_expression(plain, plain, SAME, warp, head, still) is plain
+    frown = still | {"browDownLeft": 1.0}
+    assert shade_expression(plain, plain, SAME, warp, head, frown, 0.0) is plain
+
+
+def test_a_frown_darkens_the_root_of_the_nose_and_leaves_the_chin(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    frown = still | {"browDownLeft": 1.0, "browDownRight": 1.0}
+    shaded = darkening(plain, shade_expression(plain, plain, SAME, warp, head, frown))
+    at = lambda point: shaded[tuple(warp.points[point].astype(int)[::-1])]
+    brow_corner = shaded[tuple(((warp.points[55] + warp.points[190]) / 2).astype(int)[::-1])]
+    assert brow_corner > 60 and abs(at(152)) < 6 and abs(at(0)) < 20
+
+
+def test_one_side_is_shaded_where_one_side_moves(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    total = {}
+    for side in ("Left", "Right"):
+        change = still | {"noseSneer" + side: 1.0}
+        shaded = np.abs(darkening(plain, shade_expression(plain, plain, SAME, warp, head, change)))
+        middle = int(warp.points[168, 0])  # the person's right is the picture's left
+        total[side] = shaded[:, :middle].sum() / shaded.sum()
+    assert total["Right"] > 0.85 and total["Left"] < 0.15
+
+
+def test_a_frown_that_goes_lightens_what_it_darkened(warp: Warp, head: HeadModel, names: tuple[str, ...]) -> None:
+    amounts = torch.zeros(len(names))
+    amounts[[names.index("browDownLeft"), names.index("browDownRight")]] = 0.3
+    frown, release = (sample_maps(head.shading(sign * amounts).numpy(), warp) for sign in (1, -1))
+    assert frown.min() < -0.03
+    np.testing.assert_allclose(release, -frown, atol=1e-6)
+
+
+def test_a_frown_that_goes_lightens_creases_and_not_plain_skin(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    """A face that has no crease where people's frowns darken gets neither light nor dark spots."""
+    release = still | {"browDownLeft": -1.0, "browDownRight": -1.0}
+    creased = plain.copy()
+    middle = ((warp.points[55] + warp.points[190]) / 2).astype(int)
+    cv2.circle(creased, tuple(middle.tolist()), 8, [c // 2 for c in SKIN], -1)
+    lighter = [-darkening(p, shade_expression(p, p, SAME, warp, head, release)) for p in (plain, creased)]
+    assert np.abs(lighter[0]).max() <= 6
+    assert lighter[1][middle[1], middle[0]] > 25
+
+
+def test_what_is_no_skin_of_the_face_stays_bit_for_bit(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    hair = plain.copy()
+    rows = slice(0, int(warp.points[[105, 334], 1].min()) - 30)
+    hair[rows] = HAIR
+    smile = still | {name: 1.0 for name in still if name.startswith(("mouthSmile", "browInnerUp", "browOuterUp"))}
+    shaded = shade_expression(hair, hair, SAME, warp, head, smile)
+    assert np.abs(darkening(hair, shaded)[rows]).max() <= 3  # within a grey level of each channel
+    outside = (warp.place < 0).all(-1)
+    np.testing.assert_array_equal(shaded[outside], hair[outside])
+
+
+def test_nothing_is_shaded_between_parted_lips_or_lids(
+    pipe: EmoRigPipeline, hopper_face: EncodedFace, plain: np.ndarray, head: HeadModel, names: tuple[str, ...]
+) -> None:
+    target = pipe.edit_codes(hopper_face, "surprise")
+    source, there = (pipe.grid_vertices(hopper_face, codes, GRID) for codes in (hopper_face.codes, target))
+    opened = pipe.texture.warp(source, there, GRID)
+    change = dict(zip(names, (target.expression - hopper_face.codes.expression)[0].tolist()))
+    shaded = darkening(plain, shade_expression(plain, plain, SAME, opened, head, change))
+    assert opened.mouth.sum() > 500 and not shaded[opened.mouth].any() and np.abs(shaded).max() > 20
+    iris = opened.points[[159, 145]].mean(0).astype(int)
+    assert abs(shaded[iris[1], iris[0]]) <= 3
+
+
+def test_shade_is_bounded_whatever_is_asked(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:
+    wild = dict.fromkeys(still, 2.0)
+    shaded = shade_expression(plain, plain, SAME, warp, head, wild).astype(float)
+    ratio = shaded[..., 1] / plain[..., 1]  # green is neither warmed nor cooled
+    assert np.exp(DARKEST) - 0.01 <= ratio.min() and ratio.max() <= np.exp(LIGHTEST) + 0.01
+
+
+def test_a_head_without_maps_shades_nothing(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:
+    config = {k: v for k, v in head.config.items() if not k.startswith("_")} | {"shading_units": (), "shading_size": 0}
+    bare = HeadModel(**config)
+    frown = still | {"browDownLeft": 1.0}
+    assert shade_expression(plain, plain, SAME, replace(warp, place=None), bare, frown) is plain
+
+
+def test_both_strengths_are_checked(pipe: EmoRigPipeline) -> None:
+    with pytest.raises(ValueError, match="shading is -1: give a number from 0"):
+        EmoRigPipeline(pipe.head, pipe.encoder, shading=-1)
