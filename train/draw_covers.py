@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emorig_diffusers.models.landmark_fit import OUTER_LIPS
+from emorig_diffusers.photo.landmarks import OUTER_LIPS
 from emorig_diffusers.photo.masks import fill_polygon
 
 Drawn = tuple[np.ndarray, np.ndarray]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from emorig_diffusers import FaceCodes
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.models.landmark_fit import EYES, INNER_LIPS, LIP_PAIRS, OUTER_LIPS
+from emorig_diffusers.photo.landmarks import EYES, INNER_LIPS, LIP_PAIRS, OUTER_LIPS
 from emorig_diffusers.render.buffers import vertex_normals
 from emorig_diffusers.render.camera import ndc_to_pixels, project
 from emorig_diffusers.render.rasterize import interpolate, rasterize

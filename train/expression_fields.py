@@ -18,8 +18,8 @@ from scipy.spatial import cKDTree
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.models.head import PARTS, HeadModel
-from emorig_diffusers.painting.stages.wrinkles import MIRROR
 from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.landmarks import MIRROR
 from emorig_diffusers.photo.resample import transform_points, warp_crop
 from emorig_diffusers.render.rasterize import rasterize
 

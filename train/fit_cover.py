@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from tqdm.auto import tqdm
 
-from emorig_diffusers.models.landmark_fit import INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.models.occlusion import PATCH, SURE, LipsNet, mouth_patch
 from emorig_diffusers.photo.detectors import SIDE, detect_landmarks
 from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.landmarks import INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import align, transform_points, warp_crop
 

@@ -30,10 +30,10 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.evaluation.metrics import FaceApiJudge
 from emorig_diffusers.face.emotions import RECIPES, action_unit_offset
 from emorig_diffusers.models.head import PARTS, SHADING_STEP, HeadModel
-from emorig_diffusers.models.landmark_fit import EYES, INNER_LIPS, OUTER_LIPS, UNSEEN_UNITS
-from emorig_diffusers.painting.stages.wrinkles import BROWS
+from emorig_diffusers.models.landmark_fit import UNSEEN_UNITS
 from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.landmarks import BROWS, EYES, INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.photo.masks import smooth
 from emorig_diffusers.render.buffers import vertex_normals
 

@@ -25,6 +25,8 @@ from emorig_diffusers import EmoRigPipeline, FaceCodes
 from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.shards import CodeShards, Sample
 from emorig_diffusers.face.emotions import EMOTIONS, emotion_offset
+from emorig_diffusers.face.relax import relaxed_expression
+from emorig_diffusers.models.mesh_fields import residual_offsets
 from emorig_diffusers.painting.stages.face_light import find_adaptation
 from emorig_diffusers.painting.stages.flow import move_pixels
 from emorig_diffusers.painting.stages.inpaint import paint_mouth, regions
@@ -87,7 +89,7 @@ def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) 
         is told; `opening` of the lips, metres.
     """
     size, window, crop = pipe.config.crop_size, pipe.repaint_window, sample.picture
-    offsets = torch.from_numpy(pipe.texture.residual_offsets(sample.residual)).float()
+    offsets = torch.from_numpy(residual_offsets(pipe.head, sample.residual)).float()
     place = lambda codes: pipe.place_vertices(sample.codes, offsets, codes, size)  # noqa: E731
     here, there = place(sample.codes), place(_other_expression(pipe, sample.codes, offsets, rng))
     still = pipe.texture.warp(here, here, size)
@@ -114,7 +116,7 @@ def _other_expression(pipe: EmoRigPipeline, codes: FaceCodes, offsets: Tensor, r
     """Codes of the same person with a random emotion."""
     names = pipe.head.config.expression_names
     offset = emotion_offset(str(rng.choice(EMOTIONS)), names, pipe.recipes) * rng.uniform(0.5, 1.2)
-    return codes.with_(expression=pipe.encoder.neutral(pipe.head, codes, offsets) + offset)
+    return codes.with_(expression=relaxed_expression(pipe.head, codes, pipe.encoder.relaxed_range, offsets) + offset)
 
 
 def fill_cache(pipe: EmoRigPipeline, shards: CodeShards, folder: Path, accelerator: Accelerator) -> None:

@@ -250,7 +250,7 @@ def _redraw(
 ) -> list[Drawn]:
     """All faces in one batch of a network that draws the whole crop."""
     from ..painting.diffusion_rig import Redrawing, paste_redrawn
-    from ..pipelines.outputs import buffer_pictures
+    from ..render.buffers import buffer_pictures
 
     tasks = [Redrawing(here.rgb, here.faces[p.source], p.after, p.look, p.detail) for p in plans]
     starts, calls = time.perf_counter(), []

@@ -16,6 +16,7 @@ import torch
 from ..face.encode import EncodedFace
 from ..photo.faces import Face, choose_faces, find_faces
 from ..photo.io import read_photo
+from ..photo.landmarks import EYE_CORNERS
 from ..photo.resample import align, transform_points, warp_crop
 from ..pipelines.emorig import EmoRigPipeline
 from .figures import harmonic_score, linearity, pair_confusion
@@ -314,7 +315,7 @@ def resize(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def displacement(a: Face, b: Face) -> float:
     """How far the points of a face that stay in place are from another's, in distances of the eyes."""
-    eyes = np.linalg.norm(a.landmarks[[33, 133], :2].mean(0) - a.landmarks[[362, 263], :2].mean(0))
+    eyes = np.linalg.norm(np.subtract(*(a.landmarks[list(eye), :2].mean(0) for eye in EYE_CORNERS)))
     return float(np.linalg.norm(a.landmarks[_STILL, :2] - b.landmarks[_STILL, :2], axis=1).mean() / eyes)
 
 

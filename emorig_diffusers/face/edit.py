@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..models.head import rotation_matrix
-from ..models.landmark_fit import axis_angle, settle_lids
+from ..models.landmark_fit import axis_angle
 from ..models.occlusion import MOUTH_UNITS, SEEN_UNITS
-from ..models.signs import shown_already
 from .codes import FaceCodes
 from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order, part_late
 from .encode import EncodedFace, RigMixin
+from .relax import relaxed_expression, settle_lids
+from .signs import shown_already
 
 MODES = ("exp", "pose", "light", "latent")
 """What a reference photo can lend (DiffusionRig's names): expression and jaw, head pose, light, the photo's code."""
@@ -71,7 +72,8 @@ class EditMixin(RigMixin):
         Where components have names they are the person's own; a code without names is the same for all.
         """
         if self.head.config.expression_names:
-            return self.encoder.neutral(self.head, face.codes, face.offsets), torch.zeros(1, 3)
+            limits = self.encoder.relaxed_range
+            return relaxed_expression(self.head, face.codes, limits, face.offsets), torch.zeros(1, 3)
         neutral = self._neutral_code()[None]
         return neutral[:, :-3], neutral[:, -3:]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..models.head import PARTS, HeadModel
 from ..models.landmark_fit import FitResult
+from ..models.mesh_fields import residual_offsets
 from ..models.occlusion import mouth_covered
-from ..painting.stages.flow import PhotoTexture
-from ..painting.stages.openings import shut_eyes
 from ..photo.crops import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc_transform, picture_matrix
 from ..photo.faces import BLENDSHAPES, Face, choose_faces, find_faces
+from ..photo.landmarks import MESH, shut_eyes
 from ..photo.pictures import Picture, take_picture
 from ..photo.resample import align, transform_points, warp_crop
 from ..render.buffers import Buffers, draw_buffers, vertex_normals
@@ -85,8 +85,9 @@ class FaceEncoder(Protocol):
         """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the encoder's crop, blendshape
         scores by name, and the encoder's crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
 
-    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
-        """The person's own relaxed expression [1, E]."""
+    @property
+    def relaxed_range(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of every component of expressions on relaxed faces [E]."""
 
 
 @dataclass
@@ -144,11 +145,10 @@ class _Look:
 
 
 class RigMixin:
-    """Methods of a pipeline that has a `head`, an `encoder` and a `texture`."""
+    """Methods of a pipeline that has a `head` and an `encoder`."""
 
     head: HeadModel
     encoder: FaceEncoder
-    texture: PhotoTexture
 
     @property
     def code_parts(self) -> tuple[str, ...]:
@@ -171,9 +171,9 @@ class RigMixin:
         look = self._look(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
         fit = self.encoder.fit(self.head, look.points, scores, look.crop, branch)
-        offsets = torch.from_numpy(self.texture.residual_offsets(fit.residual)).float()
-        known = self.head.landmark_weight[:468].numpy() > 0
-        error = float(fit.error[:468][known].mean()) if known.any() else 0.0
+        offsets = torch.from_numpy(residual_offsets(self.head, fit.residual)).float()
+        known = self.head.landmark_weight[:MESH].numpy() > 0
+        error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(look.transform).float()[None]
         encoded = EncodedFace(
             face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..models.head import HeadModel
-from ..models.landmark_fit import EYES, INNER_LIPS, OUTER_LIPS, solve_bounded
+from ..models.landmark_fit import solve_bounded
+from ..photo.landmarks import BROWS, EYES, INNER_LIPS, MESH, OUTER_LIPS
 from .emotions import RECIPES, check_amount, emotion_offset
 
 TOLERANCE = 0.0002
@@ -27,9 +28,7 @@ MIN_LANDMARKS = 20
 ITERATIONS = 8
 STILL = 1e-3  # standard deviations, or radians
 
-IRISES = 468  # first dense landmark of the ten that turn with the eyes
-BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
-DENSE_WEIGHTS = ((INNER_LIPS, 3.0), (OUTER_LIPS, 2.0), (EYES, 2.0), (BROWS, 4.0))
+DENSE_WEIGHTS = ((INNER_LIPS, 3.0), (OUTER_LIPS, 2.0), (EYES, 2.0), (sum(BROWS, ()), 4.0))
 IBUG_WEIGHTS = ((range(17), 0.05), (range(17, 27), 4.0), (range(36, 48), 2.0), (range(48, 60), 2.0),
                 (range(60, 68), 3.0))  # fmt: skip
 """Contour (it slides along the skin), brows, eyes, outer and inner lips of the 68; all other points weigh 1."""
@@ -168,7 +167,7 @@ def landmark_weights(source: HeadModel, target: HeadModel) -> Tensor:
     for head in (source, target):
         ibug *= head.landmark68_bary.cpu().sum(-1) > 0.5
         dense *= head.landmark_weight[:count].cpu()
-    dense[IRISES:] = 0
+    dense[MESH:] = 0
     return torch.cat([ibug, dense])
 
 

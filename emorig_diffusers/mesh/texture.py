@@ -15,9 +15,8 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from ..models.head import PARTS, HeadModel
-from ..models.landmark_fit import INNER_LIPS
 from ..painting.stages.flow import CAVITY, EYES, HIDDEN, MOUTH_SHUT, NECK, SKIN, TEETH
-from ..painting.stages.openings import lips_apart
+from ..photo.landmarks import EYES_OUTER, INNER_LIPS, lips_apart
 from ..photo.masks import fill_polygon, smooth
 from ..render.buffers import vertex_normals
 from ..render.rasterize import interpolate, rasterize
@@ -95,8 +94,9 @@ class PhotoView:
         posed = torch.from_numpy(self.pixels).float()[None]
         self.facing = vertex_normals(posed * torch.tensor([1.0, -1, -1]), head.faces)[0, :, 2].numpy()
         points = head.landmarks(posed)[0].numpy()
-        rest = head.landmarks(head.template[None])[0, [33, 263]]
-        self.scale = np.linalg.norm(points[33] - points[263]) / float((rest[0] - rest[1]).norm())  # pixels a metre
+        rest = head.landmarks(head.template[None])[0, list(EYES_OUTER)]
+        # pixels a metre
+        self.scale = np.linalg.norm(np.subtract(*points[list(EYES_OUTER)])) / float((rest[0] - rest[1]).norm())
         points = points[:, :2]
         face = points[head.landmark_weight.numpy() > 0]
         low, high = face.min(0), face.max(0)

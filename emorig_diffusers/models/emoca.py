@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..face.codes import FaceCodes
 from .aligned import AlignedMixin
 from .head import HeadModel
-from .landmark_fit import FitResult, compare, relaxed_expression
+from .landmark_fit import FitResult, compare
 from .resnet import ResNetTrunk
 
 BACKBONES = ("resnet50", "resnet18", "small")
@@ -160,13 +160,12 @@ class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         image = crop(self.config.image_size).to(self.device, self.dtype)
         return compare(head, self(image, branch).to("cpu", torch.float32), points)
 
-    @torch.no_grad()
-    def neutral(self, head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
-        """The person's own relaxed face [1, E]: see `relaxed_expression`; zero where no relaxed range is known."""
+    @property
+    def relaxed_range(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of every unit on relaxed faces [E]; zeros where that is not known."""
         if not self.config.calibrated:
-            zero = torch.zeros(self.config.num_expression)
-            return relaxed_expression(head, codes, zero, zero, offsets)
-        return relaxed_expression(head, codes, self.neutral_low.cpu(), self.neutral_high.cpu(), offsets)
+            return (torch.zeros(self.config.num_expression),) * 2
+        return self.neutral_low.cpu(), self.neutral_high.cpu()
 
     @torch.no_grad()
     def calibrate(self, mean: FaceCodes, spread: FaceCodes, low: Tensor, high: Tensor) -> None:

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..photo.landmarks import OUTER_LIPS
 from ..photo.masks import fill_polygon
 from ..photo.resample import align, transform_points, warp_crop
-from .landmark_fit import OUTER_LIPS
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lips-seen" / "model.safetensors"
 SIDE = 128  # pixels of the crop of the face

@@ -21,8 +21,7 @@ from ..face.codes import FaceCodes
 from ..face.encode import EncodedFace, RigMixin, crop_tensor, picture_tensor
 from ..photo.masks import border_mask, smooth
 from ..photo.resample import paste
-from ..pipelines.outputs import to_picture
-from ..render.buffers import Buffers
+from ..render.buffers import Buffers, to_picture
 
 if TYPE_CHECKING:
     from ..models.appearance import AppearanceEncoder

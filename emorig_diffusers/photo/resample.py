@@ -9,8 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .landmarks import EYE_CORNERS, MESH
+
 FACE_SHARE = 0.66  # of the aligned crop's side, forehead top to chin
-MESH = 468  # landmarks before the ten of the irises
 
 
 def align(landmarks: np.ndarray, size: int) -> np.ndarray:
@@ -26,7 +27,7 @@ def align(landmarks: np.ndarray, size: int) -> np.ndarray:
         ValueError: the landmarks fall together in one point.
     """
     points = np.asarray(landmarks, np.float64)[:MESH, :2]
-    eyes = points[[362, 263]].mean(axis=0) - points[[33, 133]].mean(axis=0)
+    eyes = points[list(EYE_CORNERS[1])].mean(axis=0) - points[list(EYE_CORNERS[0])].mean(axis=0)
     height = np.linalg.norm(points[152] - points[10])
     extent = max(height, 1.25 * np.linalg.norm(points[454] - points[234]))
     if not extent > 0 or not eyes.any():

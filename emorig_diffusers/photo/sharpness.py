@@ -10,6 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .landmarks import MESH
 from .resample import warp_crop
 
 NARROW, WIDE = (1, 2), 16  # standard deviations of the filters, pixels; the wide one's on the grid
@@ -33,7 +34,7 @@ def photo_blur(photo: np.ndarray, matrix: np.ndarray, points: np.ndarray) -> flo
     """
     coarse = float(np.linalg.norm(matrix[:, 0]))  # grid pixels a photo pixel
     times = finer(coarse)
-    low, high = points[:468].min(0), points[:468].max(0)
+    low, high = points[:MESH].min(0), points[:MESH].max(0)
     part = times * (matrix - np.column_stack([np.zeros((2, 2)), low]))
     crop = warp_crop(photo, part, max(round(times * float((high - low).max())), 8))
     pixel = max(coarse * times, 1)

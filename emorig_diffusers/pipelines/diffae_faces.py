@@ -19,7 +19,7 @@ from ..models.diffae import LatentNet, SemanticEncoder
 from ..photo.faces import Face, choose_faces, find_faces
 from ..photo.io import read_photo
 from ..photo.pictures import take_picture
-from .outputs import to_picture
+from ..render.buffers import to_picture
 from .request import check_generators
 
 
@@ -217,5 +217,3 @@ def _on_arc(a: Tensor, b: Tensor, share: float) -> Tensor:
     if angle < 1e-4:
         return torch.lerp(a, b, share)
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-
-

@@ -34,14 +34,15 @@ from ..painting.stages.frown_lines import soften_frown
 from ..painting.stages.inpaint import stack_conditions
 from ..painting.stages.lids import paint_lids
 from ..painting.stages.lips import keep_flesh, shade_seam
-from ..painting.stages.openings import IRISES
 from ..painting.stages.shading import shade_expression
 from ..painting.stages.wrinkles import shade_wrinkles, unfolding
 from ..photo.io import read_photo
+from ..photo.landmarks import IRISES
 from ..photo.resample import transform_points, warp_crop
 from ..photo.sharpness import photo_blur
+from ..render.buffers import buffer_pictures, to_picture
 from .naming import naming_photo, naming_reference
-from .outputs import EditedFace, EmoRigOutput, as_type, buffer_pictures, to_picture
+from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import OUTPUT_TYPES, Request, callback_tensors, check_generators, check_request
 from .settings import EMORIG, chosen_settings
 
@@ -360,7 +361,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
     ) -> tuple[np.ndarray, Image.Image]:
         here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
-        there = self._kept_below(face, target, there) if face.covered else keep_flesh(self.texture, here, there)
+        there = self._kept_below(face, target, there) if face.covered else keep_flesh(self.head, here, there)
         turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
         grid, size = face.grid_matrix(GRID), self.config.crop_size
         landmarks = transform_points(face.grid_matrix(size), face.face.landmarks[:, :2])

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..face.codes import FaceCodes
 from ..photo.io import Photo
-from ..render.buffers import Buffers
 
 
 @dataclass
@@ -89,26 +88,6 @@ def notes_of(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[str]:
     """What is to be said of a photo's edited faces, each sentence once; of several faces, with their numbers."""
     said = [(face.number, note) for face in faces if isinstance(face, EditedFace) for note in face.notes]
     return list(dict.fromkeys(f"Face {number}: {note}" if len(faces) > 1 else note for number, note in said))
-
-
-def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
-    """Normal, albedo and rendered of one head [1, 3, S, S] for the eye: sRGB, normals from [-1, 1].
-
-    Args:
-        buffers: Of one head.
-        textured: Whether the albedo is a texture, which is sRGB already, or linear.
-    """
-    gamma = 1.0 if textured else 1 / 2.2
-    return {
-        "normal": to_picture(buffers.normal[0] * 0.5 + 0.5),
-        "albedo": to_picture(buffers.albedo[0].clamp(0) ** gamma),
-        "rendered": to_picture(buffers.rendered[0].clamp(0) ** gamma),
-    }
-
-
-def to_picture(tensor: Tensor) -> Image.Image:
-    """A tensor [3, H, W] in [0, 1] as a picture."""
-    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:

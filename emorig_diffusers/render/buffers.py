@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .camera import ndc_to_pixels, project, transform_ndc
@@ -33,46 +34,6 @@ class Buffers:
         """Those of one head [1, ...]."""
         pictures = (self.rendered, self.normal, self.albedo, self.mask)
         return Buffers(*(picture[index : index + 1] for picture in pictures))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
@@ -153,3 +114,21 @@ def _uv_map(fragments: Fragments, faces_uv: Tensor, uv: Tensor, rule: Rule) -> T
     return (interpolate(fragments, faces_uv, uv * 2 - 1) + 1) / 2  # DECA's range: weights that do not sum to 1 shift it
 
 
+def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
+    """Normal, albedo and rendered of one head [1, 3, S, S] for the eye: sRGB, normals from [-1, 1].
+
+    Args:
+        buffers: Of one head.
+        textured: Whether the albedo is a texture, which is sRGB already, or linear.
+    """
+    gamma = 1.0 if textured else 1 / 2.2
+    return {
+        "normal": to_picture(buffers.normal[0] * 0.5 + 0.5),
+        "albedo": to_picture(buffers.albedo[0].clamp(0) ** gamma),
+        "rendered": to_picture(buffers.rendered[0].clamp(0) ** gamma),
+    }
+
+
+def to_picture(tensor: Tensor) -> Image.Image:
+    """A tensor [3, H, W] in [0, 1] as a picture."""
+    return Image.fromarray((tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.evaluation.metrics import LPIPS
-from emorig_diffusers.models.landmark_fit import INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.photo.faces import find_faces
 from emorig_diffusers.photo.io import read_photo
+from emorig_diffusers.photo.landmarks import INNER_LIPS, OUTER_LIPS
 from emorig_diffusers.photo.resample import align, transform_points, warp_crop
 
 STILL = [33, 133, 362, 263, 168, 6, 197, 4, 1, 98, 327]  # corners of the eyes, nose

@@ -15,9 +15,9 @@ from PIL import Image
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.main import main
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.models.landmark_fit import OUTER_LIPS
 from emorig_diffusers.models.occlusion import MOUTH_KEPT, MOUTH_NOT_LENT, MOUTH_UNITS, SEEN_UNITS, mouth_covered
 from emorig_diffusers.photo.faces import choose_faces, find_faces
+from emorig_diffusers.photo.landmarks import OUTER_LIPS
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import align, paste, transform_points, warp_crop
 from emorig_diffusers.pipelines.outputs import notes_of

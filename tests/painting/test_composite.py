@@ -13,7 +13,6 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.models.landmark_fit import OUTER_LIPS
 from emorig_diffusers.painting.stages.composite import (
     LIGHT_RANGE,
     Plan,
@@ -27,6 +26,7 @@ from emorig_diffusers.painting.stages.composite import (
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.inpaint import CONDITIONS, fill, make_base, paint_mouth, regions, stack_conditions
 from emorig_diffusers.painting.stages.mouth_light import find_teeth_light
+from emorig_diffusers.photo.landmarks import OUTER_LIPS
 from emorig_diffusers.photo.resample import invert, transform_points, warp_crop
 from emorig_diffusers.pipelines import emorig
 

@@ -13,7 +13,7 @@ from emorig_diffusers.painting.stages.face_light import GAMMA, Adaptation, face_
 from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.mouth import ENAMEL
 from emorig_diffusers.painting.stages.mouth_light import light_on_teeth
-from emorig_diffusers.painting.stages.openings import LIDS
+from emorig_diffusers.photo.landmarks import LIDS
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import warp_crop
 

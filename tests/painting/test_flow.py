@@ -11,9 +11,7 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.models.head import PARTS
 from emorig_diffusers.painting.stages.flow import MOUTH_SHUT, REACH, Warp, fade_out, move_pixels, soften_steps
-from emorig_diffusers.photo.faces import BLENDSHAPES
 from emorig_diffusers.photo.resample import transform_points, warp_crop
 from emorig_diffusers.render.rasterize import rasterize
 
@@ -247,39 +245,6 @@ def test_a_turning_head_tears_nothing(pipe: EmoRigPipeline, hopper_face: Encoded
     moved = warp.source_points[4] - warp.points[4]  # the face itself moves as the mesh does
     np.testing.assert_allclose(warp.motion[nose[1], nose[0]], moved, atol=0.7)
     assert not (warp.hole & ~warp.mouth).any()
-
-
-def test_residual_offsets_carry_the_residual(pipe: EmoRigPipeline, astronaut_face: EncodedFace) -> None:
-    face, head = astronaut_face.face, pipe.head
-    landmarks = transform_points(astronaut_face.grid_matrix(2), face.landmarks[:, :2]) - 1
-    fit = pipe.encoder(head, landmarks, dict(zip(BLENDSHAPES, face.blendshapes.tolist(), strict=True)))
-    offsets = torch.from_numpy(pipe.texture.residual_offsets(fit.residual))
-    carried = head.landmarks(torch.cat([offsets, offsets[:, :1]], 1)[None].float())[0, :468, :2].numpy()
-    error = np.linalg.norm(carried - fit.residual[:468], axis=1) * 192  # pixels of 384
-    before = np.linalg.norm(fit.residual[:468], axis=1) * 192
-    assert before.mean() > 0.3
-    assert error.mean() < 0.05
-    assert np.quantile(error, 0.9) < 0.1
-    assert offsets.abs().max() < 2 * np.abs(fit.residual).max()
-    np.testing.assert_allclose(astronaut_face.offsets.numpy(), offsets.numpy(), atol=1e-6)
-
-
-def test_residual_offsets_are_linear_and_smooth(pipe: EmoRigPipeline) -> None:
-    head = pipe.head
-    constant = pipe.texture.residual_offsets(np.full((478, 2), 0.01))
-    skin = head.faces[head.face_part == PARTS.index("skin")].unique().numpy()
-    front = skin[head.template[skin, 2].numpy() > 0.03]
-    assert np.quantile(np.abs(constant[front] - 0.01), 0.9) < 5e-4  # a shift stays a shift
-    one = np.zeros((478, 2))
-    one[4, 0] = 0.01  # the nose's tip
-    field = pipe.texture.residual_offsets(one)
-    np.testing.assert_allclose(pipe.texture.residual_offsets(-3 * one), -3 * field, atol=1e-9)
-    far = (
-        np.linalg.norm(head.template.numpy() - head.template.numpy()[np.abs(field[:, 0]).argmax()], axis=1)
-        > 0.04
-    )
-    assert np.abs(field[far]).max() < 0.15 * np.abs(field).max()
-    assert not pipe.texture.residual_offsets(np.zeros((478, 2))).any()
 
 
 def test_eyelids_hide_and_free_the_eye(

@@ -13,12 +13,11 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.landmark_fit import INNER_LIPS
 from emorig_diffusers.painting.stages.composite import mouth_changes
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.inpaint import regions, teeth_seen
 from emorig_diffusers.painting.stages.lips import DARKNESS, LOWER_LIP, MOST_FLESH, TOUCHING, keep_flesh, shade_seam
-from emorig_diffusers.painting.stages.openings import lips_apart
+from emorig_diffusers.photo.landmarks import INNER_LIPS, lips_apart
 from emorig_diffusers.photo.masks import fill_polygon
 
 GRID = 512
@@ -46,7 +45,7 @@ def test_a_lip_that_closes_stays_as_thick_as_it_was(pipe: EmoRigPipeline, hopper
     here, there = vertices(pipe, hopper_face), vertices(pipe, hopper_face, mouthClose=0.8, jawOpen=-0.1)
     before, after = thickness(pipe.head, here), thickness(pipe.head, there)
     assert (after / before).max() > 1.2
-    kept = keep_flesh(pipe.texture, here, there)
+    kept = keep_flesh(pipe.head, here, there)
     assert (thickness(pipe.head, kept) / before).max() < MOST_FLESH + 0.05
     slim = after < MOST_FLESH * before
     np.testing.assert_allclose(thickness(pipe.head, kept)[slim], after[slim], rtol=0.05)
@@ -58,7 +57,7 @@ def test_a_lip_that_closes_stays_as_thick_as_it_was(pipe: EmoRigPipeline, hopper
 
 def test_a_lip_that_does_not_swell_is_left_alone(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
     here, there = vertices(pipe, hopper_face), vertices(pipe, hopper_face, jawOpen=0.5)
-    assert keep_flesh(pipe.texture, here, there) is there
+    assert keep_flesh(pipe.head, here, there) is there
 
 
 def test_lips_meet_in_a_dark_line_from_corner_to_corner(closed: Warp) -> None:

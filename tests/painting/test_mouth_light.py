@@ -11,7 +11,7 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.mouth_light import TeethLight, light_on_teeth, side_light
-from emorig_diffusers.painting.stages.openings import LIDS
+from emorig_diffusers.photo.landmarks import LIDS
 from emorig_diffusers.photo.masks import fill_polygon
 
 GRID = 512

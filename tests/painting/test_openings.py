@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from emorig_diffusers.models.landmark_fit import INNER_LIPS
 from emorig_diffusers.painting.stages.eyeballs import RADIUS, Eyeball, paint_eyeball
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.lids import LEAST_FALL, paint_lids
-from emorig_diffusers.painting.stages.openings import IRISES, LASHES, LIDS, RIM, move_lids, move_lips, shut_eyes
+from emorig_diffusers.painting.stages.openings import LASHES, RIM, move_lids, move_lips
+from emorig_diffusers.photo.landmarks import INNER_LIPS, IRISES, LIDS, shut_eyes
 
 SIZE, SCALE = 160, 2000.0  # pixels, and pixels a metre
 IRIS = np.array([[50.0, 82.0], [110.0, 82.0]])

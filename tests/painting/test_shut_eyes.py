@@ -10,7 +10,7 @@ import torch
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.painting.stages.openings import LIDS, outline_height
+from emorig_diffusers.photo.landmarks import LIDS, outline_height
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import align, transform_points, warp_crop
 

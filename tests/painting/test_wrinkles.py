@@ -14,7 +14,8 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
-from emorig_diffusers.painting.stages.wrinkles import FOLDS, MIRROR, shade_wrinkles, shading, strokes, unfolding
+from emorig_diffusers.painting.stages.wrinkles import FOLDS, shade_wrinkles, shading, strokes, unfolding
+from emorig_diffusers.photo.landmarks import MIRROR
 
 GRID = 512
 SAME = np.eye(2, 3)  # a photo that is the grid

@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ...photo.landmarks import MESH
 from .checks import check_landmarks, check_pair
 
 _SURROUNDINGS = 0.5  # of the face's height or width: hair, ears and neck, which may move with the face
-_MESH = 468  # landmarks before the irises
 _MIN_SHARE = 0.01  # of the picture, to call it a background
 
 
@@ -28,7 +28,7 @@ def background_change(source: np.ndarray, edited: np.ndarray, landmarks: np.ndar
     """
     check_pair(source, edited, "Background change")
     check_landmarks(landmarks, "Background change")
-    outside = _outside(source.shape[:2], landmarks[:_MESH, :2])
+    outside = _outside(source.shape[:2], landmarks[:MESH, :2])
     if outside.mean() < _MIN_SHARE:
         return None
     difference = cv2.absdiff(source, edited)

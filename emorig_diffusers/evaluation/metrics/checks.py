@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...photo.landmarks import MESH
+
 
 class MetricError(ValueError):
     """A figure that cannot be computed; one sentence: why, and what to do."""
@@ -33,5 +35,5 @@ def check_box(rgb: np.ndarray, box: tuple[float, float, float, float], judge: st
 
 def check_landmarks(landmarks: np.ndarray, judge: str) -> None:
     """ValueError, in the name of `judge`, where landmarks are not MediaPipe's [N >= 468, >= 2]."""
-    if landmarks.ndim != 2 or len(landmarks) < 468 or landmarks.shape[1] < 2:
+    if landmarks.ndim != 2 or len(landmarks) < MESH or landmarks.shape[1] < 2:
         raise ValueError(f"{judge} needs MediaPipe's landmarks [478, 3], not {landmarks.shape}.")

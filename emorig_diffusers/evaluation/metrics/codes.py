@@ -13,6 +13,7 @@ from ...face.codes import FaceCodes
 from ...face.edit import EditMixin
 from ...face.encode import EncodedFace
 from ...photo.faces import Face
+from ...photo.landmarks import MESH
 from ...photo.resample import transform_points
 from ...render.camera import ndc_to_pixels, project, transform_ndc
 from .checks import MetricError
@@ -20,7 +21,6 @@ from .checks import MetricError
 LANDMARK_SIDE = 384
 """Side of the aligned picture, in which the face is about 250 pixels high, that landmark errors are told in."""
 
-_MESH = 468  # landmarks before the irises, which follow the gaze
 _LEAST_CHANGE = 0.0005  # metres, mean of the landmarks, to call it a change of expression
 
 
@@ -95,11 +95,11 @@ class CodeJudge:
         """Landmarks [N, 3] in metres of the mean head with one face's expression and jaw."""
         head = self.pipe.head
         pose = torch.cat([torch.zeros_like(codes.pose[:, :3]), codes.pose[:, 3:]], 1)
-        return head.landmarks(head(torch.zeros_like(codes.shape), codes.expression, pose))[0, :_MESH][self._known()]
+        return head.landmarks(head(torch.zeros_like(codes.shape), codes.expression, pose))[0, :MESH][self._known()]
 
     def _known(self) -> Tensor:
         """Which of the mesh's landmarks have a place on the head, bool [468 or fewer]."""
-        known = self.pipe.head.landmark_weight[:_MESH] > 0
+        known = self.pipe.head.landmark_weight[:MESH] > 0
         if not known.any():
             raise MetricError("This pipeline's head has no dense landmarks: judge with another pipeline.")
         return known
@@ -113,7 +113,7 @@ class CodeJudge:
             points[..., :2] += torch.from_numpy(encoded.residual).to(points)
         drawn = ndc_to_pixels(transform_ndc(points, encoded.transform), LANDMARK_SIDE)[0, :, :2].numpy()
         seen = transform_points(encoded.grid_matrix(LANDMARK_SIDE), found.landmarks[: len(drawn), :2])
-        return float(np.linalg.norm(drawn - seen, axis=1)[:_MESH][self._known().numpy()].mean())
+        return float(np.linalg.norm(drawn - seen, axis=1)[:MESH][self._known().numpy()].mean())
 
 
 def shape_spread(faces: Sequence[EncodedFace]) -> float:
@@ -147,4 +147,3 @@ def same_person_floor(faces: Sequence[EncodedFace], people: Sequence[str]) -> fl
 
 def _shapes(faces: Sequence[EncodedFace]) -> Tensor:
     return torch.cat([face.codes.shape for face in faces])
-

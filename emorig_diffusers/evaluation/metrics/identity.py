@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ...files.assets import AssetError, cache_dir, fetch
+from ...photo.landmarks import EYE_CORNERS, MOUTH_CORNERS
 from ...photo.resample import warp_crop
 from .checks import check_landmarks, check_picture
 
@@ -21,7 +22,7 @@ _TEMPLATE = np.array(
 )
 # The same five points as means of MediaPipe landmarks. An eye's centre is that of its two corners: iris and
 # lids move with gaze and blink, which an edit of the expression may change.
-_POINTS = ((33, 133), (362, 263), (4,), (61,), (291,))
+_POINTS = (*EYE_CORNERS, (4,), *((corner,) for corner in MOUTH_CORNERS))
 
 
 class _OnnxJudge:

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...photo.colour import Tone, find_tone
+from ...photo.landmarks import lips_apart
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
 from .face_light import Adaptation, find_adaptation
 from .flow import PhotoTexture, Warp
 from .inpaint import fill, make_base, mouth_cover, paint_mouth, regions
 from .mouth_light import TeethLight, find_teeth_light
-from .openings import lips_apart
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ...photo.landmarks import downwards
 from ...photo.masks import fill_polygon
 from ...photo.resample import enlarge, invert, reach
 
@@ -121,13 +122,6 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
     window = moved[y0:y1, x0:x1].astype(np.float32)
     mixed = window + large(soft(eye.cover))[..., None] * (ball - window)
     moved[y0:y1, x0:x1] = np.clip(np.round(mixed), 0, 255)
-
-
-def downwards(opening: np.ndarray) -> np.ndarray:
-    """Unit vector [2] from the upper to the lower edge of an outline [N, 2], across the line of its corners, which are
-    its first point and the one halfway."""
-    axis = opening[len(opening) // 2] - opening[0]
-    return np.array([-axis[1], axis[0]]) / np.linalg.norm(axis).clip(1e-6) * (1 if axis[0] > 0 else -1)
 
 
 def look(picture: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ...models.landmark_fit import INNER_LIPS
+from ...photo.landmarks import INNER_LIPS, LIDS, MESH, downwards
 from ...photo.masks import fill_polygon, ramp
-from .eyeballs import downwards
-from .openings import LIDS
 
 GAMMA = 2.2
 LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
@@ -73,7 +71,7 @@ def face_light(colours: np.ndarray, points: np.ndarray) -> FaceLight:
     """
     bright = colours @ LUMINANCE
     openings = [points[list(lids)] for lids in LIDS]
-    hull = cv2.convexHull(points[:468].astype(np.float32))[:, 0]
+    hull = cv2.convexHull(points[:MESH].astype(np.float32))[:, 0]
     face = fill_polygon(bright.shape, hull)
     for other in (points[list(INNER_LIPS)], *map(_lens, openings)):
         face &= ~fill_polygon(bright.shape, other)

@@ -10,24 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
-from ...models.landmark_fit import INNER_LIPS, OUTER_LIPS
+from ...photo.landmarks import EYES_OUTER, INNER_LIPS, LOWER_LIDS, OUTER_LIPS, lips_apart
 from ...photo.masks import fill_polygon, ramp, smooth
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
 from ...render.rasterize import Fragments, interpolate, rasterize
 from .eyeballs import Eyeball, paint_eyeball
 from .mouth import Mouth
-from .openings import lips_apart, move_lids, move_lips
+from .openings import move_lids, move_lips
 
 SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
 EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
@@ -41,8 +38,7 @@ STRETCH = 2.2  # times the outline's motion over which it has to fade out at lea
 TURNING_REACH = 0.09  # the same when the head turns
 AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
-LOWER_LIDS = (145, 374)  # landmarks in their middle
-MASK_BELOW = 0.008  # metres below them from which a face with a covered mouth keeps still: masks end there or lower
+MASK_BELOW = 0.008  # metres below the lower lids from which a face keeps still whose mouth is covered: masks end lower
 
 
 @dataclass
@@ -109,37 +105,6 @@ class PhotoTexture:
         self.mouth = Mouth(head)
         inside = np.isin(self.part, (*TEETH, CAVITY))
         self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the factorised system, which cannot be pickled and is made again where it is wanted."""
-        return {name: value for name, value in self.__dict__.items() if name != "_residual_system"}
-
-    def residual_offsets(self, residual: np.ndarray) -> np.ndarray:
-        """Smooth 2-D vertex offsets [V, 2] that carry the landmark residual [N, 2] of a fit, in its unit.
-
-        Minimises landmark misfit plus bending (squared graph Laplacian), so that the fitted head meets the
-        detected landmarks exactly and nothing folds.
-        """
-        factor, embed, weight = self._residual_system
-        return factor.solve(np.asarray(embed.T @ (weight[:, None] * residual), np.float64))
-
-    @cached_property
-    def _residual_system(self) -> tuple:
-        head, count = self.head, self.head.config.num_vertices
-        faces, place = self.faces.numpy(), head.template.numpy()
-        edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
-        stiff = 1 / np.linalg.norm(place[edges[:, 0]] - place[edges[:, 1]], axis=1).clip(1e-4)
-        graph = sparse.coo_matrix((stiff, edges.T), (count, count))
-        graph = graph + graph.T
-        laplacian = sparse.diags(np.asarray(graph.sum(1)).ravel()) - graph
-        laplacian = laplacian / laplacian.diagonal().mean()
-        corners = faces[head.landmark_faces.numpy()]
-        rows = np.repeat(np.arange(len(corners)), 3)
-        embed = sparse.csr_matrix((head.landmark_bary.numpy().ravel(), (rows, corners.ravel())), (len(corners), count))
-        weight = head.landmark_weight.numpy().astype(np.float64) ** 2
-        weight[468:] = 0  # gaze is not a deformation of the eyeball
-        bending = 0.02 * laplacian.T @ laplacian + 0.003 * laplacian + 1e-5 * sparse.eye(count)
-        return splu((embed.T @ sparse.diags(weight) @ embed + bending).tocsc()), embed, weight
 
     def warp(
         self,
@@ -233,8 +198,8 @@ class PhotoTexture:
 
     def scale(self, pixels: Tensor) -> float:
         """Grid pixels per metre of a face whose vertices [V, 3] are given in grid pixels."""
-        eyes = self.head.landmarks(pixels[None])[0, [33, 263]]
-        rest = self.head.landmarks(self.head.template[None])[0, [33, 263]]
+        eyes = self.head.landmarks(pixels[None])[0, list(EYES_OUTER)]
+        rest = self.head.landmarks(self.head.template[None])[0, list(EYES_OUTER)]
         return float((eyes[0] - eyes[1]).norm() / (rest[0] - rest[1]).norm())
 
     @cached_property
@@ -376,4 +341,3 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     for eye in warp.eyes:
         paint_eyeball(result, photo, matrix, eye, warp.blur)
     return result
-

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...models.landmark_fit import INNER_LIPS, OUTER_LIPS
+from ...photo.landmarks import INNER_LIPS, OUTER_LIPS
 from ...photo.masks import fill_polygon
 from .flow import Warp
 from .mouth_light import TeethLight

@@ -10,11 +10,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ...photo.landmarks import IRISES, LIDS, downwards
 from ...photo.masks import ramp
 from ...photo.resample import paste, warp_crop
-from .eyeballs import centres, downwards
+from .eyeballs import centres
 from .flow import Warp
-from .openings import IRISES, LIDS, RIM, along_edge, outline_box, uncrossed
+from .openings import RIM, along_edge, outline_box, uncrossed
 
 # lengths in metres
 LEAST_FALL = 0.0022, 0.0045  # by which a lid comes down from which, and by which wholly, its skin is painted

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.landmark_fit import INNER_LIPS, OUTER_LIPS
+from ...models.head import HeadModel
+from ...models.mesh_fields import residual_offsets
+from ...photo.landmarks import INNER_LIPS, MOUTH_CORNERS, OUTER_LIPS
 from ...photo.masks import ramp
-from .flow import PhotoTexture, Warp
+from .flow import Warp
 from .wrinkles import WARMTH, apply_field, splat
 
 LOWER_LIP = np.array([OUTER_LIPS[11:], INNER_LIPS[11:]])  # outer and inner landmarks, side by side
@@ -28,17 +30,17 @@ DARKNESS, WIDTH = (0.19, 0.26), 0.0005
 GLEAM, BELOW = 0.45, 0.0015
 
 
-def keep_flesh(texture: PhotoTexture, here: Tensor, there: Tensor) -> Tensor:
+def keep_flesh(head: HeadModel, here: Tensor, there: Tensor) -> Tensor:
     """The edited head with a lower lip about as thick as the photo shows it.
 
     Args:
-        texture: Bends the skin around the lip along.
+        head: The head model, whose skin around the lip bends along.
         here, there: Vertices [V, 3] of source and target, x and y in grid pixels.
 
     Returns:
         `there`, moved in x and y around the lower lip's outer edge where the lip had grown too thick.
     """
-    before, after = (texture.head.landmarks(v[None])[0, :, :2].double().numpy() for v in (here, there))
+    before, after = (head.landmarks(v[None])[0, :, :2].double().numpy() for v in (here, there))
     thickness = lambda points: points[LOWER_LIP[0]] - points[LOWER_LIP[1]]
     length = lambda vectors: np.linalg.norm(vectors, axis=1).clip(1e-6)
     share = MOST_FLESH * length(thickness(before)) / length(thickness(after))
@@ -47,7 +49,7 @@ def keep_flesh(texture: PhotoTexture, here: Tensor, there: Tensor) -> Tensor:
     shift = np.zeros_like(after)
     shift[LOWER_LIP[0]] = thickness(after) * (np.minimum(share, 1) - 1)[:, None]
     there = there.clone()
-    there[:, :2] += torch.from_numpy(texture.residual_offsets(shift)).to(there)
+    there[:, :2] += torch.from_numpy(residual_offsets(head, shift)).to(there)
     return there
 
 
@@ -61,7 +63,8 @@ def shade_seam(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
     """
     upper, lower = (warp.points[list(edge)] for edge in (UPPER_EDGE, LOWER_EDGE))
     touch = 1 - ramp(np.linalg.norm(lower - upper, axis=1) / warp.scale, *TOUCHING)
-    knots = np.vstack([warp.points[61], (upper + lower) / 2, warp.points[291]])
+    right, left = warp.points[list(MOUTH_CORNERS)]
+    knots = np.vstack([right, (upper + lower) / 2, left])
     touch = np.concatenate([touch[:1], touch, touch[-1:]])
     where = np.cumsum([0, *np.linalg.norm(np.diff(knots, axis=0), axis=1)])
     at = np.arange(0.5, where[-1])

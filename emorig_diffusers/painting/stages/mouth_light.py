@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...photo.landmarks import MOUTH_CORNERS
 from .face_light import LUMINANCE, SKIN_CAST, TYPICAL_SKIN, TYPICAL_WHITE, FaceLight, face_light, linear
 from .flow import Warp
 
@@ -36,7 +37,7 @@ class TeethLight:
 
     def on(self, warp: Warp) -> np.ndarray:
         """On every pixel of a warp's grid [G, G, 3]."""
-        ends = warp.points[[61, 291]]
+        ends = warp.points[list(MOUTH_CORNERS)]
         axis = (ends[1] - ends[0]) / max(np.square(ends[1] - ends[0]).sum(), 1) * 2
         y, x = np.mgrid[: len(warp.mouth), : len(warp.mouth)] + 0.5 - ends.mean(0)[::-1, None, None]
         across = np.tanh(BEND * (x * axis[0] + y * axis[1]))

@@ -7,29 +7,21 @@ they uncover is taken from the nearest that the photo shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ...models.landmark_fit import EYES, INNER_LIPS
+from ...photo.landmarks import BRIDGE, INNER_LIPS, IRISES, LIDS, downwards, lid_gaps
 from ...photo.masks import fill_polygon, smooth
-from .eyeballs import Eyeball, centres, downwards, eyeball, look
+from .eyeballs import Eyeball, centres, eyeball, look
 
-LIDS = (EYES[:16], EYES[16:])  # outlines: a corner, the upper lid (1 to 7), the other corner, the lower lid
-IRISES = (468, 473)  # their middles among the landmarks
-BRIDGE = 6  # landmark on the nose that moves with the skull
 TOUCHING = 0.6  # pixels between lids that are shut, for each pixel to be nearer to one of them
 RIM = 0.0018  # metres outside an opening over which the skin's motion turns into that of the edge
 LASHES = 0.0016  # metres inside the opening over which the lid's motion turns into the eyeball's
 WET = 0.0010  # metres inside the lips over which their motion turns into that of the teeth
-SHUT = 0.09  # height of an opening, in its widths, below which the eye is shut
-WINKS = 0.65, 0.15  # share of the other's opening below which, and excess of the blink's score over the other's above
-# which it is shut
-SLEEPS = 0.16, 1.03  # opening below which, and sum of the scores of blink and downward look above which it is shut:
-# eyes that squint or laugh do not look down. These three by eye, on the portraits of `shut_eyes`
 LEAST_MOTION = 0.0003  # metres by which an edge must move against eyeball or teeth before anything is done
 
 
@@ -100,49 +92,11 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
     return motion, unseen
 
 
-def shut_eyes(points: np.ndarray, scores: Mapping[str, float]) -> tuple[bool, bool]:
-    """Whether a photo shows the person's right and left eye shut.
-
-    Landmarks alone say too little: on shut eyes they leave up to a sixth of the eye's width open. Of 4,730 eyes of
-    portraits, 68 are told to be shut. Of these, 61 are; four laugh so much that no iris is seen; and three (0.06 %)
-    are open, two of them looking down, one blurred. Five that are shut, of three people, are told to be open.
-
-    Args:
-        points: Dense landmarks [478, 2] of the photo, in any unit.
-        scores: MediaPipe's blendshape scores in [0, 1] by name; those that are missing count as 0.
-    """
-    openings = np.array([outline_height(points[list(outline)]) for outline in LIDS])
-    read = lambda name: np.array([scores.get(name + side, 0.0) for side in ("Right", "Left")])
-    blinks, downs = read("eyeBlink"), read("eyeLookDown")
-    winks = (openings < WINKS[0] * openings[::-1]) & (blinks > blinks[::-1] + WINKS[1])
-    sleeps = (openings < SLEEPS[0]) & (blinks + downs > SLEEPS[1])
-    follows = (openings < SLEEPS[0]) & (openings[::-1] < SHUT) & (blinks > blinks[::-1] - WINKS[1])
-    return tuple(((openings < SHUT) | winks | sleeps | follows).tolist())
-
-
-def lips_apart(points: np.ndarray) -> float:
-    """Pixels from the upper lip down to the lower one in the middle of the mouth, of landmarks [N, 2]; below 0 where a
-    head's lips run through each other."""
-    lips = points[list(INNER_LIPS)]
-    return float((lips[15] - lips[5]) @ downwards(lips))
-
-
-def outline_height(opening: np.ndarray) -> float:
-    """Of an outline of lids, in its widths."""
-    width = np.linalg.norm(opening[8] - opening[0])
-    return float(_gaps(opening).max() / max(width, 1e-6))
-
-
 def uncrossed(opening: np.ndarray) -> np.ndarray:
     """An outline of lids [16, 2] whose upper lid stays above the lower one: they meet where the lower one is."""
-    opening, lift = opening.copy(), np.maximum(TOUCHING - _gaps(opening), 0)
+    opening, lift = opening.copy(), np.maximum(TOUCHING - lid_gaps(opening), 0)
     opening[1:8] -= lift[:, None] * downwards(opening)
     return opening
-
-
-def _gaps(opening: np.ndarray) -> np.ndarray:
-    """Pixels from points of the upper lid down to their like on the lower one [7]."""
-    return (opening[:8:-1] - opening[1:8]) @ downwards(opening)
 
 
 def outline_box(

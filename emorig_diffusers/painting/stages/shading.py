@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from ...models.head import HeadModel
+from ...photo.landmarks import LIDS
 from ...photo.masks import fill_polygon
 from ...photo.resample import warp_crop
 from .flow import Warp
-from .openings import LIDS
 from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_features
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.landmark_fit import OUTER_LIPS
+from ...photo.landmarks import BROWS, LIDS, MIRROR, OUTER_LIPS
 from ...photo.masks import fill_polygon, ramp, smooth
 from ...photo.resample import enlarge, reach, warp_crop
 from ...render.spherical_harmonics import sh_shading
 from .flow import Warp
-from .openings import LIDS
 
 Anchor = tuple[int, int, float]  # a share of the way from one landmark to another
 Stroke = tuple[np.ndarray, np.ndarray, float]
@@ -75,17 +74,6 @@ FOLDS: tuple[Fold, ...] = (
     Fold({"eyeSquint": 0.8, "cheekSquint": 0.6}, 0.12, FINE,
          ((232, 231, 0.0), (231, 22, 0.3), (230, 23, 0.3), (229, 24, 0.3), (228, 110, 0.3))),
 )  # fmt: skip
-TWINS = np.array((
-    (22, 23, 24, 31, 34, 35, 36, 43, 49, 54, 55, 57, 61, 63, 66, 67, 83, 92, 98, 103, 105, 107, 108, 109, 110, 111,
-     116, 122, 128, 129, 130, 142, 143, 165, 174, 182, 186, 188, 189, 193, 194, 196, 201, 202, 203, 204, 205,
-     206, 207, 210, 212, 214, 216, 226, 228, 229, 230, 231, 232, 233, 244, 245),
-    (252, 253, 254, 261, 264, 265, 266, 273, 279, 284, 285, 287, 291, 293, 296, 297, 313, 322, 327, 332, 334, 336,
-     337, 338, 339, 340, 345, 351, 357, 358, 359, 371, 372, 391, 399, 406, 410, 412, 413, 417, 418, 419, 421,
-     422, 423, 424, 425, 426, 427, 430, 432, 434, 436, 446, 448, 449, 450, 451, 452, 453, 464, 465),
-))  # fmt: skip
-MIRROR = np.arange(468)  # landmark -> its twin on the other side
-MIRROR[TWINS] = TWINS[::-1]
-BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
 SAFE = (50, 280, 101, 330, 205, 425, 36, 266, 5, 195, 197, 151, 108, 337, 69, 299)
 """Landmarks that lie on skin in almost every photo: cheeks, bridge of the nose, forehead."""
 SKIN_GRID = 128  # side of the picture on which skin is told from hair, pixels

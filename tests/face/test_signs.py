@@ -10,9 +10,10 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import action_unit_offset, emotion_offset
 from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.face.relax import RANGE_MARGIN, relaxed_expression
+from emorig_diffusers.face.signs import SIGNS, shown_already, shown_signs, shown_smile, without_signs, without_smile
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.landmark_fit import RANGE_MARGIN, LandmarkEncoder
-from emorig_diffusers.models.signs import SIGNS, shown_already, shown_signs, shown_smile, without_signs, without_smile
+from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.photo.resample import warp_crop
 
 # what the fit read in the middle of ordinary photos, and of a person's acted expressions
@@ -86,9 +87,9 @@ def test_neutral_takes_back_what_brows_do(
     head: HeadModel, encoder: LandmarkEncoder, names: tuple[str, ...], hopper_face: EncodedFace, emotion: str, unit: str
 ) -> None:
     """Most of an emotion's brows go, also where they are within the range of relaxed faces."""
-    calm = hopper_face.codes.with_(expression=encoder.neutral(head, hopper_face.codes))
+    calm = hopper_face.codes.with_(expression=relaxed_expression(head, hopper_face.codes, encoder.relaxed_range))
     acted = calm.with_(expression=calm.expression + emotion_offset(emotion, names))
-    relaxed = [encoder.neutral(head, codes)[0, names.index(unit)] for codes in (calm, acted)]
+    relaxed = [relaxed_expression(head, codes, encoder.relaxed_range)[0, names.index(unit)] for codes in (calm, acted)]
     asked = emotion_offset(emotion, names)[names.index(unit)]
     shown = calm.expression[0, names.index(unit)] + asked
     assert shown - relaxed[1] > 0.6 * asked
@@ -102,9 +103,9 @@ def test_units_a_little_outside_the_range_stay(
     low, high = encoder.neutral_low[unit].item(), encoder.neutral_high[unit].item()
     width = RANGE_MARGIN * (high - low)
     for amount, kept in ((low - 0.9 * width, True), (high + 0.9 * width, True), (low - 2 * width, False)):
-        expression = encoder.neutral(head, codes)
+        expression = relaxed_expression(head, codes, encoder.relaxed_range)
         expression[0, unit] = amount
-        relaxed = encoder.neutral(head, codes.with_(expression=expression))[0, unit].item()
+        relaxed = relaxed_expression(head, codes.with_(expression=expression), encoder.relaxed_range)[0, unit].item()
         assert relaxed == pytest.approx(amount if kept else low, abs=1e-5)
 
 
