@@ -62,8 +62,8 @@ def read_tree(root: Path) -> Dataset:
         if label in UNUSED_LABELS:
             dropped[label] += 1
         else:
-            affect = [_affect(_number(root / f"{name}_{kind}.npy")) for kind in ("val", "aro")]
-            sources.append(Source(key, images[sample], label, *affect))
+            valence, arousal = (_affect(_number(root / f"{name}_{kind}.npy")) for kind in ("val", "aro"))
+            sources.append(Source(key, images[sample], label, valence, arousal))
     return Dataset("affectnet", sources, PhotoReader(root), +dropped)
 
 
@@ -120,7 +120,7 @@ def _tree_label(root: Path, name: str) -> str:
 
 
 def _label(value: float | None, place: str) -> str:
-    if value not in range(len(LABELS)):
+    if value is None or value not in range(len(LABELS)):
         raise DataError(f"{place} holds {value}: AffectNet's labels are whole numbers from 0 to {len(LABELS) - 1}.")
     return LABELS[int(value)]
 

@@ -79,14 +79,18 @@ def batches(photos: Sequence[int], size: int) -> list[slice]:
 
 def _each(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator] | None:
     """A generator for every row, which draws the same numbers in batches of any size."""
-    return [generator] * count if isinstance(generator, torch.Generator) else generator
+    if generator is None:
+        return None
+    return [generator] * count if isinstance(generator, torch.Generator) else list(generator)
 
 
 class SamplingMixin:
     """Methods of a pipeline that has a `unet` and a `scheduler`."""
 
-    unet: RigUNet | None
+    unet: RigUNet  # None only where nothing is sampled
     scheduler: Any
+    progress_bar: Callable[..., Any]
+    _execution_device: torch.device
     latents_side: int
     _callback_tensor_inputs = list(CALLBACK_TENSORS)
     _interrupt = False
@@ -142,7 +146,7 @@ class SamplingMixin:
         scheduler.set_timesteps(sampling.steps, device=latents.device)
         self._num_timesteps = len(scheduler.timesteps)
         options, first = self._step_options(scheduler, _each(sampling.generator, len(latents))), None
-        state = dict(zip(CALLBACK_TENSORS, (latents, conditions, code)))
+        state: dict[str, Tensor] = dict(zip(CALLBACK_TENSORS, (latents, conditions, code)))
         for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
             if self.interrupt:
                 continue
@@ -164,7 +168,7 @@ class SamplingMixin:
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = generators
         if isinstance(scheduler, DDIMScheduler):  # a clipped x0 changes the noise too, as in guided-diffusion
-            options["use_clipped_model_output"] = bool(scheduler.config.clip_sample)
+            options["use_clipped_model_output"] = bool(scheduler.config["clip_sample"])
         return options
 
     def invert(self, sample: Tensor, conditions: Tensor, code: Tensor, steps: int) -> Tensor:

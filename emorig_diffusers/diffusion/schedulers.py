@@ -8,6 +8,7 @@ diffusers' "leading" takes s = T // N, which keeps fewer of the noisy steps wher
 from __future__ import annotations
 
 from itertools import accumulate, chain, repeat
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin  # noqa: F401  where diffusers looks for it
@@ -43,6 +44,8 @@ class RespacedDDIMScheduler(DDIMScheduler):
 
     Settings are DDIMScheduler's; `timestep_spacing` and `steps_offset` have no effect.
     """
+
+    config: Any
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """As in diffusers, for any number of steps up to `num_train_timesteps`."""
@@ -94,6 +97,8 @@ class RespacedDDIMScheduler(DDIMScheduler):
 class RespacedDDPMScheduler(DDPMScheduler):
     """DDPM (Ho et al. 2020) at guided-diffusion's plain N steps. Settings are DDPMScheduler's, as above."""
 
+    config: Any
+
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -103,7 +108,7 @@ class RespacedDDPMScheduler(DDPMScheduler):
         """As in diffusers; `timesteps` of one's own are taken as they are."""
         if num_inference_steps is not None and timesteps is None:
             timesteps = respaced_timesteps(num_inference_steps, self.config.num_train_timesteps, strided=False)[::-1]
-        super().set_timesteps(device=device, timesteps=timesteps)
+        super().set_timesteps(device=device or "cpu", timesteps=timesteps)
         self.num_inference_steps = len(self.timesteps)
 
 

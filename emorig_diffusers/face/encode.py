@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..models.head import PARTS, HeadModel
 from ..models.landmark_fit import FitResult
 from ..models.mesh_fields import residual_offsets
 from ..models.occlusion import mouth_covered
+from ..photo.colour import GAMMA
 from ..photo.crops import IBUG68, deca_box, deca_crop, deca_transform, fan_points, ndc_transform, picture_matrix
 from ..photo.faces import BLENDSHAPES, Face, choose_faces, find_faces
 from ..photo.landmarks import MESH, shut_eyes
@@ -49,7 +50,7 @@ def code_width(head: HeadModel, parts: str | Sequence[str], appearance_dim: int 
         ValueError: If a part is unknown.
     """
     shape, expression = head.config.num_shape, head.config.num_expression
-    widths = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3, shape)))
+    widths: dict[str, int] = dict(zip(CODE_PARTS, (appearance_dim, shape, texture_dim, expression, 6, 27, 3, shape)))
     return sum(widths[part] for part in part_names(parts))
 
 
@@ -66,13 +67,17 @@ def part_names(parts: str | Sequence[str]) -> tuple[str, ...]:
 class FaceEncoder(Protocol):
     """What a pipeline wants of an encoder."""
 
+    config: Any
+
     @property
     def crop(self) -> str:
         """The frame it reads codes in: "aligned" or "deca"."""
+        ...
 
     @property
     def branches(self) -> tuple[str, ...]:
         """Which of "deca" and "emoca" it can be asked for."""
+        ...
 
     def fit(
         self,
@@ -84,10 +89,12 @@ class FaceEncoder(Protocol):
     ) -> FitResult:
         """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the encoder's crop, blendshape
         scores by name, and the encoder's crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
+        ...
 
     @property
     def relaxed_range(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of every component of expressions on relaxed faces [E]."""
+        ...
 
 
 @dataclass
@@ -149,6 +156,8 @@ class RigMixin:
 
     head: HeadModel
     encoder: FaceEncoder
+    config: Any
+    published: bool
 
     @property
     def code_parts(self) -> tuple[str, ...]:
@@ -167,7 +176,7 @@ class RigMixin:
             frame: Which square of the photo is the picture; `None` for the checkpoint's.
             branch: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
         """
-        frame = frame or self.config.crop
+        frame = str(frame or self.config.crop)
         look = self._look(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
         fit = self.encoder.fit(self.head, look.points, scores, look.crop, branch)
@@ -192,7 +201,7 @@ class RigMixin:
         if deca or as_published:
             picture = take_picture(photo, frame, face.landmarks, size, self.config.resampling)
         kept = picture if as_published else None
-        if deca:
+        if deca and picture is not None:
             return self._look_of_deca(picture, transform_points(picture.matrix, landmarks), kept)
         aligned = lambda side: align(face.landmarks, side)
         ndc = transform_points(aligned(2), landmarks) - 1
@@ -221,7 +230,7 @@ class RigMixin:
         skin = (shown >= 0) & (self.head.face_part[shown.clamp(min=0)] == PARTS.index("skin"))
         normal = interpolate(fragments, self.head.faces, vertex_normals(vertices, self.head.faces))[0]
         albedo = interpolate(fragments, self.head.faces, self.head.albedo)[0]
-        return fit_light(crop[skin] ** 2.2, normal[skin], albedo[skin])[None]
+        return fit_light(crop[skin] ** GAMMA, normal[skin], albedo[skin])[None]
 
     def encode_photo(
         self,

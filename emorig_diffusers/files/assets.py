@@ -21,11 +21,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from tqdm import tqdm
 
 from .atomic import write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead
 
 
 class AssetError(RuntimeError):
@@ -230,7 +233,7 @@ def _installed_path(asset: Asset) -> Path | None:
     return Path(folders[0], *rest) if folders else None
 
 
-def _store(stream: IO[bytes], asset: Asset, source: str) -> None:
+def _store(stream: SupportsRead[bytes], asset: Asset, source: str) -> None:
     digest = hashlib.sha256()
     with write_atomically(asset.cached) as file:
         while block := stream.read(1 << 20):

@@ -57,6 +57,6 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
 def _no_room(error: BaseException) -> str:
     """What says that a disk is full; empty for other errors."""
     if isinstance(error, OSError) and error.errno in _FULL:
-        return error.strerror
+        return error.strerror or str(error)
     serialized = isinstance(error, SafetensorError) and str(error).startswith("Error while serializing")
     return str(error).rpartition("I/O error: ")[2] if serialized else ""

@@ -23,9 +23,12 @@ from ..models.aligned import align_weights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline as _Pipeline
 
     from ..pipelines.diffae import DiffAEEmotionPipeline
     from ..pipelines.emorig import EmoRigPipeline
+else:
+    _Pipeline = object
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
@@ -84,7 +87,7 @@ TERMS = """
 """
 
 
-class HubMixin:
+class HubMixin(_Pipeline):
     """Opens a pipeline from a bundled name, a folder or the Hub, and saves it; goes before DiffusionPipeline.
 
     Attributes:
@@ -92,6 +95,7 @@ class HubMixin:
     """
 
     brought: str
+    config: Any
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -307,8 +311,8 @@ def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
         return index
     plain = dict(index)
     for key, file in _named_files(folder).items():
-        if file.is_file():
-            module, name = _OURS.fullmatch(file.read_text("utf-8")).groups()
+        if file.is_file() and (shim := _OURS.fullmatch(file.read_text("utf-8"))):
+            module, name = shim.groups()
             import_module(module)  # diffusers takes classes from modules that are imported already
             plain[key] = name if key == "_class_name" else [module, name]
     return plain

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
+from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
@@ -205,14 +206,13 @@ def _glb(meshes: Mapping[str, TexturedMesh]) -> bytes:
             name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
         )
         scene.add_geometry(_trimesh(mesh, material), node_name=name, geom_name=name)
-    return scene.export(file_type="glb", include_normals=True)
+    return export_glb(scene, include_normals=True)
 
 
 def _obj(path: Path, mesh: TexturedMesh) -> dict[Path, bytes]:
     material = SimpleMaterial(name=path.stem, image=Image.fromarray(mesh.texture))
-    text, beside = export_obj(
-        _trimesh(mesh, material), include_normals=True, return_texture=True, mtl_name=f"{path.stem}.mtl", header=None
-    )
+    options: dict[str, Any] = {"include_normals": True, "return_texture": True, "header": None}
+    text, beside = export_obj(_trimesh(mesh, material), mtl_name=f"{path.stem}.mtl", **options)
     return {path.with_name(name): data for name, data in beside.items()} | {path: text.encode()}
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.sparse.linalg import splu
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..models.head import PARTS, HeadModel
 from ..painting.stages.flow import CAVITY, EYES, HIDDEN, MOUTH_SHUT, NECK, SKIN, TEETH
+from ..photo.colour import GAMMA
 from ..photo.landmarks import EYES_OUTER, INNER_LIPS, lips_apart
-from ..photo.masks import fill_polygon, smooth
+from ..photo.masks import fill_polygon, nearest_known, ramp
 from ..render.buffers import vertex_normals
 from ..render.rasterize import interpolate, rasterize
 from .uv_atlas import triangle_areas, uv_layout
@@ -119,7 +120,7 @@ class PhotoView:
 
     def _fade(self, mask: np.ndarray, rim: float) -> np.ndarray:
         """From 0 at the border of a mask to 1 at `rim` metres inside."""
-        return smooth((cv2.distanceTransform(mask, cv2.DIST_L2, 5) / (rim * self.scale * self.zoom)).clip(0, 1))
+        return ramp(cv2.distanceTransform(mask, cv2.DIST_L2, 5), 0, rim * self.scale * self.zoom)
 
     def _draw(self, head: HeadModel, part: np.ndarray, layer: np.ndarray) -> tuple[np.ndarray, ...]:
         """Depth in photo pixels, kind and index of the nearest face of a layer; inf and -1 where there is none."""
@@ -155,7 +156,7 @@ class PhotoView:
         within = np.isin(part, INSIDE)
         nearest, drawn = (np.where(within, mouth[at], rest[at]) for rest, mouth in list(zip(*self.layers))[:2])
         behind = (place[:, 2] - nearest) / (HIDDEN * self.scale)
-        frontal = smooth(((place[:, 3] - FACING[0]) / (FACING[1] - FACING[0])).clip(0, 1))
+        frontal = ramp(place[:, 3], *FACING)
         kinds = [within, np.isin(part, EYES)]
         region = np.select(kinds, [self.lips[at], self.eyes[at]], self.outline[at] * frontal)
         result[inside] = region * (2 - 2 * behind).clip(0, 1) * (drawn == part)
@@ -196,7 +197,7 @@ class _Surface:
         total = sums(weight)
         columns = [sums(weight * values[..., k].ravel()[hit]) for k in range(values.shape[-1])]
         mean = total / sums(np.ones(len(hit))).clip(1e-9)
-        return np.stack(columns, 1) / total.clip(1e-9)[:, None], smooth(((mean - SURE) / (1 - SURE)).clip(0, 1))
+        return np.stack(columns, 1) / total.clip(1e-9)[:, None], ramp(mean, SURE, 1)
 
     def observe(self, view: PhotoView, places: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The photo's colours [S, S, 3] in [0, 1] at the texels' places (x, y, z, facing) [S, S, 4], and weights."""
@@ -221,13 +222,14 @@ class _Surface:
         known = (colour * sure[:, None] + (opposite + light) * likely[:, None]) / (sure + likely).clip(1e-6)[:, None]
         base = self.tint(own, shown)
         fill = base + self.extend(known - base, sure + likely, DECAY) * self.skin_vertices[:, None]
-        return tuple(np.split(self.spread(np.column_stack([fill, light])), 2, -1))
+        fill, light = np.split(self.spread(np.column_stack([fill, light])), 2, -1)
+        return fill, light
 
     @cached_property
     def mirror(self) -> sparse.csr_matrix:
         """From what vertices have to what their mirror images on the skin have [V, V], by the template's geometry."""
         place, skin = self.head.template.numpy(), np.flatnonzero(self.skin_vertices)
-        distance, near = cKDTree(place[skin]).query(place * [-1, 1, 1], 3)
+        distance, near = KDTree(place[skin]).query(place * [-1, 1, 1], 3)
         share = 1 / (distance + 1e-5) ** 4
         share /= share.sum(1, keepdims=True)
         rows = np.repeat(np.arange(len(place)), 3)
@@ -251,7 +253,7 @@ class _Surface:
 
     def tint(self, own: np.ndarray, shown: np.ndarray) -> np.ndarray:
         """Mean colours of the vertices [V, 3], each kind of part in the tint of what is seen of it."""
-        base = self.head.albedo.numpy().clip(0, 1).astype(np.float64) ** (1 / 2.2)
+        base = self.head.albedo.numpy().clip(0, 1).astype(np.float64) ** (1 / GAMMA)
         mean, faces, part = self.spread(base), self.head.faces.numpy(), self.head.face_part.numpy()
         tinted = base.copy()
         for kinds in ((CAVITY,), TEETH, EYES, (NECK, SKIN)):  # at borders the last one's tint holds
@@ -266,11 +268,8 @@ class _Surface:
 
     def dilate(self, picture: np.ndarray) -> np.ndarray:
         """As uint8; around the islands their nearest colours, so that no smaller copy of the texture shows cracks."""
-        outside = (self.face < 0).astype(np.uint8)
-        label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
-        nearest = np.zeros((label.max() + 1, 3), np.uint8)
-        nearest[label[outside == 0]] = (picture[outside == 0] * 255).round()
-        return nearest[label]
+        nearest = nearest_known(self.face >= 0)[1]
+        return (picture.reshape(-1, 3)[nearest] * 255).round().astype(np.uint8)
 
 
 def _kind(part: np.ndarray) -> np.ndarray:

@@ -7,9 +7,14 @@ opened would compute something else than the one that was saved.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin as _Models
+else:
+    _Models = object
 
 ALIGNMENT = 64  # bytes; what torch's own CPU allocator gives (c10's gAlignment), a cache line
 
@@ -24,8 +29,14 @@ def align_weights(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-class AlignedMixin:
-    """Goes before `diffusers.ModelMixin` in the bases of every model of this package."""
+class AlignedMixin(_Models):
+    """Goes before `diffusers.ModelMixin` in the bases of every model of this package.
+
+    Attributes:
+        config: What the model was made with, each argument an attribute.
+    """
+
+    config: Any
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:

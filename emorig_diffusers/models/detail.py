@@ -89,8 +89,8 @@ class DetailModel(AlignedMixin, ModelMixin, ConfigMixin):
 
     def normals(self, head: HeadModel, vertices: Tensor, displacement: Tensor, rule: Rule = "exact") -> Tensor:
         """As `detail_normals`, with this checkpoint's mask, fixed displacement, margins and way outside the mask."""
-        maps = (tensor.to(vertices.device, torch.float32) for tensor in (displacement, self.mask, self.fixed))
-        return detail_normals(head, vertices, *maps, tuple(self.config.margins), self.config.blended, rule)
+        moved, mask, fixed = (t.to(vertices.device, torch.float32) for t in (displacement, self.mask, self.fixed))
+        return detail_normals(head, vertices, moved, mask, fixed, tuple(self.config.margins), self.config.blended, rule)
 
 
 class DisplacementGenerator(nn.Module):

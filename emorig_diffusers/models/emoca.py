@@ -164,7 +164,8 @@ class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
     def relaxed_range(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of every unit on relaxed faces [E]; zeros where that is not known."""
         if not self.config.calibrated:
-            return (torch.zeros(self.config.num_expression),) * 2
+            zeros = torch.zeros(self.config.num_expression)
+            return zeros, zeros
         return self.neutral_low.cpu(), self.neutral_high.cpu()
 
     @torch.no_grad()
@@ -198,26 +199,27 @@ class CodeRegressor(nn.Module):
     """
 
     def __init__(
-        self, trunk: nn.Module | None, hidden: int, outputs: int, calibrated: bool, num_features: int | None = None
+        self, trunk: Trunk | None, hidden: int, outputs: int, calibrated: bool, num_features: int = 0
     ) -> None:
         super().__init__()
         if trunk is not None:
             self.encoder, num_features = trunk, trunk.num_features
         self.num_features = num_features
-        self.layers = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+        first, last = nn.Linear(num_features, hidden), nn.Linear(hidden, outputs)
+        self.layers = nn.Sequential(first, nn.ReLU(), last)
         self.calibrated = calibrated
         if calibrated:
             self.mean = nn.Parameter(torch.zeros(outputs), requires_grad=False)
             self.spread = nn.Parameter(torch.ones(outputs), requires_grad=False)
-            nn.init.normal_(self.layers[2].weight, std=0.01)  # training starts at the mean
-            nn.init.zeros_(self.layers[2].bias)
+            nn.init.normal_(last.weight, std=0.01)  # training starts at the mean
+            nn.init.zeros_(last.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         values = self.layers(features)
         return self.mean + self.spread * values.float() if self.calibrated else values
 
 
-def build_trunk(backbone: str, image_size: int) -> nn.Module:
+def build_trunk(backbone: str, image_size: int) -> Trunk:
     """A trunk of BACKBONES for pictures of `image_size` pixels: [B, 3, S, S] -> [B, `num_features`]."""
     return SmallTrunk(image_size) if backbone == "small" else ResNetTrunk(backbone)
 
@@ -270,3 +272,6 @@ class InvertedResidual(nn.Module):
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return conv, nn.BatchNorm2d(outputs)
+
+
+Trunk = ResNetTrunk | SmallTrunk

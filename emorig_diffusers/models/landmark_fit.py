@@ -201,7 +201,7 @@ class _Problem:
         self.head = head
 
     def start(self) -> _State:
-        scale = self.spread / np.linalg.norm(self.template[:, :2].std(0))
+        scale = float(self.spread / np.linalg.norm(self.template[:, :2].std(0)))
         shift = self.goal.mean(0) - scale * self.template[:, :2].mean(0)
         return _State(np.eye(3), scale, shift, np.zeros(len(self.shapes)), self.prior.copy())
 

@@ -60,4 +60,4 @@ def graph_laplacian(head: HeadModel) -> sparse.csr_matrix:
 
 def smoothness(laplacian: sparse.csr_matrix, bending: float, stretching: float, hold: float) -> sparse.csr_matrix:
     """Quadratic form [V, V] of a field's bending, stretching and size, each with its weight."""
-    return bending * laplacian.T @ laplacian + stretching * laplacian + hold * sparse.eye(laplacian.shape[0])
+    return bending * laplacian.T @ laplacian + stretching * laplacian + hold * sparse.eye(len(laplacian.diagonal()))

@@ -93,7 +93,8 @@ class ResNetTrunk(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W], in the range the weights were trained on -> [B, num_features]."""
         hidden = self.maxpool(torch.relu(self.bn1(self.conv1(image))))
-        hidden = self.layer4(self.layer3(self.layer2(self.layer1(hidden))))
+        for stage in range(1, 5):
+            hidden = self.get_submodule(f"layer{stage}")(hidden)
         return hidden.mean(dim=(2, 3))
 
 

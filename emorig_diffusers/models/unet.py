@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -32,7 +33,11 @@ class ConditionedResnetBlock2D(ResnetBlock2D):
     appended. `cond_emb_proj` starts at zero, so that an untrained code changes nothing.
     """
 
-    def __init__(self, *, cond_dim: int, cond_mode: str, **block_arguments: object) -> None:
+    time_emb_proj: nn.Linear
+    upsample: nn.Module
+    downsample: nn.Module
+
+    def __init__(self, *, cond_dim: int, cond_mode: str, **block_arguments: Any) -> None:
         super().__init__(**block_arguments)
         self.cond_emb_proj = nn.Linear(cond_dim, COND_MODES[cond_mode] * self.out_channels)
         nn.init.zeros_(self.cond_emb_proj.weight)
@@ -117,7 +122,7 @@ def _attention_flags(levels: Sequence[bool | int], count: int) -> list[bool]:
     if len(levels) > 0 and all(isinstance(level, bool) for level in levels):
         if len(levels) != count:
             raise ValueError(f"attention_levels has {len(levels)} flags; give one for each of {count}.")
-        return list(levels)
+        return [bool(level) for level in levels]
     if any(isinstance(level, bool) or not 0 <= level < count for level in levels):
         raise ValueError(
             f"attention_levels {list(levels)} must be all flags or all level numbers from 0 to {count - 1}."
@@ -125,7 +130,7 @@ def _attention_flags(levels: Sequence[bool | int], count: int) -> list[bool]:
     return [level in levels for level in range(count)]
 
 
-def _choose(table: dict[str, object], name: str, value: str) -> object:
+def _choose(table: Mapping[str, Any], name: str, value: str) -> Any:
     if value not in table:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, table))}.")
     return table[value]

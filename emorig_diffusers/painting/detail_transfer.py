@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ..photo.masks import border_mask, smooth
+from ..photo.masks import border_mask, ramp
 from ..photo.resample import invert, reach, resample
 
 LEAST, GREAT = 0.02, 0.10  # mean change of colour, of 1, from which detail gives way, and at which it is gone
@@ -33,10 +33,10 @@ def paste_change(
     change = (after - before).astype(np.float32)
     size = len(change)
     amount = cv2.GaussianBlur(np.abs(change).mean(2), (0, 0), SPREAD * size)
-    great = smooth(np.clip((amount - LEAST) / (GREAT - LEAST), 0, 1))
+    great = ramp(amount, LEAST, GREAT)
     edge = border_mask(size, BORDER).astype(np.float32)
     result, replaced = rgb.copy(), (great * edge).astype(np.float32)
-    x0, y0, x1, y1 = reach(change.any(2), matrix, rgb.shape)
+    x0, y0, x1, y1 = reach(np.any(change, 2), matrix, rgb.shape)
     if x1 <= x0 or y1 <= y0:
         return result, replaced
     back = invert(matrix) - np.array([[0, 0, x0], [0, 0, y0]])

@@ -31,12 +31,12 @@ DECA_SIDE = 224  # pixels of DECA's crop
 _DECA_SCALE = 1.1 * 1.25  # landmarks' box to face's box, face's box to crop
 
 
-def picture_matrix(frame: str, landmarks: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
+def picture_matrix(frame: str, landmarks: np.ndarray | None, shape: tuple[int, ...], size: int) -> np.ndarray:
     """Similarity [2, 3] from photo pixels to a picture of `size` pixels.
 
     Args:
         frame: One of PICTURE_FRAMES.
-        landmarks: MediaPipe's points [468 or more, 2 or 3] in photo pixels.
+        landmarks: MediaPipe's points [468 or more, 2 or 3] in photo pixels; not needed for "whole".
         shape: (height, width, ...) of the photo.
         size: Side of the picture, pixels.
 
@@ -44,12 +44,12 @@ def picture_matrix(frame: str, landmarks: np.ndarray, shape: tuple[int, ...], si
         ValueError: An unknown frame.
     """
     match frame:
-        case "aligned":
-            return align(landmarks, size)
-        case "ffhq":
-            return ffhq_matrix(landmarks[list(IBUG68), :2], size)
         case "whole":
             return square_matrix(shape, size)
+        case "aligned":
+            return align(np.asarray(landmarks), size)
+        case "ffhq":
+            return ffhq_matrix(np.asarray(landmarks)[list(IBUG68), :2], size)
     raise ValueError(f"Unknown picture frame {frame!r}: choose one of {', '.join(PICTURE_FRAMES)}.")
 
 
@@ -180,7 +180,7 @@ def fan_points(picture: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _fan() -> Any:
     try:
-        from face_alignment import FaceAlignment, LandmarksType
+        from face_alignment import FaceAlignment, LandmarksType  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             "crop_landmarks='fan' needs the package face-alignment: `pip install face-alignment`, or use 'mediapipe'."

@@ -14,6 +14,7 @@ from .detectors import LOCK, SIDE, Box, detect_boxes, detect_landmarks
 from .landmarks import EYE_CORNERS, MESH, MOUTH_CORNERS
 from .resample import align, invert, transform_points, warp_crop
 
+_Sides = Box | tuple[float, ...]
 _PADDINGS = (0.6, 1.2, 0.25)  # of a face box, tried in turn until the landmark network accepts the crop
 _SIDES = (320, 1280)  # long sides at which YuNet looks: one for faces that fill the photo, one for small ones
 _FIVE = np.array([*EYE_CORNERS, (1, 1), *zip(MOUTH_CORNERS, MOUTH_CORNERS)])  # landmarks whose means are YuNet's points
@@ -119,13 +120,13 @@ def choose_faces(faces: list[Face], which: int | Literal["largest", "all"] = "la
     return [faces[number - 1]]
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+def _overlap(a: _Sides, b: _Sides) -> float:
     """Intersection over the smaller box, so that a box inside another counts as the same face."""
     shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     return shared / max(1e-9, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
 
 
-def _same_place(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _same_place(a: _Sides, b: _Sides) -> bool:
     """True when boxes overlap and are of about one size; landmark boxes are a little larger than YuNet's."""
     sizes = sorted(max(box[2] - box[0], box[3] - box[1]) for box in (a, b))
     return _overlap(a, b) > 0.5 and sizes[1] < 2 * sizes[0]
@@ -137,7 +138,7 @@ def _search(rgb: np.ndarray, quarter: int) -> tuple[list[_Found], bool]:
     pairs = [(face, box) for box in boxes if (face := _landmark_box(rgb, box, quarter))]
     missed = sum(box.score >= _MISSED for box in boxes) > sum(box.score >= _MISSED for _, box in pairs)
     if not pairs and (face := _landmark_whole(rgb, quarter)):
-        pairs = [(face, None)]
+        return [_judge(rgb, face, None, quarter)], missed
     return [_judge(rgb, face, box, quarter) for face, box in pairs], missed
 
 
@@ -195,7 +196,8 @@ def _turned_back(box: Box, quarter: int, shape: tuple[int, ...], zoom: float) ->
     for side in (shape[1], shape[0], shape[1])[:quarter][::-1]:
         points = np.column_stack([side - points[:, 1], points[:, 0]])
     points = points * zoom
-    return Box(*points[:2].min(axis=0), *points[:2].max(axis=0), box.score, points[2:])
+    (x0, y0), (x1, y1) = points[:2].min(axis=0), points[:2].max(axis=0)
+    return Box(x0, y0, x1, y1, box.score, points[2:])
 
 
 def _scales(long_side: int) -> set[float]:
@@ -238,7 +240,7 @@ def _look_aligned(rgb: np.ndarray, face: Face) -> tuple[float, float]:
 def _straightened(rgb: np.ndarray, face: Face) -> Face | None:
     """A leaning face, its landmarks read again on a crop on which its eyes are level."""
     to_photo = invert(align(face.landmarks, SIDE))
-    side = SIDE * np.linalg.norm(to_photo[:, 0]) * _ROOM
+    side = float(SIDE * np.linalg.norm(to_photo[:, 0]) * _ROOM)
     again = _landmark_square(rgb, to_photo @ [SIDE / 2, SIDE / 2, 1], side, face.score, _lean(face))
     return again if again and _same_place(again.box, face.box) else None
 

@@ -10,13 +10,14 @@ import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pi_heif
 from PIL import Image, UnidentifiedImageError
 
 from ..files.atomic import write_file
+from .colour import LUMA
 from .metadata import read_metadata, save_options, turn_upright
 from .profiles import cmyk_to_rgb, fits, to_srgb
 
@@ -30,7 +31,7 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 20
 """Shortest side, in pixels, that is worth looking for a face in."""
 
-PhotoSource = "str | Path | Image.Image | np.ndarray | torch.Tensor"
+PhotoSource: TypeAlias = "str | Path | Image.Image | np.ndarray | torch.Tensor"
 
 _EDITABLE = ("RGB", "RGBA", "L", "LA", "I;16")
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0, "comment": None}  # else Pillow takes any from `.info`
@@ -113,8 +114,8 @@ def read_photo(source: PhotoSource) -> Photo:
             an array of another shape, type or range.
     """
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
-        source = _tensor_to_array(source)
-    if isinstance(source, np.ndarray):
+        image = _array_to_image(_tensor_to_array(cast("torch.Tensor", source)))
+    elif isinstance(source, np.ndarray):
         image = _array_to_image(source)
     elif isinstance(source, Image.Image):
         image = _decode(source, "The picture")
@@ -211,7 +212,7 @@ def _decode(image: Image.Image, what: str) -> Image.Image:
     turned = turn_upright(image)
     turned.format = image.format
     upright = _to_editable(turned)
-    upright.info = read_metadata(image)
+    upright.info = {**read_metadata(image)}
     profile = image.info.get("icc_profile")
     if image.mode not in ("CMYK", "LAB") and fits(profile, upright.mode):  # those have become sRGB
         upright.info["icc_profile"] = profile
@@ -295,14 +296,14 @@ def _fill_hidden(image: Image.Image) -> Image.Image:
     if alpha.getextrema() in ((255, 255), (0, 0)):
         return image
     half = image.resize([-(-side // 2) for side in image.size], Image.Resampling.BOX)  # weighed by alpha
-    half.putalpha(half.getchannel("A").point(lambda share: min(4 * share, 255)))
+    half.putalpha(half.getchannel("A").point([min(4 * share, 255) for share in range(256)]))
     filled = _fill_hidden(half).resize(image.size, Image.Resampling.BILINEAR)
     filled.alpha_composite(image)
     return filled
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
-    return (rgb @ np.array([0.299, 0.587, 0.114]) + 0.5).astype(np.uint8)
+    return (rgb @ np.array(LUMA) + 0.5).astype(np.uint8)
 
 
 def _fit_format(image: Image.Image, file_format: str) -> Image.Image:

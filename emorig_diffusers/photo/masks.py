@@ -5,13 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+Number = np.ndarray | np.floating | float
+
 
 def smooth(x: np.ndarray) -> np.ndarray:
     """Smoothstep on [0, 1]."""
     return x * x * (3 - 2 * x)
 
 
-def ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
+def ramp(x: Number, low: Number, high: Number) -> np.ndarray:
     """From 0 at `low` smoothly to 1 at `high`."""
     return smooth(np.clip((x - low) / (high - low), 0, 1))
 
@@ -19,8 +21,21 @@ def ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
 def border_mask(size: int, reach: float) -> np.ndarray:
     """A mask [S, S] in [0, 1] that fades in from the border, where it is 0, over a share of the side."""
     steps = np.arange(size)
-    edge = smooth(np.clip(np.minimum(steps, steps[::-1]) / (reach * size), 0, 1))
+    edge = ramp(np.minimum(steps, steps[::-1]), 0, reach * size)
     return edge[:, None] * edge
+
+
+def nearest_known(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of every pixel to the nearest known one [H, W], and that one's place in `known.ravel()` [H, W].
+
+    OpenCV's, whose distances are right to 2 %: scipy's exact ones take three times as long.
+    """
+    outside = (~known).astype(np.uint8)
+    distance, found = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    label = found.astype(np.intp)
+    place = np.zeros(label.max() + 1, np.intp)
+    place[label[known]] = np.flatnonzero(known)
+    return distance, place[label]
 
 
 def fill_polygon(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
 _IPTC = 0x0404  # number of Photoshop's resource that holds IPTC's records
 _IPTC_TAG = 33723  # of TIFF
@@ -51,7 +53,7 @@ def turn_upright(image: Image.Image) -> Image.Image:
         return image.copy()
 
 
-def save_options(info: dict[str, Any], file_format: str) -> dict[str, Any]:
+def save_options(info: Mapping[Any, Any], file_format: str) -> dict[str, Any]:
     """Options of Pillow's `save` that write what `read_metadata` found, as far as a format has a place for it."""
     kept = {key: info[key] for key in _PLACES[file_format] if info.get(key)}
     if file_format == "JPEG":
@@ -77,14 +79,14 @@ _PLACES = {
 }
 
 
-def _dpi(image: Image.Image) -> tuple[float, float]:
+def _dpi(image: Image.Image) -> tuple[float, ...]:
     x, y = map(float, image.info["dpi"])
     return (x, y) if min(x, y) > 1 and max(x, y) < 1e5 else ()  # a TIFF without resolution has 1
 
 
 def _exif(image: Image.Image) -> bytes:
     exif = image.getexif()
-    if hasattr(image, "tag_v2") and "exif" not in image.info:
+    if isinstance(image, TiffImageFile) and "exif" not in image.info:
         own, exif = exif, Image.Exif()
         for tag in _TIFF_TAGS:
             if tag in own:
@@ -102,7 +104,7 @@ def _xmp(image: Image.Image) -> bytes:
 def _iptc(image: Image.Image) -> bytes:
     if isinstance(blocks := image.info.get("photoshop"), dict):
         return bytes(blocks.get(_IPTC, b""))
-    if hasattr(image, "tag_v2"):
+    if isinstance(image, TiffImageFile):
         records = image.tag_v2.get(_IPTC_TAG) or image.get_photoshop_blocks().get(_IPTC, {}).get("data", b"")
         if isinstance(records, tuple):  # of 32-bit numbers, as some write them
             records = struct.pack(f"{image.tag_v2._endian}{len(records)}L", *records)
@@ -137,7 +139,7 @@ def _from_raw_profile(text: str) -> bytes:
     return data[size + 4 : size + 4 + length]
 
 
-def _texts(info: dict[str, Any]) -> PngInfo:
+def _texts(info: Mapping[Any, Any]) -> PngInfo:
     texts = PngInfo()
     for name, text in info.get("text", {}).items():
         texts.add_itxt(name, text) if not text.isascii() else texts.add_text(name, text)
@@ -152,7 +154,7 @@ def _texts(info: dict[str, Any]) -> PngInfo:
     return texts
 
 
-def _tags(info: dict[str, Any], exif: bytes | None) -> Image.Exif:
+def _tags(info: Mapping[Any, Any], exif: bytes | None) -> Image.Exif:
     tags = Image.Exif()
     tags.load(exif or b"")
     for tag in set(tags) - {*_TIFF_TAGS, ExifTags.Base.Orientation}:

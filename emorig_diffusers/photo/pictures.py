@@ -63,7 +63,7 @@ def take_picture(
         matrix = picture_matrix(frame, landmarks, photo.shape, size)
         return Picture(warp_crop(photo, matrix, size), matrix)
     if frame == "ffhq":
-        cut = ffhq_picture(photo, landmarks[list(IBUG68), :2], max(ALIGNED_SIDE, size))
+        cut = ffhq_picture(photo, np.asarray(landmarks)[list(IBUG68), :2], max(ALIGNED_SIDE, size))
         resize = resize_skimage if resampling == "skimage" else resize_pil
         own = None if cut.own is None else cv2.resize(cut.own, (size, size), interpolation=cv2.INTER_AREA)
         return Picture(resize(cut.pixels, size), cut.matrix * (size / len(cut.pixels)), own)
@@ -149,7 +149,8 @@ def ffhq_picture(photo: np.ndarray, points: np.ndarray, side: int) -> Picture:
 
 def _square_of(image: Image.Image, corners: np.ndarray, side: int) -> Image.Image:
     """The square between corners that count from pixel centres, bilinear."""
-    return image.transform((side, side), Image.Transform.QUAD, (corners + 0.5).flatten(), Image.Resampling.BILINEAR)
+    places = (corners + 0.5).ravel().tolist()
+    return image.transform((side, side), Image.Transform.QUAD, places, Image.Resampling.BILINEAR)
 
 
 def _to_square(corners: np.ndarray, side: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _convert(image: Image.Image, profile: bytes | None) -> Image.Image | None:
-    if not fits(profile, image.mode):
+    if profile is None or not fits(profile, image.mode):
         return None
     try:
         return ImageCms.profileToProfile(image, io.BytesIO(profile), _srgb(), outputMode="RGB")

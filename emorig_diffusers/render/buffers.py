@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..photo.colour import GAMMA
 from .camera import ndc_to_pixels, project, transform_ndc
 from .rasterize import Backend, Fragments, Rule, interpolate, rasterize
 from .spherical_harmonics import sh_shading
@@ -97,7 +99,7 @@ def draw_buffers(
     height, width = (size, size) if isinstance(size, int) else size
     fragments = rasterize(ndc_to_pixels(points, (height, width)), faces, height, width, backend, rule)
     mask = (fragments.face >= 0).to(vertices.dtype)[..., None]
-    uv_map = None if uv is None else _uv_map(fragments, faces if faces_uv is None else faces_uv, uv, rule)
+    uv_map: Any = None if uv is None else _uv_map(fragments, faces if faces_uv is None else faces_uv, uv, rule)
     look_up = lambda texture: sample_texture(texture, uv_map) * mask
     colour = look_up(albedo) if albedo.ndim == 4 else interpolate(fragments, faces, albedo)
     if normal_map is None:
@@ -121,7 +123,7 @@ def buffer_pictures(buffers: Buffers, textured: bool) -> dict[str, Image.Image]:
         buffers: Of one head.
         textured: Whether the albedo is a texture, which is sRGB already, or linear.
     """
-    gamma = 1.0 if textured else 1 / 2.2
+    gamma = 1.0 if textured else 1 / GAMMA
     return {
         "normal": to_picture(buffers.normal[0] * 0.5 + 0.5),
         "albedo": to_picture(buffers.albedo[0].clamp(0) ** gamma),

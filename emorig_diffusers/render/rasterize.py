@@ -205,8 +205,8 @@ def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest_pytorch3d(pixels: Tensor, faces: Tensor, height: int, width: int, rule: Rule) -> Tensor:
     try:
-        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
-        from pytorch3d.structures import Meshes
+        from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes  # pyright: ignore[reportMissingImports]
+        from pytorch3d.structures import Meshes  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         advice = "install the extra 'pytorch3d' (its torch has to be a CUDA build) or use 'torch'."
         raise ImportError(f"backend 'pytorch3d' does not import ({error}): {advice}") from error

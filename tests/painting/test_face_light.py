@@ -9,10 +9,11 @@ import torch
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.painting.stages.face_light import GAMMA, Adaptation, face_light, find_adaptation, linear
+from emorig_diffusers.painting.stages.face_light import Adaptation, face_light, find_adaptation, linear
 from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.mouth import ENAMEL
 from emorig_diffusers.painting.stages.mouth_light import light_on_teeth
+from emorig_diffusers.photo.colour import GAMMA
 from emorig_diffusers.photo.landmarks import LIDS
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import warp_crop

@@ -205,19 +205,19 @@ def finish(
     `light_blur` as in `EmoRigPipeline`.
     """
     image = lambda x: (x[0].permute(1, 2, 0).numpy() + 1) / 2
-    painted, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
+    result, base, mouth = image(painted), image(chosen.base), chosen.mouth[0, 0].numpy()
     if enlarged(matrix):  # the network's own pixels would be seen
-        painted = base + cv2.GaussianBlur(painted - base, (3, 3), 0)
-    painted = chosen.tone(painted) if chosen.tone else painted
+        result = base + cv2.GaussianBlur(result - base, (3, 3), 0)
+    result = chosen.tone(result) if chosen.tone else result
     own_light = chosen.adaptation.undo if chosen.adaptation else lambda x: x
-    change = own_light(painted - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
+    change = own_light(result - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
     skin = add_change(moved, change, matrix)
     if not chosen.inside.any():
         return skin
     large = lambda x: enlarge(x, invert(chosen.place), (0, 0, *chosen.inside.shape))
-    drawn, correction = chosen.drawn, painted - base
+    drawn, correction = chosen.drawn, result - base
     if light_blur:
-        drawn = drawn * large(light_inside(painted, base, mouth, light_blur))[..., None]
+        drawn = drawn * large(light_inside(result, base, mouth, light_blur))[..., None]
         correction = correction * (1 - mouth)[..., None]
     inside = np.clip(own_light(np.clip(drawn + large(correction), 0, 1)), 0, 1)
     place = _then(matrix, chosen.place)
@@ -262,7 +262,7 @@ def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur:
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
-    left, top, right, bottom = reach(change.any(-1), matrix, photo.shape)
+    left, top, right, bottom = reach(np.any(change, -1), matrix, photo.shape)
     if right <= left or bottom <= top:
         return photo
     large = enlarge(change.astype(np.float32) * 255, matrix, (left, top, right, bottom))

@@ -71,7 +71,8 @@ def eyeball(
     of_iris = np.clip(0.5 + (radius - far) / 1.5, 0, 1)
     white = (hidden < 0.1) & (far > WHITES[0] * radius) & (far < WHITES[1] * radius) & (cover > 0.5)
     fields = (mirrored - centres(shape), cover, hidden * of_iris, hidden * (1 - of_iris), white)
-    return Eyeball(np.zeros(2, int), gaze, *(field.astype(np.float32) for field in fields), radius)
+    motion, cover, hidden_iris, hidden_white, shown = (field.astype(np.float32) for field in fields)
+    return Eyeball(np.zeros(2, int), gaze, motion, cover, hidden_iris, hidden_white, shown, radius)
 
 
 def _shown_heights(
@@ -87,7 +88,8 @@ def _shown_heights(
     table = np.array([[height[where == c].min() + 1, height[where == c].max() - 2.5] for c in columns], np.float64)
     table.sort(axis=1)
     table = cv2.blur(table, (1, 5), borderType=cv2.BORDER_REPLICATE)
-    return tuple(np.interp(across, columns + 0.5, table[:, k]) for k in (0, 1))
+    highest, lowest = (np.interp(across, columns + 0.5, table[:, k]) for k in (0, 1))
+    return highest, lowest
 
 
 def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye: Eyeball, blur: float = 0.0) -> None:
@@ -111,7 +113,7 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
         photo, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     ).astype(np.float32)
     ball, shown = fetch(eye.gaze.astype(np.float32) @ to_photo), large(eye.shown)[..., None]
-    near = 0.4 * eye.radius * np.linalg.norm(to_photo[0])
+    near = float(0.4 * eye.radius * np.linalg.norm(to_photo[0]))
     near_by = lambda a: cv2.GaussianBlur(a, (0, 0), near) + 0.1 * cv2.GaussianBlur(a, (0, 0), 4 * near)
     known = near_by(shown)[..., None]
     clipped = near_by((ball.min(-1) >= CLIPPED)[..., None] * shown)[..., None] / known.clip(1e-6)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ...photo.colour import GAMMA, LUMINANCE
 from ...photo.landmarks import INNER_LIPS, LIDS, MESH, downwards
 from ...photo.masks import fill_polygon, ramp
 
-GAMMA = 2.2
-LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
 TYPICAL_SKIN = 0.42  # linear luminance of skin in the light that shows teeth as light as `mouth.ENAMEL`
 TYPICAL_WHITE = 0.24  # the same for the brightest part of the eyes
 TYPICAL_HIGHLIGHT = 0.55  # the same for the lightest twentieth of the face
 LENS = 0.85, 0.7  # half the width and height that a lens may cover around an eye, widths of the eye
 # of 1,223 portraits, a third of them photos, in all kinds of light
 BELOW_EYE = 0.08, 0.38  # from where to where below the lower lid's edge skin is compared, widths of the eye
-UNLIKE = np.float32([0.45, 1.2, 0.55])  # logarithms of red over green, green, blue over green, by which the skin below
-HIDDEN = 1.0, 1.8  # eyes differs from the face's: up to which, and from which it is no skin (90 and 96 % stay below)
+# logarithms of red over green, green, blue over green, by which the skin below eyes differs from the face's; times
+# those up to which it may, and from which it is no skin (90 and 96 % stay below)
+UNLIKE, HIDDEN = np.array([0.45, 1.2, 0.55], np.float32), (1.0, 1.8)
 SKIN_CAST = np.log([2.0, 0.66])  # logarithms of skin's red and blue, over green: medians
 USUAL_CAST = np.log([[1.2, 3.1], [0.36, 1.0]])  # within which light counts as white: 93 % of the portraits
 COLOURED = np.log([[0.85, 4.6], [0.16, 1.5]])  # from which the whole difference to SKIN_CAST is the light's: 1 %

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
 from ...photo.landmarks import EYES_OUTER, INNER_LIPS, LOWER_LIDS, OUTER_LIPS, lips_apart
-from ...photo.masks import fill_polygon, ramp, smooth
+from ...photo.masks import border_mask, fill_polygon, nearest_known, ramp, smooth
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
 from ...render.rasterize import Fragments, interpolate, rasterize
@@ -35,6 +35,7 @@ REACH = 0.033  # metres outside the face over which its motion fades out
 RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
 STEP, SLOPE = 1.0, 0.0007  # pixels of a jump in motion within the skin, and metres to each side that make it a slope
 STRETCH = 2.2  # times the outline's motion over which it has to fade out at least: else pixels smear to streaks
+BORDER = 0.06  # of the crop's side, over which motion fades out at its border
 TURNING_REACH = 0.09  # the same when the head turns
 AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
@@ -191,7 +192,7 @@ class PhotoTexture:
         near = target.clone()
         near[:, :2] -= torch.from_numpy(corner).to(near)
         around, albedo, depth = self._inside(near * times, mouth, warp.scale * times)
-        motion = enlarge(warp.motion, invert(matrix), (0, 0, *mouth.shape)) * times
+        motion = enlarge(warp.motion, invert(matrix), (0, 0, times * side, times * side)) * times
         none = np.zeros_like(mouth)
         return Warp(motion, none, mouth, np.zeros_like(albedo), albedo * around[..., None], depth, points, source,
                     warp.scale * times, blur=warp.blur * times), matrix  # fmt: skip
@@ -272,7 +273,7 @@ class PhotoTexture:
 
 def _rim_motion(before: _Drawing, after: _Drawing) -> float:
     """The farthest that a point of the face's outline moves, pixels."""
-    rim = cv2.convexHull(after.points.astype(np.float32), returnPoints=False)[:, 0]
+    rim = cv2.convexHull(after.points.astype(np.float32), returnPoints=False)[:, 0].astype(int)
     return float(np.linalg.norm((before.points - after.points)[rim], axis=1).max())
 
 
@@ -302,19 +303,14 @@ def soften_steps(motion: np.ndarray, skin: np.ndarray, width: float) -> np.ndarr
 
 def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> np.ndarray:
     """Continue motion [G, G, 2] from where it is `on` outwards, fading to 0 over `reach` metres and at the border."""
-    size = len(motion)
-    outside = (~on).astype(np.uint8)
-    distance, label = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    nearest = np.zeros((label.max() + 1, 2), np.float32)
-    nearest[label[on]] = motion[on]
+    distance, nearest = nearest_known(on)
     fade = np.clip(1 - distance / (reach * scale), 0, 1)
-    spread = nearest[label] * smooth(fade)[..., None]
+    spread = motion.astype(np.float32).reshape(-1, 2)[nearest] * smooth(fade)[..., None]
     sigma = max(0.27 * reach * scale, 1.0)
     blurred = cv2.GaussianBlur(spread, (0, 0), sigma)
     mix = np.clip(distance / (1.5 * sigma), 0, 1)[..., None]
     motion = np.where(on[..., None], motion, spread * (1 - mix) + blurred * mix).astype(np.float32)
-    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / (0.06 * size)
-    motion *= (smooth(np.clip(edge, 0, 1))[:, None] * smooth(np.clip(edge, 0, 1))[None])[..., None]
+    motion *= border_mask(len(motion), BORDER)[..., None]
     motion[np.hypot(motion[..., 0], motion[..., 1]) < STILL] = 0
     return motion
 
@@ -327,7 +323,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
 
     Pixels that do not move are the photo's own, bit for bit.
     """
-    x0, y0, x1, y1 = reach(warp.motion.any(-1), matrix, photo.shape)
+    x0, y0, x1, y1 = reach(np.any(warp.motion, -1), matrix, photo.shape)
     if x1 <= x0 or y1 <= y0:
         return photo.copy()
     inverse = invert(matrix)
@@ -336,7 +332,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
                       borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
     result = photo.copy()
-    still = ~motion.any(-1)
+    still = ~np.any(motion, -1)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
     for eye in warp.eyes:
         paint_eyeball(result, photo, matrix, eye, warp.blur)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...photo.colour import GAMMA
 from ...photo.landmarks import INNER_LIPS, OUTER_LIPS
 from ...photo.masks import fill_polygon
 from .flow import Warp
@@ -80,11 +81,11 @@ def paint_mouth(warp: Warp, light: TeethLight) -> np.ndarray:
     """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: teeth, tongue and cavity, lit by how deep they lie,
     by what the lips shade, and by the light on the face."""
     depth = 0.1 + 0.9 * np.exp(-np.maximum(warp.depth - DEEP, 0) / DARKENING)
-    lips = np.float32([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]])  # light comes from above
+    lips = np.array([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]], np.float32)  # light comes from above
     shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
     sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
     shade = depth * np.clip(1.5 * sky, 0.25, 1)
-    return np.clip(warp.albedo * shade[..., None] * light.on(warp), 0, 1) ** np.float32(1 / 2.2)
+    return np.clip(warp.albedo * shade[..., None] * light.on(warp), 0, 1) ** np.float32(1 / GAMMA)
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

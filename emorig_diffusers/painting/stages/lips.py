@@ -76,6 +76,6 @@ def shade_seam(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
     ink = np.zeros(warp.mouth.shape, np.float32)
     splat(ink, points - 0.5, depth)
     line = cv2.GaussianBlur(ink, (0, 0), sigma) * np.float32(sigma * np.sqrt(2 * np.pi))
-    down = np.float32([[1, 0, 0], [0, 1, BELOW * warp.scale]])
+    down = np.array([[1, 0, 0], [0, 1, BELOW * warp.scale]], np.float32)
     field = GLEAM * cv2.warpAffine(line, down, line.shape[::-1]) - line
     return apply_field(photo, np.where(np.abs(field) > 0.002, field, 0), matrix, WARMTH, warp.blur)

@@ -25,8 +25,10 @@ from ...render.rasterize import rasterize
 FINER = 2  # samples a side of a grid pixel
 GUMS = 9.0  # millimetres of gum drawn beyond the crowns
 NARROW = 0.92  # crowns' widths in photos of smiles, of the tabled ones
-ENAMEL, CANINE = np.float32([0.52, 0.49, 0.455]), np.float32([0.94, 0.92, 0.86])  # linear; a canine's share of it
-GUM, TONGUE, DARK = np.float32([[0.42, 0.15, 0.14], [0.80, 0.25, 0.26], [0.06, 0.016, 0.016]])
+ENAMEL = np.array([0.52, 0.49, 0.455], np.float32)  # linear
+CANINE = np.array([0.94, 0.92, 0.86], np.float32)  # a canine's share of it
+YELLOW = np.array([0.0, 0.02, 0.07], np.float32)  # that teeth lack of it at their necks
+GUM, TONGUE, DARK = np.array([[0.42, 0.15, 0.14], [0.80, 0.25, 0.26], [0.06, 0.016, 0.016]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _rasterize(points: np.ndarray, strip: _Strip, height: int, width: int) -> tu
     return seen, chart.astype(np.float32), np.where(seen, drawn.depth[0].numpy(), 0)
 
 
-def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
+def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float | np.floating) -> tuple[np.ndarray, np.ndarray]:
     """Colour [S, S, 3] and cover [S, S] of teeth and gum; `pixels` a millimetre."""
     borders = np.cumsum([0, *arch.widths])
     along, up = np.abs(chart[..., 0]), chart[..., 1]
@@ -199,7 +201,7 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
     gap = (1 - np.abs(x)) * width / 2  # millimetres from the next tooth
     seam = np.exp(-((gap / (0.28 + 0.3 * (1 - share) ** 4)) ** 2))
     bulge = 1 - 0.22 * np.abs(x) ** 3 - 0.10 * (1 - share) ** 4 - 0.22 * share**3
-    tint = np.where((tooth == 2)[..., None], CANINE, 1) * (1 - np.float32([0.0, 0.02, 0.07]) * share[..., None])
+    tint = np.where((tooth == 2)[..., None], CANINE, 1) * (1 - YELLOW * share[..., None])
     gloss = 0.14 * np.exp(-(((x + 0.15) / 0.4) ** 2) - ((share - 0.5) / 0.2) ** 2)
     enamel = (ENAMEL * tint * bulge[..., None] + gloss[..., None]) * (1 - 0.4 * seam)[..., None]
     gum = GUM * (1 + 0.25 * np.exp(-(((up - neck) / 1.2) ** 2)) - 0.06 * np.clip(up - high, 0, 8))[..., None]
@@ -207,7 +209,7 @@ def _paint_teeth(arch: Arch, chart: np.ndarray, pixels: float) -> tuple[np.ndarr
     return colour.astype(np.float32), np.maximum(crown, soft(up - neck))
 
 
-def _paint_tongue(chart: np.ndarray, pixels: float) -> tuple[np.ndarray, np.ndarray]:
+def _paint_tongue(chart: np.ndarray, pixels: float | np.floating) -> tuple[np.ndarray, np.ndarray]:
     across, back = chart[..., 0], chart[..., 1]
     groove = 0.25 * np.exp(-((across / 0.1) ** 2)) * np.clip(4 * back, 0, 1)
     shade = (1 - groove) * (1 - 0.35 * across**2) * np.clip(1.05 - 1.25 * back, 0.07, 1) ** 1.3

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...photo.colour import LUMINANCE
 from ...photo.landmarks import MOUTH_CORNERS
-from .face_light import LUMINANCE, SKIN_CAST, TYPICAL_SKIN, TYPICAL_WHITE, FaceLight, face_light, linear
+from .face_light import SKIN_CAST, TYPICAL_SKIN, TYPICAL_WHITE, FaceLight, face_light, linear
 from .flow import Warp
 
-CAST = np.float32([0.3, 0.5])  # powers of the whites' red and blue, over green, that the teeth have too
+CAST = np.array([0.3, 0.5], np.float32)  # powers of the whites' red and blue, over green, that the teeth have too
 POWER, BRIGHT = 0.7, (1.2, 1.8)  # of the skin's light; times typical skin and white, above which more light is exposure
 CLIPPED = 250  # grey levels in all channels, from which skin may have been any lighter
 LEVELS = 0.25, 4.0  # least and most light
 # where no eye is seen; powers fitted to 253 smiles
-SKIN_SHARE = np.float32([0.5, 0.25])  # of skin's red and blue, over green and over SKIN_CAST, that the teeth have too
-WHITE_CAST = np.float32([0.41, -0.15])  # logarithms of the red and blue of whites, over green: medians
+SKIN_SHARE = np.array([0.5, 0.25], np.float32)  # of skin's red and blue, over green and SKIN_CAST, that teeth have too
+WHITE_CAST = np.array([0.41, -0.15], np.float32)  # logarithms of the red and blue of whites, over green: medians
 SURROUNDINGS = 0.8, 0.6  # light of teeth where something around is as light as the second: dark skin may be its colour,
 GLOSS = 2.9  # but teeth are no lighter than this times the highlights of the skin: 1.3 times in pixel values
 CHEEKS = (50, 205, 206, 207, 216), (280, 425, 426, 427, 436)  # landmarks beside the mouth, the person's right first
@@ -74,7 +75,7 @@ def light_on_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray:
     return (level * _cast(found)).astype(np.float32)
 
 
-def _light_on_skin(bright: float, skin: np.ndarray) -> float:
+def _light_on_skin(bright: float | np.floating, skin: np.ndarray) -> float:
     """Of its luminance and pixels uint8 [N, 3]; those that are clipped may have been any lighter."""
     bright = bright / TYPICAL_SKIN
     clipped = (skin.min(-1) >= CLIPPED).mean()

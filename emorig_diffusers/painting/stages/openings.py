@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ...photo.landmarks import BRIDGE, INNER_LIPS, IRISES, LIDS, downwards, lid_gaps
-from ...photo.masks import fill_polygon, smooth
+from ...photo.masks import fill_polygon, nearest_known, ramp, smooth
 from .eyeballs import Eyeball, centres, eyeball, look
 
 TOUCHING = 0.6  # pixels between lids that are shut, for each pixel to be nearer to one of them
@@ -87,7 +87,8 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
         unseen[box] = fill_polygon(motion[box].shape, there) & ~look(shown, teeth)
         sure = cv2.erode(shown.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         if sure.any():
-            teeth = np.where(look(sure, teeth)[..., None], teeth, look(_nearest(sure), teeth))
+            nearest = centre.reshape(-1, 2)[nearest_known(sure)[1]]
+            teeth = np.where(look(sure, teeth)[..., None], teeth, look(nearest, teeth))
         _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
     return motion, unseen
 
@@ -124,7 +125,7 @@ def _blend(
     """
     inside = fill_polygon(motion.shape, there)
     edge, far = _edge_motion(here, there, centres(motion.shape))
-    share = smooth(np.clip(far / np.where(inside, *reach), 0, 1))
+    share = ramp(far, 0, np.where(inside, *reach))
     beyond = np.where(inside[..., None], edge if within is None else within, motion)
     motion[:] = edge + share[..., None] * (beyond - edge)
     return inside | (far < reach[1]), smooth(np.clip(2 * far / reach[0] - 0.3, 0, 1)) * inside
@@ -139,7 +140,7 @@ def _stretch(motion: np.ndarray, here: np.ndarray, there: np.ndarray, reach: flo
     edges, fars = _edge_motions(here, there, centres(motion.shape))
     share = (fars[0] / np.maximum(fars[0] + fars[1], 1e-6))[..., None]
     skin, far = edges[0] + share * (edges[1] - edges[0]), np.minimum(*fars)
-    share = smooth(np.clip(far / reach, 0, 1)) * ~inside
+    share = ramp(far, 0, reach) * ~inside
     motion[:] = skin + share[..., None] * (motion - skin)
     return inside | (far < reach)
 
@@ -161,7 +162,7 @@ def _edge_motions(
     source, target = dense(here), dense(there)
     half = len(target) // 2
     sides = [slice(0, half + 1), np.r_[half : len(target), 0]]
-    found = [cKDTree(target[side]).query(centre) for side in sides]
+    found = [KDTree(target[side]).query(centre) for side in sides]
     motion = [cv2.blur((source - target)[side][nearest], (5, 5)) for side, (_, nearest) in zip(sides, found)]
     return motion, [far for far, _ in found]
 
@@ -180,14 +181,3 @@ def along_edge(outline: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.
     order = np.argsort(at)
     along = (points - outline[0]) @ axis
     return along, (points - outline[0]) @ down - np.interp(along, at[order], depth[order])
-
-
-def _nearest(known: np.ndarray) -> np.ndarray:
-    """Middle (x, y) of the nearest known pixel, for every pixel [H, W, 2]."""
-    _, label = cv2.distanceTransformWithLabels(
-        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    y, x = np.nonzero(known)
-    table = np.zeros((label.max() + 1, 2))
-    table[label[y, x]] = np.column_stack([x, y]) + 0.5
-    return table[label]

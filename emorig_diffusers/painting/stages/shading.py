@@ -22,7 +22,7 @@ from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_featu
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
 DIM = 4.0  # grey levels that shades in the dark are told from
-SPREAD = np.float32([30, 9, 9])  # Lab: standard deviations of skin about its samples; shadows are skin
+SPREAD = np.array([30, 9, 9], np.float32)  # Lab: standard deviations of skin about its samples; shadows are skin
 CREASING = ("browDown", "browInnerUp", "browOuterUp", "eyeWide", "noseSneer")
 """Units whose shade, when they go down, is taken back as far as skin is darker or lighter than what is around it, and
 no further: not every face has the creases of those whose shade was measured."""
@@ -67,6 +67,8 @@ def shade_expression(
 
 def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:
     """A map [A, A] on the warp's grid [G, G]; 0 between the lips, between the lids and off the face's skin."""
+    if warp.place is None:
+        raise ValueError("The warp was drawn from a head without shading maps: use one that has them.")
     column, row = (len(shade) * warp.place[..., k] - 0.5 for k in (0, 1))
     field = cv2.remap(shade.astype(np.float32), column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     field *= warp.place[..., 0] >= 0

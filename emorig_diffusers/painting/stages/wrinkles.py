@@ -77,7 +77,8 @@ FOLDS: tuple[Fold, ...] = (
 SAFE = (50, 280, 101, 330, 205, 425, 36, 266, 5, 195, 197, 151, 108, 337, 69, 299)
 """Landmarks that lie on skin in almost every photo: cheeks, bridge of the nose, forehead."""
 SKIN_GRID = 128  # side of the picture on which skin is told from hair, pixels
-SKIN_SPREAD, PALE = np.float32([13, 7, 7]), 12.0  # Lab: standard deviations of skin about its samples, a pale chroma
+SKIN_SPREAD = np.array([13, 7, 7], np.float32)  # Lab: standard deviations of skin about its samples
+PALE = 12.0  # Lab: a pale chroma
 ROUGH = 0.006  # squared relative contrast of skin that has lines of its own
 SEED = 2 * np.pi / 0.0031  # radians per metre of a line's length, with which its irregularity starts
 RING, RIDGE = 2.4, 0.32  # width of the skin pushed up beside a groove, and its lightness, of the groove's
@@ -133,7 +134,7 @@ def strokes(warp: Warp, change: Mapping[str, float]) -> list[Stroke]:
 def unfolding(change: Mapping[str, float]) -> float:
     """How much of a photo's nasolabial folds a change of expression smooths out, from 0 (they stay or deepen) to 1."""
     pull = sum(w * (change.get(u + "Right", 0.0) + change.get(u + "Left", 0.0)) / 2 for u, w in CHEEK.items())
-    return float(smooth(np.clip((-pull - KEPT[0]) / (KEPT[1] - KEPT[0]), 0, 1)))
+    return float(ramp(-pull, *KEPT))
 
 
 def _stroke(fold: Fold, warp: Warp, mirrored: bool, inner: float, outer: float) -> Stroke:
@@ -227,7 +228,7 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
     crop = warp_crop(photo, np.asarray(matrix) * 2 * ratio, 2 * size).astype(np.float32) / 255
     features = outlined_features(warp, ratio)
     known = cv2.resize(cv2.erode((features < 0.1).astype(np.float32), np.ones((3, 3), np.uint8)), (2 * size, 2 * size))
-    grey = crop @ np.float32([0.3, 0.6, 0.1])
+    grey = crop @ np.array([0.3, 0.6, 0.1], np.float32)
     blur = lambda x, metres: cv2.GaussianBlur(x, (0, 0), 2 * ratio * metres * warp.scale)
     average = lambda x, metres: blur(x * known, metres) / (blur(known, metres) + 0.01)
     mean = average(grey, 0.002)
