@@ -7,6 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
 
+import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from PIL import Image
+from processes import TRAIN
 from torch import nn
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
@@ -35,12 +37,12 @@ from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.models.unet import RigUNet
 
 if TYPE_CHECKING:
-    from rig_data import WindowData
+    from emorig_diffusers.training.rig.windows import WindowData
 
 HERE = Path(__file__).parent
-# the training scripts are no package, nor are the tests, which share stand-ins
+# the tests are no package, but share stand-ins
 FOLDERS = [f for f in sorted(HERE.iterdir()) if f.is_dir() and f.name != "benchmarks"]
-sys.path[:0] = map(str, (HERE.parent / "train", *FOLDERS))
+sys.path[:0] = map(str, FOLDERS)
 os.environ["ACCELERATE_USE_CPU"] = "true"  # the same numbers on all machines
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -184,12 +186,15 @@ def tiny_pipe(pipe: EmoRigPipeline, tiny_unet: RigUNet, scheduler: DDIMScheduler
 
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., None]:
-    """Calls `main` of a script's module with the other arguments on its command line."""
+    """Runs a script of train/ by its name, or `main` of a module, with the other arguments on its command line."""
 
-    def run(module: ModuleType, *arguments: object) -> None:
+    def run(script: str | ModuleType, *arguments: object) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-            module.main()
+            patch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+            if isinstance(script, str):
+                runpy.run_path(str(TRAIN / f"{script}.py"), run_name="__main__")
+            else:
+                script.main()
 
     return run
 
@@ -208,11 +213,9 @@ def photos(astronaut: np.ndarray, hopper: np.ndarray, tmp_path_factory: pytest.T
 @pytest.fixture(scope="session")
 def prepared(run_script: Callable[..., None], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What train/prepare.py makes of `photos`: shards of the astronaut and of Hopper, aligned crops of 256 pixels."""
-    import prepare
-
     folder = tmp_path_factory.mktemp("prepared")
     threads = torch.get_num_threads()
-    run_script(prepare, photos, folder)
+    run_script("prepare", photos, folder)
     torch.set_num_threads(threads)  # prepare.py asks for one
     return folder
 
@@ -232,7 +235,7 @@ def prepared64(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def window_cache(pipe: EmoRigPipeline, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The windows of `prepared`, drawn once."""
-    from rig_data import fill_cache
+    from emorig_diffusers.training.rig.windows import fill_cache
 
     folder = tmp_path_factory.mktemp("windows")
     fill_cache(pipe, CodeShards(prepared), folder, Accelerator())
@@ -242,7 +245,7 @@ def window_cache(pipe: EmoRigPipeline, prepared: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def data(pipe: EmoRigPipeline, prepared: Path, window_cache: Path) -> WindowData:
     """Training windows of 64 pixels."""
-    from rig_data import WindowData
+    from emorig_diffusers.training.rig.windows import WindowData
 
     return WindowData(pipe, CodeShards(prepared), 64, window_cache)
 

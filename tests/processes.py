@@ -1,7 +1,7 @@
 """Scripts in processes of their own that begin with torch and diffusers imported: a fork server of Python's.
 
 A fresh interpreter takes five seconds to import them. The server is one process without threads that has done so; every
-script is a fork of it, with its own environment, arguments, output and exit code. Nothing of train/ is imported there.
+script is a fork of it, with its own environment, arguments, output and exit code. Nothing of training is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 PRELOADED = (
     "torch", "accelerate", "matplotlib.figure", "diffusers.training_utils", "emorig_diffusers.pipelines.emorig",
 )  # fmt: skip
+TRAIN = Path(__file__).parents[1] / "train"  # the scripts of training
 PATIENCE = 300  # seconds
 
 _context = multiprocessing.get_context("forkserver")
@@ -88,7 +89,6 @@ def _run(script: str, arguments: list[str], environment: dict[str, str], output:
 
     torch.set_num_threads(1)
     if script.endswith(".py"):
-        sys.path.insert(0, str(Path(script).parent))
         sys.argv = [script, *arguments]
         runpy.run_path(script, run_name="__main__")
     else:

@@ -6,7 +6,7 @@ person's own relaxed face. A checkpoint may carry its own recipes (`EmoRigPipeli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -159,6 +159,13 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
             "or an expression unit such as jawOpen."
         )
     return {p + s: share for p, share in parts.items() for s in sides[prefix] if p + s in names}
+
+
+def mirrored_units(names: Sequence[str]) -> list[int]:
+    """Index of every unit's twin on the other side of the face; a unit without one is its own."""
+    swap = {"Left": "Right", "Right": "Left"}
+    twins = [next((n.removesuffix(a) + b for a, b in swap.items() if n.endswith(a)), n) for n in names]
+    return [names.index(twin) if twin in names else i for i, twin in enumerate(twins)]
 
 
 def part_late(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tensor:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .atomic import write_files
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class FolderError(ValueError):
@@ -52,6 +54,22 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
         raise
     scratch.rmdir()
     return out
+
+
+def update_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write files into a folder that may hold others, which stay: all take their names together, or none does.
+
+    Args:
+        folder: It and the ones above it are made.
+        write: Fills a folder with files, such as a model's `save_pretrained`.
+
+    Raises:
+        OSError: A file cannot be written; the error names it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_files({folder / file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())})
 
 
 def _no_room(error: BaseException) -> str:

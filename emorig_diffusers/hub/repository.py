@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from torch import nn
 
+from ..files.atomic import write_file
 from ..files.folders import write_folder
 from ..models.aligned import align_weights
 
@@ -322,7 +323,7 @@ def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
     """Change entries of a JSON file, and forget the folder that a component once came from."""
     content = json.loads(file.read_text("utf-8")) | entries
     content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+    write_file(file, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _card(pipe: DiffusionPipeline, repo_id: str) -> str:

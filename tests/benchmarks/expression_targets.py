@@ -12,7 +12,6 @@ neutral, real and ours of every person, then brows and eyes, nose, and mouth enl
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,15 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
-
-from expression_fields import make_atlas
-from expression_targets import REGIONS, Ruler, Target, by_expression, read_targets
-from fit_expressions import fit, read_motions
-
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import EMOTIONS
 from emorig_diffusers.photo.resample import warp_crop
+from emorig_diffusers.training.expressions.fields import make_atlas
+from emorig_diffusers.training.expressions.targets import REGIONS, Ruler, Target, by_expression, read_targets
+from emorig_diffusers.training.expressions.units import fit, read_motions
 
 TILE = 256  # side of a sheet's pictures, pixels
 
@@ -88,7 +84,7 @@ def main() -> None:
     for pipe, people in pipelines(args, sorted({t.person for t in targets})):
         for target in (t for t in targets if t.person in people):
             edited = edit(pipe, target)
-            figures[target.person, target.expression] = ruler.measure(target, edited)
+            figures[target.person, target.expression] = ruler.to(target).measure(edited)
             shown.append(tiles(target, edited))
     for expression, row in by_expression(figures).items():
         regions = "; ".join(

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import combinations
@@ -31,18 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
-from classifier_quality import FaceJudge  # noqa: E402
-
-from emorig_diffusers.data.sources import open_dataset  # noqa: E402
-from emorig_diffusers.diffusion.guidance import CodeReader, ShapeGuide  # noqa: E402
-from emorig_diffusers.diffusion.sampling import Sampling  # noqa: E402
-from emorig_diffusers.face.codes import FaceCodes  # noqa: E402
-from emorig_diffusers.hub.repository import resolve  # noqa: E402
-from emorig_diffusers.models.emoca import EmocaEncoder  # noqa: E402
-from emorig_diffusers.photo.crops import encoder_transform  # noqa: E402
-from emorig_diffusers.photo.faces import NoFaceError  # noqa: E402
-from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline  # noqa: E402
+from emorig_diffusers.data.sources import open_dataset
+from emorig_diffusers.diffusion.guidance import CodeReader, ShapeGuide
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.face.codes import FaceCodes
+from emorig_diffusers.hub.repository import resolve
+from emorig_diffusers.models.emoca import EmocaEncoder
+from emorig_diffusers.photo.crops import encoder_transform
+from emorig_diffusers.photo.faces import NoFaceError
+from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.training.diffae.classifier_quality import FaceJudge
 
 Row = tuple[str, str, float]  # method, emotion, intensity
 

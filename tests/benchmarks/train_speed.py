@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import pickle
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,15 +29,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
-from objectives import DenoisingObjective, Drawer, RigNetworks  # noqa: E402
-from rig_data import BufferData  # noqa: E402
-from samplers import StepSampler  # noqa: E402
-
-from emorig_diffusers import EmoRigPipeline  # noqa: E402
-from emorig_diffusers.data.shards import CodeShards  # noqa: E402
-from emorig_diffusers.models.appearance import AppearanceEncoder  # noqa: E402
-from emorig_diffusers.models.unet import RigUNet  # noqa: E402
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.data.shards import CodeShards
+from emorig_diffusers.models.appearance import AppearanceEncoder
+from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.training.rig.data import BufferData
+from emorig_diffusers.training.rig.objectives import DenoisingObjective, Drawer, RigNetworks
+from emorig_diffusers.training.samplers import StepSampler
 
 SMALL = {"sample_size": 256, "block_out_channels": (16, 16, 32), "layers_per_block": 1, "attention_levels": (),
          "mid_attention": False, "norm_num_groups": 8, "unshuffle": 4}  # fmt: skip

@@ -8,9 +8,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from diffae_shape import ShapeStepObjective
 from diffusers import DDIMScheduler
-from objectives import noise_like, noised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +19,8 @@ from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.semantic_classifier import LatentClassifier
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.training.diffae.objectives import ShapeStepObjective
+from emorig_diffusers.training.objectives import noise_like, noised
 
 SIDE, WIDTH = 16, 32
 SIZES = {"shape": 10, "texture": 4, "expression": 5, "pose": 3, "camera": 3, "light": 27}

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from draw_covers import SHAPES, Portrait, cover_mouth, covered_share
 from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
@@ -21,6 +20,7 @@ from emorig_diffusers.photo.landmarks import OUTER_LIPS
 from emorig_diffusers.photo.masks import fill_polygon
 from emorig_diffusers.photo.resample import align, paste, transform_points, warp_crop
 from emorig_diffusers.pipelines.outputs import notes_of
+from emorig_diffusers.training.covers.draw import SHAPES, Portrait, cover_mouth, covered_share
 
 SIZE = 320  # pixels of the aligned crop that covers are drawn on
 NOSE_BASE = 2  # landmark
@@ -203,17 +203,16 @@ def test_a_network_is_trained(
     run_script: Callable[..., None], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import fit_cover
-
     from emorig_diffusers.models import occlusion
+    from emorig_diffusers.training.covers import fit
 
     folder = tmp_path / "portraits"
     folder.mkdir()
     for name in ("astronaut.png", "hopper.PNG"):
         for copy in range(8):  # files are people where no manifest says more: some for every part
             (folder / f"{copy}{name}").write_bytes((photos / name).read_bytes())
-    monkeypatch.setattr(fit_cover, "SHAPES", {"mask": SHAPES["mask"]})
-    run_script(fit_cover, folder, tmp_path / "lips", "--count", 6)
+    monkeypatch.setattr(fit, "SHAPES", {"mask": SHAPES["mask"]})
+    run_script("fit_cover", folder, tmp_path / "lips", "--count", 6)
     said = capsys.readouterr().out
     assert "seen, as they are" in said and "mask, made worse" in said
     network = occlusion.read_network(tmp_path / "lips" / "model.safetensors")

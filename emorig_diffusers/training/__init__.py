@@ -1,0 +1,1 @@
+"""Training: what all trainers share, and a folder for each system."""

@@ -1,0 +1,1 @@
+"""Training the network that tells what is before a mouth."""

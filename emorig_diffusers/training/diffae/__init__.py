@@ -1,0 +1,1 @@
+"""Training Diffusion Autoencoders and the classifiers of their codes."""

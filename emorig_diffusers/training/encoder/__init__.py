@@ -1,0 +1,1 @@
+"""Training networks that read face codes, and calibrating the landmark fit."""

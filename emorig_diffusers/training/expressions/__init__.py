@@ -1,0 +1,1 @@
+"""Fitting expression units, recipes and emotions' codes to people's photos."""

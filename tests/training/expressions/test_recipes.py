@@ -1,0 +1,69 @@
+"""Amounts of a recipe are found again from what an edit with them looks like."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.training.expressions.recipes import RecipeSearch, search
+from emorig_diffusers.training.expressions.targets import Ruler, by_expression, read_targets
+
+TRUE = {"AU1": 0.9, "AU26": 0.5}
+
+
+@pytest.fixture(scope="module")
+def plain(pipe: EmoRigPipeline) -> EmoRigPipeline:
+    """Without the network, which the search does not need."""
+    bare = EmoRigPipeline(pipe.head, pipe.encoder)
+    bare.set_progress_bar_config(disable=True)
+    return bare
+
+
+@pytest.fixture(scope="module")
+def folder(plain: EmoRigPipeline, hopper: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One person whose surprise was made with TRUE."""
+    folder = tmp_path_factory.mktemp("acted")
+    acted = plain(hopper, action_units=TRUE, output_type="np").images[0]
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "person", "expression"))
+        for expression, picture in (("neutral", hopper), ("surprise", acted)):
+            Image.fromarray(picture).save(folder / f"{expression}.png")
+            writer.writerow((f"{expression}.png", "hopper", expression))
+    return folder
+
+
+def test_the_true_recipe_is_the_nearest(plain: EmoRigPipeline, folder: Path) -> None:
+    targets = read_targets(folder)
+    assert [(t.person, t.expression) for t in targets] == [("hopper", "surprise")]
+    ruler = Ruler()
+    problem = RecipeSearch(plain, ruler, targets)
+    none, half, true = (problem.loss({unit: share * TRUE[unit] for unit in TRUE}) for share in (0, 0.5, 1))
+    assert true < half < none
+    figures = ruler.to(targets[0]).measure(targets[0].neutral)
+    assert figures["lpips face"] == figures["unedited lpips face"] and figures["flow face"] == pytest.approx(1)
+    assert figures["sface"] == pytest.approx(1, abs=1e-5)
+    means = by_expression({("hopper", "surprise"): figures})["surprise"]
+    assert means["nearer face"] == 0 and means["lpips mouth"] > 0.01
+
+
+def test_search_finds_the_least_loss_within_the_bounds() -> None:
+    class Bowl:
+        def loss(self, recipe: dict[str, float]) -> float:
+            return (recipe["AU1"] - 0.7) ** 2 + (recipe["AU4"] - 2.0) ** 2
+
+    found = search(Bowl(), {"AU1": 0.2, "AU4": 0.5}, 150)
+    assert found["AU1"] == pytest.approx(0.7, abs=0.03) and found["AU4"] == pytest.approx(1.3, abs=0.03)
+
+
+def test_a_search_that_finds_nothing_better_keeps_the_recipe() -> None:
+    class Peak:
+        def loss(self, recipe: dict[str, float]) -> float:
+            return float(recipe["AU1"] != 0.4)
+
+    assert search(Peak(), {"AU1": 0.4, "AU4": 0.4}, 12) == {"AU1": 0.4, "AU4": 0.4}

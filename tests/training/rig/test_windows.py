@@ -1,0 +1,416 @@
+"""windows.py: which samples make up a step, the windows of moved photos, and every random choice about them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice, permutations
+from pathlib import Path
+from threading import Barrier
+from time import sleep
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.numpy import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.data.dataset import DataError
+from emorig_diffusers.data.shards import CodeShards, write_shard
+from emorig_diffusers.face.emotions import EMOTIONS
+from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.models.head import HeadModel
+from emorig_diffusers.models.mesh_fields import residual_offsets
+from emorig_diffusers.photo.resample import warp_crop
+from emorig_diffusers.training.rig import windows
+from emorig_diffusers.training.rig.data import BufferData, describe, mean_shape
+from emorig_diffusers.training.rig.windows import (
+    REGIONS,
+    WindowData,
+    draw_window,
+    fill_cache,
+    mirror_code,
+    random_mask,
+    window,
+)
+from emorig_diffusers.training.samplers import Item, StepSampler, class_weights
+
+CODES = ("shape", "expression", "pose", "camera", "light", "texture")
+EVEN, UNEVEN = np.ones(7), np.array([1.0, 3, 0, 2, 1, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def shards(prepared: Path) -> CodeShards:
+    return CodeShards(prepared)
+
+
+@pytest.fixture(scope="module")
+def arrays(window_cache: Path) -> dict[str, np.ndarray]:
+    return load_file(window_cache / "00000.safetensors")
+
+
+def pictures(array: np.ndarray) -> Tensor:
+    """[..., H, W, 3] in 0...255 -> [..., 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(array).movedim(-1, -3) / 127.5 - 1
+
+
+def collate(data: WindowData, index: list[int], **options: bool) -> dict[str, Tensor]:
+    return default_collate([data.sample(i, seed, **options) for seed, i in enumerate(index)])
+
+
+# which samples make up a step
+
+
+def steps(weights: np.ndarray, batch_size: int, micro_steps: int, processes: int, **more: int) -> list[list[Item]]:
+    """Three steps of all processes together."""
+    made = [islice(StepSampler(weights, batch_size, micro_steps, 5, process, processes, **more), 3 * micro_steps)
+            for process in range(processes)]  # fmt: skip
+    micro = [sum(batches, []) for batches in zip(*made, strict=True)]
+    return [sum(micro[i : i + micro_steps], []) for i in range(0, len(micro), micro_steps)]
+
+
+@pytest.mark.parametrize("weights", [EVEN, UNEVEN], ids=["even", "uneven"])
+def test_a_step_is_the_same_on_any_number_of_processes(weights: np.ndarray) -> None:
+    together = steps(weights, 12, 1, 1)
+    for split in ((3, 2, 2), (4, 1, 3), (2, 3, 2), (1, 12, 1)):
+        assert steps(weights, *split) == together
+    assert len({seed for step in together for _, seed in step}) == 36
+    assert steps(weights, 12, 1, 1, start=2)[0] == together[2]
+    assert steps(weights, 12, 1, 1, start=7) != together
+
+
+def test_another_seed_gives_other_samples() -> None:
+    first, other = (next(iter(StepSampler(EVEN, 7, seed=seed))) for seed in (0, 1))
+    assert [i for i, _ in first] != [i for i, _ in other]
+    assert {s for _, s in first}.isdisjoint({s for _, s in other})
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 16])
+def test_every_sample_comes_once_before_any_comes_again(batch_size: int) -> None:
+    sampler = StepSampler(np.full(7, 0.3), batch_size)
+    order = [i for batch in islice(sampler, 70 // batch_size + 1) for i, _ in batch][:70]
+    epochs = [tuple(order[i : i + 7]) for i in range(0, 70, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) > 8  # shuffled anew
+
+
+def test_weights_say_how_often_a_sample_comes() -> None:
+    count = Counter(i for batch in islice(StepSampler(UNEVEN, 50), 90) for i, _ in batch)
+    share = np.array([count[i] for i in range(7)]) / 4500
+    np.testing.assert_allclose(share, UNEVEN / 9, atol=0.03)
+    assert count[2] == 0
+
+
+def test_class_weights() -> None:
+    labels = ["happy", "happy", "sad", "happy", "fear"]
+    np.testing.assert_allclose(class_weights(labels), [1 / 3, 1 / 3, 1, 1 / 3, 1])
+    with pytest.raises(DataError, match=r"2 of 4 photos have no emotion label: prepare a labelled data set"):
+        class_weights(["happy", None, "sad", None])
+
+
+def test_describe(shards: CodeShards, prepared64: Path) -> None:
+    assert json.loads(describe(shards)) == {"photos": 2}
+    assert json.loads(describe(CodeShards(prepared64))) == {"photos": 2, "happy": 1, "neutral": 1}
+
+
+# pictures with codes
+
+
+def test_pictures_with_codes(prepared64: Path) -> None:
+    shards = CodeShards(prepared64)
+    data = BufferData(shards)
+    assert len(data) == 2
+    sample = data[1, 5]
+    torch.testing.assert_close(sample["picture"], pictures(shards[1].picture))
+    assert torch.equal(sample["transform"], torch.eye(3)) and sample["seed"] == 5
+    for name in CODES:
+        assert torch.equal(sample[name], getattr(shards[1].codes, name)[0]), name
+    batch = default_collate([data[i % 2, i] for i in range(100)])
+    assert batch["picture"].shape == (100, 3, 64, 64) and batch["light"].shape == (100, 9, 3)
+    assert batch["u"].min() >= 0 and batch["u"].max() < 1 and batch["u"].std() > 0.2
+    assert torch.equal(data[0, 7]["u"], batch["u"][7])
+
+
+def test_an_album_has_one_shape(shards: CodeShards) -> None:
+    mean = mean_shape(shards)
+    torch.testing.assert_close(mean, (shards[0].codes.shape + shards[1].codes.shape) / 2)
+    sample = BufferData(shards, mean)[1, 0]
+    assert torch.equal(sample["shape"], mean[0])
+    assert torch.equal(sample["own_shape"], shards[1].codes.shape[0])
+    assert torch.equal(sample["expression"], shards[1].codes.expression[0])
+
+
+# windows of moved photos
+
+
+def test_what_is_drawn_of_a_photo(
+    arrays: dict[str, np.ndarray], pipe: EmoRigPipeline, astronaut: np.ndarray, astronaut_face: EncodedFace
+) -> None:
+    left, top, side = pipe.config.repaint_window
+    crop = warp_crop(astronaut, astronaut_face.grid_matrix(256), 256)[top : top + side, left : left + side]
+    assert np.abs(arrays["photo"][0] - crop.astype(float)).mean() < 2  # it has been a JPEG
+    np.testing.assert_allclose(arrays["cond"][0], pipe.condition_code(astronaut_face.codes)[0], atol=1e-4)
+    bits = np.unpackbits(arrays["regions"][..., None], -1).transpose(3, 0, 1, 2) > 0
+    area = dict(zip(REGIONS, bits, strict=False))
+    assert area["mouth"][0].sum() > 100 and not area["mouth"][1].any()  # a smile with teeth, a closed mouth
+    assert arrays["opening"][0] > 0.003 > 0.0012 > arrays["opening"][1]
+    assert not (area["mouth"] & ~area["edge"]).any()
+    assert not (area["folds"] & area["lips"]).any()
+    assert area["folds"].any((1, 2)).all() and area["lips"].any((1, 2)).all()
+
+
+def test_there_and_back_is_nearly_the_photo(arrays: dict[str, np.ndarray]) -> None:
+    error = np.abs(arrays["returned"].astype(int) - arrays["photo"]).max(-1)
+    assert (error > 4).any((1, 2)).all()  # the smear the network is to repair
+    assert np.median(error) < 6
+    normal = arrays["normal"].astype(float) / 127 - 128 / 127
+    middle = np.linalg.norm(normal[:, 40:120, 50:110], axis=-1)
+    assert 0.9 < np.median(middle) < 1.05
+
+
+def test_windows_as_they_are(data: WindowData, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "side", 160)
+    index = [0, 1, 0, 0, 1, 1, 0, 1]
+    batch = collate(data, index, augment=False)
+    channels = {"photo": 3, "moved": 3, "painted": 3, "normal": 3, "albedo": 3, "mask": 1, "mouth": 1}
+    for name, count in channels.items():
+        assert batch[name].shape == (8, count, 160, 160), name
+    assert batch["u"].shape == (8, 3) and batch["seed"].tolist() == list(range(8))
+    torch.testing.assert_close(batch["code"], torch.from_numpy(arrays["cond"][index]))
+    torch.testing.assert_close(batch["photo"], pictures(arrays["photo"][index]))
+    torch.testing.assert_close(batch["painted"], pictures(arrays["painted"][index]))
+    torch.testing.assert_close(batch["albedo"], (pictures(arrays["albedo"][index]) + 1) / 2)
+    assert (batch["normal"].norm(dim=1).median() - 1).abs() < 0.05
+    moved, returned = batch["moved"], pictures(arrays["returned"][index])
+    still = [torch.equal(m, p) for m, p in zip(moved, batch["photo"], strict=True)]
+    torch.testing.assert_close(moved[~torch.tensor(still)], returned[~torch.tensor(still)])
+    assert 0 < sum(still) < 8  # half of them are the photo, half the photo there and back
+    assert set(batch["mask"].unique().tolist()) == set(batch["mouth"].unique().tolist()) == {0, 1}
+
+
+def test_a_mouth_that_is_not_painted_is_no_mouth(data: WindowData) -> None:
+    batch = collate(data, [0] * 60, augment=False)
+    assert not (batch["mouth"] > batch["mask"]).any()
+    without = ~batch["mouth"].any((1, 2, 3))  # only folds are painted
+    assert 0 < without.sum() < 20
+    assert batch["mask"][without].any((1, 2, 3)).all()
+
+
+def test_a_sample_follows_from_its_seed(data: WindowData) -> None:
+    first, again, other = data[0, 3], data[0, 3], data[0, 4]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["photo"], other["photo"]) and not torch.equal(first["u"], other["u"])
+
+
+def test_random_windows(data: WindowData) -> None:
+    batch = collate(data, [0, 1] * 8)
+    assert batch["photo"].shape == (16, 3, 64, 64)
+    for name in ("photo", "moved", "painted"):
+        assert batch[name].min() >= -1 and batch[name].max() <= 1
+    assert batch["mask"].any((1, 2, 3)).all()  # the windows show what is to be painted
+    assert (batch["photo"] - batch["moved"]).abs().mean() < 0.05  # tinted and shifted alike
+    assert batch["photo"].mean((1, 2, 3)).std() > 0.03
+
+
+def test_mirrored_samples(data: WindowData, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An augmented sample is the photo or its mirror image in another tint, and code and normals say which."""
+    monkeypatch.setattr(data, "side", 160)
+    batch = collate(data, [0] * 12)
+    own = torch.from_numpy(arrays["cond"][0])
+    order, sign = data.mirror
+    other = own[order] * sign
+    assert (own - other).abs().max() > 0.02
+    photo, normal = pictures(arrays["photo"][0]), pictures(arrays["normal"][0])
+    similar = lambda a, b: float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+    flips = 0
+    for picture, bent, code in zip(batch["photo"], batch["normal"], batch["code"], strict=True):
+        flipped = similar(picture, photo) < similar(picture, photo.flip(2))
+        flips += flipped
+        torch.testing.assert_close(code, other if flipped else own)
+        expected = torch.cat([-normal[:1].flip(2), normal[1:].flip(2)]) if flipped else normal
+        assert similar(bent, expected) > 0.99
+    assert 0 < flips < 12
+
+
+def test_mirror_code_is_an_involution(names: tuple[str, ...]) -> None:
+    order, sign = mirror_code(names)
+    code = torch.randn(4, 58, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close((code[:, order] * sign)[:, order] * sign, code)
+
+
+def test_mirror_code_gives_the_mirror_image(head: HeadModel, names: tuple[str, ...]) -> None:
+    """The head under a mirrored code is the mirrored head."""
+    generator = torch.Generator().manual_seed(0)
+    code = torch.cat([torch.rand(1, 52, generator=generator), torch.randn(1, 6, generator=generator) * 0.2], 1)
+    order, sign = mirror_code(names)
+    shape = torch.zeros(1, 80)
+    ours, mirrored = (head(shape, c[:, :52], c[:, 52:]) for c in (code, code[:, order] * sign))
+    points, swapped = (head.landmarks68(v)[0] for v in (ours, mirrored * torch.tensor([-1.0, 1, 1])))
+    pairs = [(36, 45), (39, 42), (48, 54), (31, 35), (17, 26), (21, 22), (0, 16), (37, 44)]
+    left, right = map(list, zip(*pairs, strict=True))
+    error = torch.cat([points[left] - swapped[right], points[right] - swapped[left]]).norm(dim=1)
+    plain = (points[left] - head.landmarks68(ours * torch.tensor([-1.0, 1, 1]))[0][right]).norm(dim=1)
+    assert error.mean() < 0.0015 and plain.mean() > 0.005  # metres
+
+
+def test_random_masks() -> None:
+    area = {name: np.zeros((32, 32), np.uint8) for name in REGIONS}
+    area["edge"][10:12, 8:24] = 1
+    area["folds"][2:5, 8:24] = 1
+    area["hole"][25:] = 1
+    rng = np.random.default_rng(0)
+    masks = np.stack([random_mask(area, rng) for _ in range(40)])
+    assert masks.shape == (40, 32, 32) and set(np.unique(masks)) == {0, 1}
+    for part in (masks[:, 10:12, 8:24], masks[:, 2:5, 8:24]):
+        assert set(part.mean((1, 2))) == {0, 1}  # whole or not at all
+    assert (masks[:, 20:] == 0).all()
+    assert masks.any((1, 2)).all()
+    assert len({int(m.sum()) for m in masks}) > 3  # grown differently
+
+
+def test_windows() -> None:
+    stack = torch.arange(40 * 40.0).view(1, 40, 40)
+    assert torch.equal(window(stack, 40, np.random.default_rng(0)), stack)
+    assert torch.equal(window(stack, 20, None), stack[:, 10:30, 10:30])
+    corners = {float(window(stack, 30, np.random.default_rng(i))[0, 0, 0]) for i in range(20)}
+    assert len(corners) > 5
+
+
+def test_wide_mouths_are_seen_more_often(
+    pipe: EmoRigPipeline, shards: CodeShards, data: WindowData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert data.weights().tolist() == [1, 0.5]  # teeth, and lips that touch
+    monkeypatch.setattr(windows, "WIDE", 0.004)
+    assert data.weights().tolist() == [3, 0.5]
+    assert WindowData(pipe, shards, 64).weights().tolist() == [1, 1]  # unknown before they are drawn
+
+
+def test_pictures_that_the_open_default_cannot_take(
+    pipe: EmoRigPipeline, shards: CodeShards, prepared64: Path, tmp_path: Path
+) -> None:
+    wanted = r"aligned crops of 256 pixels: run train/prepare\.py with --crop aligned --resolution 256\."
+    with pytest.raises(DataError, match=wanted):
+        WindowData(pipe, CodeShards(prepared64), 64)
+    write_shard(tmp_path, 0, [shards[0]], {}, shards.manifest["settings"] | {"crop": "whole"})
+    with pytest.raises(DataError, match=wanted):
+        WindowData(pipe, CodeShards(tmp_path), 64)
+    with pytest.raises(DataError, match=r"windows are 160 pixels wide: choose a --resolution up to that\."):
+        WindowData(pipe, shards, 161)
+
+
+# the cache
+
+
+def test_a_cache_holds_what_is_drawn(pipe: EmoRigPipeline, shards: CodeShards, data: WindowData) -> None:
+    drawn, cached = draw_window(pipe, shards[1], np.random.default_rng([0, 1])), data.arrays(1, 77)
+    assert drawn.keys() == cached.keys()
+    for name, array in drawn.items():
+        assert array.dtype == cached[name].dtype and np.array_equal(array, cached[name]), name
+
+
+def test_without_a_cache_every_look_is_another(pipe: EmoRigPipeline, shards: CodeShards, data: WindowData) -> None:
+    fresh = WindowData(pipe, shards, 64)
+    cached, first, again = data.arrays(1, 3), fresh.arrays(1, 3), fresh.arrays(1, 3)
+    assert np.array_equal(first["photo"], cached["photo"])
+    assert np.array_equal(first["returned"], again["returned"])
+    assert not np.array_equal(first["returned"], cached["returned"])  # by way of another emotion
+
+
+def test_drawing_windows_goes_on_where_it_stopped(
+    pipe: EmoRigPipeline, shards: CodeShards, data: WindowData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files of one photo each; the second is drawn after an interruption."""
+    draw, drawn = windows.draw_window, []
+
+    def watch(pipe: EmoRigPipeline, sample: windows.Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if stop and drawn:
+            raise KeyboardInterrupt
+        drawn.append(sample.key)
+        return draw(pipe, sample, rng)
+
+    weights, expected = data.weights().tolist(), [data[index, 9] for index in (0, 1)]
+    monkeypatch.setattr(windows, "CACHE_SHARD", 1)
+    monkeypatch.setattr(windows, "draw_window", watch)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        fill_cache(pipe, shards, tmp_path, Accelerator())
+    assert [f.name for f in tmp_path.iterdir()] == ["00000.safetensors"]
+    stop = False
+    for _ in range(2):  # the second time there is nothing to do
+        fill_cache(pipe, shards, tmp_path, Accelerator())
+    assert drawn == ["astronaut", "hopper"]
+    parts = WindowData(pipe, shards, 64, tmp_path)
+    assert parts.weights().tolist() == weights
+    for index in (0, 1):
+        sample = parts[index, 9]
+        assert all(torch.equal(sample[name], value) for name, value in expected[index].items())
+
+
+class Process:
+    """What `fill_cache` wants of an Accelerator, of one of two processes that are threads here."""
+
+    num_processes, is_local_main_process = 2, False
+
+    def __init__(self, process_index: int, barrier: Barrier) -> None:
+        self.process_index, self.wait_for_everyone = process_index, partial(barrier.wait, timeout=20)
+
+
+def test_processes_share_the_drawing(
+    pipe: EmoRigPipeline, shards: CodeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late one of them begins."""
+    drawn, barrier = [], Barrier(2)
+
+    def draw(pipe: EmoRigPipeline, sample: windows.Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        drawn.append(sample.key)
+        return {"opening": np.zeros(1)}
+
+    def late() -> None:
+        sleep(0.3)
+        fill_cache(pipe, shards, tmp_path, Process(1, barrier))
+
+    monkeypatch.setattr(windows, "CACHE_SHARD", 1)
+    monkeypatch.setattr(windows, "draw_window", draw)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(late)
+        fill_cache(pipe, shards, tmp_path, Process(0, barrier))
+        other.result()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["00000.safetensors", "00001.safetensors"]
+    assert sorted(drawn) == ["astronaut", "hopper"]
+
+
+def test_a_cache_of_other_photos(
+    pipe: EmoRigPipeline, prepared64: Path, window_cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(window_cache, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(DataError, match="caches other photos: choose another --cache_dir, or delete it"):
+        fill_cache(pipe, CodeShards(prepared64), tmp_path, Accelerator())
+
+
+def test_workers_load_the_same(data: WindowData) -> None:
+    sampler = lambda: StepSampler(np.ones(2), 3)
+    alone, shared = (
+        list(islice(DataLoader(data, batch_sampler=sampler(), num_workers=n, multiprocessing_context=context), 3))
+        for n, context in ((0, None), (2, "fork"))
+    )
+    for ours, theirs in zip(alone, shared, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_emotion_is_a_way_there(pipe: EmoRigPipeline, shards: CodeShards) -> None:
+    """The codes between differ from the photo's and from each other, but only in the expression."""
+    sample = shards[1]
+    offsets = torch.from_numpy(residual_offsets(pipe.head, sample.residual)).float()
+    ways = [windows._other_expression(pipe, sample.codes, offsets, np.random.default_rng(i)) for i in range(24)]
+    assert all(way.with_(expression=sample.codes.expression) == sample.codes for way in ways)
+    ways = [way for way in ways if not torch.equal(way.expression, sample.codes.expression)]
+    assert len(ways) > 16  # a calm face stays as it is where it is to be neutral
+    distances = [float((a.expression - b.expression).norm()) for a, b in permutations(ways, 2)]
+    assert max(distances) > 1 > 0 < min(distances)
+    assert len({int(w.expression.argmax()) for w in ways}) > len(EMOTIONS) // 3
