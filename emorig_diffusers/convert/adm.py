@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
 from .files import ConvertError, load_exactly
+
+Network = TypeVar("Network", bound=ModelMixin)
 
 LAYERS = {
     "": "",
@@ -217,8 +219,8 @@ def size_of(tensors: Mapping[str, Tensor], name: str, dimensions: int, file: Pat
 
 
 def filled(
-    kind: type[ModelMixin], config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path, system: str
-) -> ModelMixin:
+    kind: type[Network], config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path, system: str
+) -> Network:
     """A network with exactly these tensors, which must be all that it holds, in float32 and ready for inference.
 
     Raises:

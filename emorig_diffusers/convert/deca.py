@@ -162,7 +162,7 @@ def sort_tensors(checkpoint: Path) -> tuple[Networks, dict[str, Tensor]]:
     Raises:
         ConvertError: It cannot be read, is something else, or has a part that this converter does not know.
     """
-    tensors = read_checkpoint(checkpoint).get("state_dict")
+    tensors = read_checkpoint(checkpoint).get("state_dict") or {}
     if not _is_state_dict(tensors) or not any(key.startswith("deca.E_flame.") for key in tensors):
         raise ConvertError(
             f"'{checkpoint}' has no state_dict with deca.E_flame and is no checkpoint of EMOCA: give a .ckpt of its "
@@ -224,13 +224,13 @@ def _read_flag(checkpoint: Path, mode: str) -> str:
     settings = _read_yaml(file)
     settings = settings.get(mode, settings)
     model = settings.get("model") if isinstance(settings, dict) else None
-    flags = [model.get(f"exp_deca_{name}_pose") for name in ("jaw", "global")] if isinstance(model, dict) else [None]
-    if not all(isinstance(flag, bool) for flag in flags):
+    jaw, whole = (model.get(f"exp_deca_{name}_pose") if isinstance(model, dict) else None for name in ("jaw", "global"))
+    if not isinstance(jaw, bool) or not isinstance(whole, bool):
         raise ConvertError(
             f"'{file}' does not say exp_deca_jaw_pose and exp_deca_global_pose of the {mode} model: say "
             "expression_pose 'jaw' or 'global'."
         )
-    return {(True, False): "jaw", (False, True): "global", (True, True): "both"}.get(tuple(flags), "none")
+    return {(True, False): "jaw", (False, True): "global", (True, True): "both"}.get((jaw, whole), "none")
 
 
 def _above(checkpoint: Path) -> list[Path]:

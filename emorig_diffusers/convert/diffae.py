@@ -313,7 +313,9 @@ def _check_same_encoder(checkpoint: Path, other: Path) -> None:
     """ConvertError if a latent run's encoder is there and not the autoencoder's: its codes would mean nothing."""
     name = f"{WEIGHTS}{ENCODER}out.3.weight"
     first, second = (read_state(file).get(name) for file in (checkpoint, other))
-    if second is not None and (first.shape != second.shape or not torch.allclose(first, second.to(first), atol=1e-3)):
+    if first is None or second is None:
+        return
+    if first.shape != second.shape or not torch.allclose(first, second.to(first), atol=1e-3):
         raise ConvertError(f"The latent run '{other}' was trained on another encoder than that of '{checkpoint}'.")
 
 

@@ -35,10 +35,11 @@ def read_spread(file: Path) -> Spread:
 
 def _own_spread(state: Mapping[str, Any], file: Path) -> Spread | None:
     """[C] or [1, C] each; `None` where there are none."""
-    found = [state.get(name) for name in SPREAD]
-    if all(value is None for value in found):
+    found = [state[name] for name in SPREAD if state.get(name) is not None]
+    if not found:
         return None
-    if not all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim and x.shape[-1] == x.numel() for x in found):
+    usable = lambda x: isinstance(x, Tensor) and x.is_floating_point() and x.ndim and x.shape[-1] == x.numel()
+    if len(found) < len(SPREAD) or not all(map(usable, found)):
         raise ConvertError(f"'{file}' has no usable {' and '.join(SPREAD)}: give another file of the same model.")
     mean, std = (x.flatten().float() for x in found)
     if mean.shape != std.shape or not mean.isfinite().all() or not (std.isfinite() & (std > 0)).all():

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..files.folders import write_folder
 from .albums import MODEL_NAME, model_number, shape_for
@@ -137,7 +138,8 @@ def examine(folder: Path) -> list[Finding]:
     files = files_below(folder)
     findings = {original.key: _find(original, files) for original in ORIGINALS}
     shapes = [path for path in files if path.name == "mean_shape.pkl"]
-    if findings["rig"].status == "found" and (album := shape_for(findings["rig"].path, shapes)):
+    rig = findings["rig"]
+    if rig.path and not rig.problem and (album := shape_for(rig.path, shapes)):
         own = Finding(findings["mean_shape"].original, album, _problem(album))
         findings["mean_shape"] = replace(own, others=tuple(path for path in shapes if path != album))
     return list(findings.values())
@@ -336,12 +338,12 @@ def _convert_parts(paths: dict[str, Path], folder: Path, say: Callable[[str], No
     from .flame import convert_flame
 
     say(f"{paths['model']} -> head")
-    options = {key: paths.get(key) for key in ("texture", "landmarks", "template", "mediapipe")}
+    options: dict[str, Any] = {key: paths.get(key) for key in ("texture", "landmarks", "template", "mediapipe")}
     head = convert_flame(paths["model"], folder / "head", **options)
     source = paths.get("emoca") or paths["deca"]
     mode = emoca_mode(source) if source.is_dir() else None
     say(f"{source} -> encoder")
-    maps = {key: paths[key] for key in ("mask", "displacement") if key in paths}
+    maps: dict[str, Any] = {key: paths[key] for key in ("mask", "displacement") if key in paths}
     networks = sort_tensors(best_checkpoint(source, mode))[0] if mode else read_checkpoint(source)
     if maps and "D_detail" not in networks:
         say(f"{' and '.join(map(str, maps.values()))} left out, as this encoder has no wrinkles")

@@ -189,7 +189,7 @@ def _scan(path: Path, file: BinaryIO, zipped: bool) -> tuple[set[tuple[str, str]
 def _symbols(stream: BinaryIO) -> Iterator[tuple[str, str]]:
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
-            module, name = argument.split(" ", 1)
+            module, name = str(argument).split(" ", 1)
             if module == "__builtin__":
                 module, name = "builtins", _PYTHON_2.get(name, name)
             yield module, name

@@ -275,7 +275,7 @@ def _texture(file: Path) -> tuple[str, np.ndarray, np.ndarray]:
         )
     basis = basis.reshape(*picture, -1)[::2, ::2, ::-1, :NUM_TEXTURE].transpose(3, 2, 0, 1)
     mean = mean.reshape(picture)[::2, ::2, ::-1].transpose(2, 0, 1)
-    mean, basis = (np.float32(array) * np.float32(factor) for array in (mean, basis))
+    mean, basis = (np.asarray(array, np.float32) * np.float32(factor) for array in (mean, basis))
     if not np.isfinite(mean).all() or not np.isfinite(basis).all():
         raise ConvertError(f"{file} has numbers that are not finite: download the file again.")
     return names[0], mean, basis

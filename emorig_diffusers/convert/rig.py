@@ -174,7 +174,8 @@ def assemble(
     Raises:
         ConvertError: With one sentence; nothing is left behind.
     """
-    parts, settings = open_parts(head, encoder, detail), dict(CONVENTIONS)
+    parts: dict[str, Any] = open_parts(head, encoder, detail)
+    settings: dict[str, Any] = dict(CONVENTIONS)
     if rig is not None:
         parts |= {
             "unet": _open(RigUNet, rig, "unet"),
@@ -192,7 +193,7 @@ def assemble(
 def _scheduler_kind(folder: Path) -> Any:
     """The class of a rig's scheduler."""
     file = folder / "scheduler" / "scheduler_config.json"
-    name = json.loads(file.read_text("utf-8")).get("_class_name") if file.is_file() else None
+    name = json.loads(file.read_text("utf-8")).get("_class_name") if file.is_file() else ""
     return SCHEDULERS.get(name, RespacedDDIMScheduler)
 
 
@@ -332,7 +333,8 @@ def _save(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -
 def _save_networks(folder: Path, networks: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Write a pipeline that asks for head and encoder when it is opened."""
     others = EmoRigPipeline.from_pretrained("emorig-open", unet=None, scheduler=None)
-    write_pipeline(EmoRigPipeline(others.head, others.encoder, **networks, **settings), folder)
+    parts: dict[str, Any] = {"head": others.head, "encoder": others.encoder, **networks, **settings}
+    write_pipeline(EmoRigPipeline(**parts), folder)
     for name in ("head", "encoder"):
         shutil.rmtree(folder / name)
     rewrite_json(folder / INDEX, dict.fromkeys(("head", "encoder"), [None, None]))

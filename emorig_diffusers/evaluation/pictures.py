@@ -57,7 +57,7 @@ def scatter(records: Sequence[Record], methods: Sequence[str], emotions: Sequenc
     figure = Figure(figsize=(4.6 * columns + 1.6, 4.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
-    colours = dict(zip(EMOTIONS, _COLOURS))
+    colours: dict[str, str] = dict(zip(EMOTIONS, _COLOURS))
     for panel, method in zip(panels, methods):
         mine = [r for r in records if r["method"] == method and r.get("target_probability") is not None]
         for emotion in emotions:

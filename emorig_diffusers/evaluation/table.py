@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from .pairs import REAL, UNEDITED
 
@@ -109,12 +110,11 @@ def bootstrap(values: Sequence[float], photos: Sequence[str], resamples: int = R
     mean, number = float(np.mean(values)), len(sums)
     if number < 2:
         return Estimate(mean, None, None, len(values))
-    random = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // number)
-    drawn = (random.integers(0, number, (min(rows, resamples - i), number)) for i in range(0, resamples, rows))
-    means = [sums[chosen].sum(1) / counts[chosen].sum(1) for chosen in drawn]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Estimate(mean, float(low), float(high), len(values))
+    ends = stats.bootstrap(
+        (sums, counts), lambda s, n, axis: s.sum(axis) / n.sum(axis), n_resamples=resamples, vectorized=True,
+        paired=True, batch=max(1, _BLOCK // number), method="percentile", rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return Estimate(mean, float(ends.low), float(ends.high), len(values))
 
 
 def summarise(records: Sequence[Record], methods: Sequence[str], emotions: Sequence[str]) -> Table:
@@ -134,7 +134,8 @@ def _estimates(records: Sequence[Record]) -> dict[str, Estimate]:
     for figure in COLUMNS:
         known = [(r[figure], r["name"]) for r in records if r.get(figure) is not None]
         if known:
-            estimates[figure] = bootstrap(*zip(*known))
+            figures, photos = zip(*known)
+            estimates[figure] = bootstrap(figures, photos)
     return estimates
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..models.head import HeadModel
 from ..models.landmark_fit import solve_bounded
+from ..models.mesh_fields import similarity
 from ..photo.landmarks import BROWS, EYES, INNER_LIPS, MESH, OUTER_LIPS
 from .emotions import RECIPES, check_amount, emotion_offset
 
@@ -109,7 +110,8 @@ class Retargeting:
         self.low[self.codes] = 0.0
         self.source_rest = self._source_points(torch.zeros(source.config.num_expression))
         self.target_rest = self._target_points(torch.zeros(self.codes + 3))
-        self.scale, self.turn = similarity(self.target_rest, self.source_rest, self.weight)
+        rest = self.target_rest.numpy(), self.source_rest.numpy()
+        self.to_source = torch.from_numpy(similarity(*rest, self.weight.numpy())[0])
 
     @torch.no_grad()
     def wanted(self, expression: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class Retargeting:
     @torch.no_grad()
     def shown(self, code: Tensor) -> Tensor:
         """The same under a code [E + 3] of the target (expression, jaw), in the source's frame and metres."""
-        return (self._target_points(code) - self.target_rest) @ (self.scale * self.turn.T)
+        return (self._target_points(code) - self.target_rest) @ self.to_source.T
 
     def solve(self, expression: Tensor) -> Tensor:
         """Code of the target [E + 3], float64, for an expression [E] of the source."""
@@ -135,7 +137,7 @@ class Retargeting:
         """Linearise about a code, solve within the bounds; the change [E + 3]."""
         root = self.weight.sqrt()[:, None]
         slope = torch.func.jacfwd(self._target_points)(code)  # [N, 3, E + 3]
-        slope = torch.einsum("dc,nck->ndk", self.scale * self.turn, slope) * root[..., None]
+        slope = torch.einsum("dc,nck->ndk", self.to_source, slope) * root[..., None]
         columns = slope.flatten(0, 1).numpy()
         residual = ((wanted - self.shown(code)) * root).flatten().numpy()
         at = code.numpy()
@@ -174,18 +176,3 @@ def landmark_weights(source: HeadModel, target: HeadModel) -> Tensor:
 def all_landmarks(head: HeadModel, vertices: Tensor) -> Tensor:
     """The 68 landmarks and the dense ones after them [B, 68 + N, 3], from posed vertices [B, V, 3]."""
     return torch.cat([head.landmarks68(vertices), head.landmarks(vertices)], 1)
-
-
-def similarity(points: Tensor, goal: Tensor, weight: Tensor) -> tuple[float, Tensor]:
-    """Scale and rotation [3, 3] of the similarity that brings points [N, 3] closest to a goal [N, 3] (Umeyama 1991).
-
-    Args:
-        points, goal: float64, any units.
-        weight: [N], sums to 1.
-    """
-    points, goal = (x - weight @ x for x in (points, goal))
-    left, size, right = torch.linalg.svd(goal.T @ (weight[:, None] * points))
-    sign = torch.ones_like(size)
-    sign[-1] = torch.linalg.det(left @ right).sign()  # no mirror image
-    scale = (size * sign).sum() / (weight @ points.square().sum(1))
-    return float(scale), left @ torch.diag(sign) @ right

@@ -23,6 +23,8 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..files.atomic import write_files
 from ..models.head import PARTS, HeadModel
+from ..models.mesh_fields import similarity
+from ..photo.masks import ramp
 from ..photo.resample import invert, transform_points
 from ..render.buffers import vertex_normals
 from ..render.camera import ndc_to_pixels, project, transform_ndc
@@ -122,16 +124,15 @@ def plain_skull(head: HeadModel, vertices: Tensor, plain: Tensor) -> Tensor:
         plain: The same expression and pose on the mean shape [V, 3].
     """
     away = torch.cdist(head.template, head.landmarks(head.template[None])[0]).min(1).values
-    share = ((away - FACE) / (SKULL - FACE)).clamp(0, 1)
+    share = torch.from_numpy(ramp(away.numpy(), FACE, SKULL))
     outside = (head.face_part == PARTS.index("skin")) | (head.face_part == PARTS.index("neck"))
     seen = torch.zeros(len(away), dtype=torch.bool)
     seen[head.faces[outside].flatten()] = True
-    share = (share * share * (3 - 2 * share) * seen)[:, None].to(vertices)
+    share = (share * seen)[:, None].to(vertices)
     near = away < FACE
-    here, there = plain[near].mean(0), vertices[near].mean(0)
-    u, s, v = torch.linalg.svd((vertices[near] - there).T @ (plain[near] - here))
-    scale = s.sum() / (plain[near] - here).square().sum()
-    return torch.lerp(vertices, (plain - here) @ (u @ v).T * scale + there, share)
+    matrix, shift = similarity(plain[near].double().numpy(), vertices[near].double().numpy())
+    laid = plain.double().numpy() @ matrix.T + shift
+    return torch.lerp(vertices, torch.from_numpy(laid).to(vertices), share)
 
 
 def mesh_of_photo(pipe: RigMixin, face: EncodedFace, photo: np.ndarray, size: int = 1024) -> TexturedMesh:

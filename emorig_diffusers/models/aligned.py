@@ -39,8 +39,8 @@ class AlignedMixin(_Models):
     config: Any
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
-        """As `ModelMixin.from_pretrained`; the weights are aligned."""
-        opened = super().from_pretrained(*args, **kwargs)
-        align_weights(opened[0] if isinstance(opened, tuple) else opened)  # a tuple with `output_loading_info`
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
+        """As `ModelMixin.from_pretrained` (so a tuple with `output_loading_info`); the weights are aligned."""
+        opened: Any = super().from_pretrained(*args, **kwargs)
+        align_weights(opened[0] if kwargs.get("output_loading_info") else opened)
         return opened

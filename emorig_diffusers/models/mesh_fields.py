@@ -1,4 +1,4 @@
-"""Smooth fields on a head's mesh: what landmarks say of vertices, and how fields bend."""
+"""Smooth fields on a head's mesh, what landmarks say of vertices; and the similarity between two of its shapes."""
 
 from __future__ import annotations
 
@@ -61,3 +61,23 @@ def graph_laplacian(head: HeadModel) -> sparse.csr_matrix:
 def smoothness(laplacian: sparse.csr_matrix, bending: float, stretching: float, hold: float) -> sparse.csr_matrix:
     """Quadratic form [V, V] of a field's bending, stretching and size, each with its weight."""
     return bending * laplacian.T @ laplacian + stretching * laplacian + hold * sparse.eye(len(laplacian.diagonal()))
+
+
+def similarity(
+    source: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix [3, 3] and shift [3] of the turn and scale that bring points [N, 3] closest to a target (Umeyama 1991).
+
+    trimesh's `procrustes` takes the ratio of both sizes for the scale, which is not the closest one.
+
+    Args:
+        source, target: float64, any units.
+        weight: [N], sums to 1; `None` where all points count alike.
+    """
+    middle = (lambda x: x.mean(0)) if weight is None else (lambda x: weight @ x)
+    a, b = source - middle(source), target - middle(target)
+    left, size, right = np.linalg.svd(b.T @ (a if weight is None else weight[:, None] * a))
+    sign = np.array([1, 1, np.sign(np.linalg.det(left @ right))])  # no mirror image
+    squares = (a**2).sum() if weight is None else weight @ (a**2).sum(1)
+    matrix = (left * sign) @ right * (size * sign).sum() / squares
+    return matrix, middle(target) - matrix @ middle(source)

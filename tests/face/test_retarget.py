@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from emorig_diffusers.face.emotions import EMOTIONS, RECIPES, emotion_offset
-from emorig_diffusers.face.retarget import Retargeting, landmark_weights, retarget_emotions, similarity
+from emorig_diffusers.face.retarget import Retargeting, landmark_weights, retarget_emotions
 from emorig_diffusers.models.head import HeadModel, rotation_matrix
 
 CODES = 50
@@ -129,16 +129,6 @@ def test_tolerance_and_intensity(head: HeadModel, nameless: HeadModel, codes: di
     assert list(half) == ["neutral", "contempt"]
     assert 0.4 < size(half["contempt"]) / size(codes["contempt"]) < 0.6
     assert not any(retarget_emotions(head, nameless, some, intensity=0)["sad"])
-
-
-def test_similarity_is_found_and_never_mirrors() -> None:
-    points = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weight = torch.full((30,), 1 / 30, dtype=torch.float64)
-    turn = rotation_matrix(torch.tensor([0.4, -1.0, 2.0], dtype=torch.float64))
-    scale, found = similarity(points, 2.5 * points @ turn.T + 7, weight)
-    assert scale == pytest.approx(2.5) and torch.allclose(found, turn, atol=1e-6)
-    mirrored = similarity(points, points * torch.tensor([-1.0, 1, 1]), weight)[1]
-    assert torch.linalg.det(mirrored) == pytest.approx(1)
 
 
 def test_irises_and_unplaced_points_do_not_count(head: HeadModel, nameless: HeadModel) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.head import PARTS
-from emorig_diffusers.models.mesh_fields import residual_offsets
+from emorig_diffusers.models.mesh_fields import residual_offsets, similarity
 from emorig_diffusers.photo.faces import BLENDSHAPES
 from emorig_diffusers.photo.resample import transform_points
 
@@ -42,3 +44,28 @@ def test_residual_offsets_are_linear_and_smooth(pipe: EmoRigPipeline) -> None:
     far = np.linalg.norm(place - place[np.abs(field[:, 0]).argmax()], axis=1) > 0.04
     assert np.abs(field[far]).max() < 0.15 * np.abs(field).max()
     assert not residual_offsets(head, np.zeros((478, 2))).any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_similarity_is_found_and_never_mirrors(weighted: bool) -> None:
+    random = np.random.default_rng(0)
+    points, weight = random.normal(size=(30, 3)), random.random(30)
+    weight = weight / weight.sum() if weighted else None
+    turn = Rotation.from_euler("XYZ", (20, -35, 50), degrees=True).as_matrix()
+    matrix, shift = similarity(points, 2.5 * points @ turn.T + [7, 0, -1], weight)
+    np.testing.assert_allclose(matrix, 2.5 * turn, atol=1e-12)
+    np.testing.assert_allclose(shift, [7, 0, -1], atol=1e-12)
+    mirrored, _ = similarity(points, points * [-1.0, 1, 1], weight)
+    assert np.linalg.det(mirrored) > 0
+
+
+def test_similarity_is_the_closest_one() -> None:
+    """No turn, scale or shift beside it comes closer to noisy points."""
+    random = np.random.default_rng(1)
+    points, weight = random.normal(size=(30, 3)), random.random(30) / 15
+    target = points * [1.5, 1, 1] + random.normal(0, 0.3, points.shape)
+    matrix, shift = similarity(points, target, weight / weight.sum())
+    off = lambda matrix, shift: weight @ np.square(points @ matrix.T + shift - target).sum(1)
+    for _ in range(50):
+        turn = Rotation.from_rotvec(random.normal(0, 0.02, 3)).as_matrix()
+        assert off(random.normal(1, 0.02) * turn @ matrix, shift + random.normal(0, 0.01, 3)) > off(matrix, shift)

@@ -86,7 +86,7 @@ def _figure(name: str, a: Sequence[str | Path], b: Sequence[str | Path], options
 
 def _torch_fidelity() -> ModuleType:
     try:
-        import torch_fidelity
+        import torch_fidelity  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise MetricError(
             "FID and KID need torch-fidelity and a torchvision that fits the installed torch "

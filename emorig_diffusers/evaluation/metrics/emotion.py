@@ -27,10 +27,12 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """What to call it beside its figures."""
+        ...
 
     @property
     def emotions(self) -> tuple[str, ...]:
         """The emotions it knows, in AffectNet's names and order."""
+        ...
 
     def __call__(self, rgb: np.ndarray, box: tuple[float, float, float, float]) -> dict[str, float]:
         """Probability of each of `emotions`, summing to 1.
@@ -42,6 +44,7 @@ class Judge(Protocol):
         Raises:
             ValueError: `rgb` is no uint8 RGB picture, or the box is empty or beside the picture.
         """
+        ...
 
     def valence_arousal(
         self, rgb: np.ndarray, box: tuple[float, float, float, float]

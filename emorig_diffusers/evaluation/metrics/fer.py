@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -131,7 +132,8 @@ def _keras_weights(path: Path) -> dict[str, Tensor]:
     state = {}
     with h5py.File(path, "r") as file:
         for module, layer in _keras_layers().items():
-            for name, data in file[f"model_weights/{layer}/{layer}_1"].items():
+            group: Any = file[f"model_weights/{layer}/{layer}_1"]
+            for name, data in group.items():
                 ours, axes = _TENSORS[name]
                 state[f"{module}.{ours}"] = torch.from_numpy(data[()].transpose(axes).copy())
     return state

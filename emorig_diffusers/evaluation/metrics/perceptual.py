@@ -46,6 +46,9 @@ class LPIPS(nn.Module):
         AssetError: the weights are neither in the cache nor to be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, net: str = "alex") -> None:
         super().__init__()
         if net not in _LAYOUTS:
@@ -94,7 +97,8 @@ class LPIPS(nn.Module):
         return out
 
     def _tap_channels(self) -> list[int]:
-        return [self.features[tap - 1].out_channels for tap in self.taps]
+        before = (self.features[tap - 1] for tap in self.taps)
+        return [layer.out_channels for layer in before if isinstance(layer, nn.Conv2d)]
 
 
 def _backbone(layout: list[Any]) -> tuple[nn.Sequential, list[int]]:

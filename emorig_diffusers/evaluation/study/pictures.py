@@ -156,8 +156,9 @@ def _shape(path: Path) -> float | None:
 
 def _compare(edits: Sequence[Path], others: Sequence[Path]) -> str | None:
     """Why pictures cannot be shown together; None if they can."""
-    shapes = [_shape(path) for path in (*edits, *others)]
-    if None in shapes:
+    read = [_shape(path) for path in (*edits, *others)]
+    shapes = [shape for shape in read if shape is not None]
+    if len(shapes) < len(read):
         return "a file is damaged or no picture"
     shapes = shapes[: len(edits)]
     return "the methods' pictures differ in shape" if max(shapes) > MAX_STRETCH * min(shapes) else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import permutations
 
+import krippendorff
 import numpy as np
+from scipy.stats import binomtest
 
 PRIOR = 0.5
 """Wins that every method is given against every other before the first comparison. They keep the strength of a method
@@ -15,14 +14,14 @@ that always wins finite, and count for less with every answer."""
 RESAMPLES = 1000
 _STEPS = 2000
 _TOLERANCE = 1e-9
-_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 
 
 def bradley_terry(wins: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     """Log-strengths of methods that were compared in pairs (Bradley & Terry 1952).
 
     The method with strength s is preferred to the one with strength t with probability 1 / (1 + exp(t - s)).
-    Computed by minorisation-maximisation (Hunter, Annals of Statistics 32, 2004, equation 3).
+    Computed by minorisation-maximisation (Hunter, Annals of Statistics 32, 2004, equation 3), of all bootstrap samples
+    at once: the package choix takes one set of comparisons at a time.
 
     Args:
         wins: How often row was preferred to column, [..., M, M].
@@ -67,17 +66,12 @@ def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927; method 3 of Newcombe 1998); (0, 1) without trials."""
     if not trials:
         return 0.0, 1.0
-    rate, z = hits / trials, _Z
-    middle = rate + z * z / (2 * trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    ends = binomtest(hits, trials).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     """Krippendorff's alpha for nominal labels: 1 is perfect agreement, 0 what chance gives.
-
-    Computed from the coincidences of labels (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
 
     Args:
         units: The labels that different participants gave to each thing; those with one label do not count.
@@ -85,16 +79,9 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     Returns:
         Alpha, or None where nothing has two labels or all labels are the same: then it is not defined.
     """
-    pairs: Counter[tuple[Hashable, Hashable]] = Counter()
-    for labels in units:
-        for pair in permutations(labels, 2):
-            pairs[pair] += 1 / (len(labels) - 1)
-    totals: Counter[Hashable] = Counter()
-    for (label, _), count in pairs.items():
-        totals[label] += count
-    if len(totals) < 2:
+    judged = [list(labels) for labels in units if len(labels) > 1]
+    names = list(dict.fromkeys(label for labels in judged for label in labels))
+    if len(names) < 2:
         return None
-    values = sum(totals.values())
-    observed = sum(count for (a, b), count in pairs.items() if a != b)
-    expected = (values**2 - sum(count**2 for count in totals.values())) / (values - 1)
-    return 1 - observed / expected
+    counts = [[labels.count(name) for name in names] for labels in judged]
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
+from ...models.mesh_fields import similarity
 from ...photo.masks import smooth
 from ...render.rasterize import rasterize
 
@@ -140,7 +141,7 @@ class Mouth:
 
     def _draw_box(self, pixels: np.ndarray, box: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
         height, width = (FINER * (s.stop - s.start) for s in box)
-        moves = {name: _similarity(self.rest[index], pixels[index]) for name, index in self.jaw.items()}
+        moves = {name: similarity(self.rest[index], pixels[index]) for name, index in self.jaw.items()}
         colour, far = np.tile(DARK, (height, width, 1)), np.full((height, width), np.nan, np.float32)
         paints = (_paint_tongue, partial(_paint_teeth, LOWER), partial(_paint_teeth, UPPER))
         for strip, arch, paint in zip(self.strips, (LOWER, LOWER, UPPER), paints):
@@ -162,14 +163,6 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()[:, None]
     first, second = corner + [0, 1, columns], corner + [1, columns + 1, columns]
     return np.concatenate([first, second])
-
-
-def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix [3, 3] and shift [3] of the turn, scale (and reflection) that best move points [N, 3] (Umeyama 1991)."""
-    a, b = source - source.mean(0), target - target.mean(0)
-    left, scale, right = np.linalg.svd(b.T @ a)
-    matrix = left @ right * scale.sum() / (a**2).sum()
-    return matrix, target.mean(0) - matrix @ source.mean(0)
 
 
 def _rasterize(points: np.ndarray, strip: _Strip, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
