@@ -28,10 +28,10 @@ def paint(pipe: EmoRigPipeline, picture: np.ndarray, out: Path, emotion: str, in
     """Edit one photo; False where it shows no face."""
     generator = torch.Generator().manual_seed(seed)
     try:
-        result = pipe(picture, emotion, intensity, generator=generator)
+        images, _ = pipe(picture, emotion, intensity, generator=generator, return_dict=False)
     except NoFaceError:
         return False
-    save_photo(result.images[0], out)
+    save_photo(images[0], out)
     return True
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..models.landmark_fit import LandmarkEncoder
@@ -136,8 +135,8 @@ def describe_settings(
     )
 
 
-def weight_bytes(module: nn.Module) -> Iterator[bytes]:
-    """Names and bytes of a module's tensors, for a fingerprint."""
+def weight_bytes(module: Any) -> Iterator[bytes]:
+    """Names and bytes of the tensors of an `nn.Module`, for a fingerprint."""
     for name, tensor in sorted(module.state_dict().items()):
         yield name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .atomic import write_files
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class FolderError(ValueError):
@@ -57,19 +55,25 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
 
 
 def update_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write files into a folder that may hold others, which stay: all take their names together, or none does.
+    """Write files into a folder that may hold others, which stay; none takes its name before all are complete.
 
     Args:
         folder: It and the ones above it are made.
-        write: Fills a folder with files, such as a model's `save_pretrained`.
+        write: Fills the folder that it is given with files, as a model's `save_pretrained` does.
 
     Raises:
-        OSError: A file cannot be written; the error names it.
+        FolderError: The disk is full; whatever else `write` raises.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        write(Path(scratch))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_files({folder / file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())})
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        try:
+            write(Path(scratch))
+        except Exception as error:
+            if reason := _no_room(error):
+                raise FolderError(f"{folder} cannot be written ({reason}): make room there.") from error
+            raise
+        for file in sorted(Path(scratch).iterdir()):
+            os.replace(file, folder / file.name)
 
 
 def _no_room(error: BaseException) -> str:

@@ -54,7 +54,7 @@ def read_manifest(
     if expressions is not None:
         photos = {key: file for key, file in photos.items() if key[1] in (NEUTRAL, *expressions)}
     acted = {key for key in photos if key[1] != NEUTRAL}
-    if nobody := set(expressions or ()) - {expression for _, expression in acted} or (not acted and {"expression"}):
+    if nobody := set(expressions or ()) - {expression for _, expression in acted} or (not acted and {"an expression"}):
         raise DataError(f"{folder / MANIFEST} has nobody left who acts {', '.join(sorted(nobody))}: give more photos.")
     if alone := {person for person, _ in acted if (person, NEUTRAL) not in photos}:
         raise DataError(f"{folder / MANIFEST} has no neutral photo of {', '.join(sorted(alone))}: add one.")

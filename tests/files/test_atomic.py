@@ -15,6 +15,7 @@ from PIL import Image
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli import main
 from emorig_diffusers.files.atomic import write_file, write_files
+from emorig_diffusers.files.folders import FolderError, update_folder
 from emorig_diffusers.photo.files import WRITABLE
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
 
@@ -138,3 +139,24 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
 
 def test_long_names(picture: Image.Image, tmp_path: Path) -> None:
     assert save_photo(picture, tmp_path / f"{'n' * 250}.png").is_file()
+
+
+# folders that hold others' files too
+
+
+def test_a_folder_is_updated_at_once_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "head"
+
+    def write(scratch: Path, data: bytes) -> None:
+        (scratch / "config.json").write_bytes(b"{}")
+        (scratch / "weights").write_bytes(data)
+
+    update_folder(folder, lambda scratch: write(scratch, b"old"))
+    (folder / "shim.py").write_text("stays")
+    with room(1000), pytest.raises(FolderError, match=r"head cannot be written \(File too large\): make room there"):
+        update_folder(folder, lambda scratch: write(scratch, b"x" * 500 * 4))
+    kept = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert os.listdir(tmp_path / "new") == ["head"]
+    assert kept == {"config.json": b"{}", "weights": b"old", "shim.py": b"stays"}
+    update_folder(folder, lambda scratch: write(scratch, b"new"))
+    assert (folder / "weights").read_bytes() == b"new" and (folder / "shim.py").read_text() == "stays"

@@ -1,6 +1,6 @@
 """The smallest run there can be: a line through points, by everything that training scripts share.
 
-    python tests/training/toy_trainer.py --output_dir run --max_train_steps 9
+python tests/training/toy_trainer.py --output_dir run --max_train_steps 9
 """
 
 from __future__ import annotations

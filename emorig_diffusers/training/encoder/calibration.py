@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import CONFIG_NAME
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,6 +21,7 @@ from ...data.dataset import DataError
 from ...face.emotions import mirrored_units
 from ...face.encode import crop_tensor
 from ...files.folders import update_folder
+from ...hub.repository import rewrite_json
 from ...models.emoca import EmocaEncoder
 from ...models.head import HeadModel
 from ...models.landmark_fit import LandmarkEncoder
@@ -105,8 +107,10 @@ def refit_network(network: EmocaEncoder, features: Tensor, codes: Tensor) -> Non
         features: Of photos, by its trunk [N, F].
         codes: Expressions of the same photos [N, E].
     """
-    start = network.config.num_shape + network.config.num_texture
-    for part, first in ((network.E_flame, start), (network.E_expression, 0)):
+    places = [(network.E_flame, network.config.num_shape + network.config.num_texture)]
+    if network.config.expression_encoder:
+        places.append((network.E_expression, 0))
+    for part, first in places:
         rows = slice(first, first + codes.shape[1])
         hidden = part.layers[1](part.layers[0](features))
         hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], 1)
@@ -116,6 +120,12 @@ def refit_network(network: EmocaEncoder, features: Tensor, codes: Tensor) -> Non
         scale = FORGETTING * hidden.square().mean() * torch.eye(hidden.shape[1])
         new = torch.linalg.solve(hidden.T @ hidden + scale, hidden.T @ wanted + scale @ old.T).T
         part.layers[2].weight[rows], part.layers[2].bias[rows] = new[:, :-1], new[:, -1]
+
+
+def save_network(network: EmocaEncoder, folder: Path) -> None:
+    """Write a network in half precision, without the folder that it came from in its config."""
+    network.half().save_pretrained(folder)
+    rewrite_json(folder / CONFIG_NAME, {})
 
 
 def both_sides(names: tuple[str, ...], values: np.ndarray) -> np.ndarray:
@@ -157,20 +167,22 @@ def calibrate_pipeline(photos: Sequence[Path], pipeline: Path, network: Path | N
         network: Folder of an EmocaEncoder, whose last layer is fitted to the codes of the same photos.
 
     Raises:
-        DataError: The photos do not do.
-        OSError: A folder cannot be written; nothing has changed in it.
+        DataError: No photo shows a relaxed face, or the network is not calibrated.
+        FolderError: A folder cannot be written; nothing has changed in it.
     """
     head, portraits = HeadModel.from_pretrained(pipeline / "head"), find_portraits(photos)
     encoder, codes = calibrate(head, portraits)
     refitted = EmocaEncoder.from_pretrained(network).float() if network else None
     if refitted is not None:
+        if not refitted.config.calibrated:
+            raise DataError(f"{network} is no calibrated network: give one that train/train_encoder.py made.")
         side, trunk = refitted.config.image_size, refitted.E_flame.encoder
         with torch.no_grad():
             features = torch.cat([trunk(one.crop(side)) for one in tqdm(portraits, desc="network")])
         refit_network(refitted, features, torch.from_numpy(codes))
         refitted.neutral_low.copy_(encoder.neutral_low)
         refitted.neutral_high.copy_(encoder.neutral_high)
-        update_folder(network, refitted.half().save_pretrained)
+        update_folder(network, lambda folder: save_network(refitted, folder))
     update_folder(pipeline / "encoder", encoder.save_pretrained)
     print(f"{len(portraits)} faces, {sum(one.relaxed for one in portraits)} relaxed -> {pipeline / 'encoder'}")
     for i in np.argsort(-encoder.prior_scale.numpy()):

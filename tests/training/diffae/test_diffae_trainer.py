@@ -153,9 +153,7 @@ def test_what_is_refused(
 
 def test_stage_shape_needs_a_pipeline(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_args(
-            ["--stage", "shape", "--train_data_dir", str(prepared), "--output_dir", str(tmp_path)]
-        )
+        parse_args(["--stage", "shape", "--train_data_dir", str(prepared), "--output_dir", str(tmp_path)])
     assert "needs --pretrained_model_name_or_path" in capsys.readouterr().err
 
 

@@ -303,9 +303,7 @@ def test_a_resumed_run_on_bare_photos_gives_the_same_weights(
     assert apart < 0.02 * trained  # not nothing: Adam makes steps of rounding errors where a bias has no gradient
 
 
-def test_going_on_with_a_frozen_coarse_encoder(
-    run_script: Callable[..., None], prepared: Path, tmp_path: Path
-) -> None:
+def test_going_on_with_a_frozen_coarse_encoder(run_script: Callable[..., None], prepared: Path, tmp_path: Path) -> None:
     EmocaEncoder("small", 16, 80, 0, 52, 32, calibrated=True, crop="aligned").save_pretrained(tmp_path / "start")
     options = ["--pretrained_encoder", tmp_path / "start", "--freeze_coarse", "--gradient_accumulation_steps", 2]
     train(run_script, prepared, tmp_path / "run", *options)

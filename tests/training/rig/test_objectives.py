@@ -365,9 +365,7 @@ def test_shape_is_read_where_the_face_is(
     picture = np.asarray(cv2.resize(astronaut, (size, size), interpolation=cv2.INTER_AREA), np.float32) / 255
     cos, sin = scale * np.cos(0.3), scale * np.sin(0.3)
     transform = np.array([[cos, -sin, 0.1], [sin, cos, -0.2], [0, 0, 1]], np.float32)
-    CodeReader(reader)(
-        torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1, torch.from_numpy(transform)[None]
-    )
+    CodeReader(reader)(torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1, torch.from_numpy(transform)[None])
     shrink = round(size * scale / SIDE) if size * scale / SIDE > 1.5 else 1
     small = cv2.resize(picture, (size // shrink,) * 2, interpolation=cv2.INTER_AREA)
     device = lambda n: np.array([[2 / n, 0, 1 / n - 1], [0, 2 / n, 1 / n - 1], [0, 0, 1]])  # of the pixels' centres

@@ -385,9 +385,7 @@ def test_processes_share_the_drawing(
     assert sorted(drawn) == ["astronaut", "hopper"]
 
 
-def test_a_cache_of_other_photos(
-    pipe: EmoRigPipeline, prepared64: Path, window_cache: Path, tmp_path: Path
-) -> None:
+def test_a_cache_of_other_photos(pipe: EmoRigPipeline, prepared64: Path, window_cache: Path, tmp_path: Path) -> None:
     shutil.copytree(window_cache, tmp_path, dirs_exist_ok=True)
     with pytest.raises(DataError, match="caches other photos: choose another --cache_dir, or delete it"):
         fill_cache(pipe, CodeShards(prepared64), tmp_path, Accelerator())
