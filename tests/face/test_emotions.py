@@ -18,6 +18,7 @@ from emorig_diffusers.face.emotions import (
     check_emotion,
     emotion_offset,
     expand_unit,
+    mirrored_units,
     part_late,
 )
 
@@ -181,3 +182,10 @@ def test_what_the_photo_shows_gives_way_unless_it_is_more_of_the_same() -> None:
     torch.testing.assert_close(result, relaxed + torch.tensor([[0.0, 0.5, 0.3, 0.3]]))
     half = blend_expression(relaxed + shown, relaxed, asked, 0.5)
     torch.testing.assert_close(half, (relaxed + shown + result) / 2)
+
+
+def test_every_unit_has_its_twin(names: tuple[str, ...]) -> None:
+    assert mirrored_units(("jawLeft", "jawOpen", "jawRight", "blinkLeft")) == [2, 1, 0, 3]
+    twins = mirrored_units(names)
+    assert [twins[i] for i in twins] == list(range(len(names)))
+    assert names[twins[names.index("mouthSmileLeft")]] == "mouthSmileRight"

@@ -1,24 +1,16 @@
-"""windows.py: which samples make up a step, the windows of moved photos, and every random choice about them."""
+"""Windows of moved photos, and every random choice about them."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice, permutations
+from itertools import permutations
 from pathlib import Path
-from threading import Barrier
-from time import sleep
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.numpy import load_file
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.dataset import DataError
@@ -29,20 +21,13 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.mesh_fields import residual_offsets
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.training.rig import windows
-from emorig_diffusers.training.rig.data import BufferData, describe, mean_shape
 from emorig_diffusers.training.rig.windows import (
     REGIONS,
     WindowData,
-    draw_window,
-    fill_cache,
     mirror_code,
     random_mask,
     window,
 )
-from emorig_diffusers.training.samplers import Item, StepSampler, class_weights
-
-CODES = ("shape", "expression", "pose", "camera", "light", "texture")
-EVEN, UNEVEN = np.ones(7), np.array([1.0, 3, 0, 2, 1, 1, 1])
 
 
 @pytest.fixture(scope="module")
@@ -62,91 +47,6 @@ def pictures(array: np.ndarray) -> Tensor:
 
 def collate(data: WindowData, index: list[int], **options: bool) -> dict[str, Tensor]:
     return default_collate([data.sample(i, seed, **options) for seed, i in enumerate(index)])
-
-
-# which samples make up a step
-
-
-def steps(weights: np.ndarray, batch_size: int, micro_steps: int, processes: int, **more: int) -> list[list[Item]]:
-    """Three steps of all processes together."""
-    made = [islice(StepSampler(weights, batch_size, micro_steps, 5, process, processes, **more), 3 * micro_steps)
-            for process in range(processes)]  # fmt: skip
-    micro = [sum(batches, []) for batches in zip(*made, strict=True)]
-    return [sum(micro[i : i + micro_steps], []) for i in range(0, len(micro), micro_steps)]
-
-
-@pytest.mark.parametrize("weights", [EVEN, UNEVEN], ids=["even", "uneven"])
-def test_a_step_is_the_same_on_any_number_of_processes(weights: np.ndarray) -> None:
-    together = steps(weights, 12, 1, 1)
-    for split in ((3, 2, 2), (4, 1, 3), (2, 3, 2), (1, 12, 1)):
-        assert steps(weights, *split) == together
-    assert len({seed for step in together for _, seed in step}) == 36
-    assert steps(weights, 12, 1, 1, start=2)[0] == together[2]
-    assert steps(weights, 12, 1, 1, start=7) != together
-
-
-def test_another_seed_gives_other_samples() -> None:
-    first, other = (next(iter(StepSampler(EVEN, 7, seed=seed))) for seed in (0, 1))
-    assert [i for i, _ in first] != [i for i, _ in other]
-    assert {s for _, s in first}.isdisjoint({s for _, s in other})
-
-
-@pytest.mark.parametrize("batch_size", [3, 7, 16])
-def test_every_sample_comes_once_before_any_comes_again(batch_size: int) -> None:
-    sampler = StepSampler(np.full(7, 0.3), batch_size)
-    order = [i for batch in islice(sampler, 70 // batch_size + 1) for i, _ in batch][:70]
-    epochs = [tuple(order[i : i + 7]) for i in range(0, 70, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len(set(epochs)) > 8  # shuffled anew
-
-
-def test_weights_say_how_often_a_sample_comes() -> None:
-    count = Counter(i for batch in islice(StepSampler(UNEVEN, 50), 90) for i, _ in batch)
-    share = np.array([count[i] for i in range(7)]) / 4500
-    np.testing.assert_allclose(share, UNEVEN / 9, atol=0.03)
-    assert count[2] == 0
-
-
-def test_class_weights() -> None:
-    labels = ["happy", "happy", "sad", "happy", "fear"]
-    np.testing.assert_allclose(class_weights(labels), [1 / 3, 1 / 3, 1, 1 / 3, 1])
-    with pytest.raises(DataError, match=r"2 of 4 photos have no emotion label: prepare a labelled data set"):
-        class_weights(["happy", None, "sad", None])
-
-
-def test_describe(shards: CodeShards, prepared64: Path) -> None:
-    assert json.loads(describe(shards)) == {"photos": 2}
-    assert json.loads(describe(CodeShards(prepared64))) == {"photos": 2, "happy": 1, "neutral": 1}
-
-
-# pictures with codes
-
-
-def test_pictures_with_codes(prepared64: Path) -> None:
-    shards = CodeShards(prepared64)
-    data = BufferData(shards)
-    assert len(data) == 2
-    sample = data[1, 5]
-    torch.testing.assert_close(sample["picture"], pictures(shards[1].picture))
-    assert torch.equal(sample["transform"], torch.eye(3)) and sample["seed"] == 5
-    for name in CODES:
-        assert torch.equal(sample[name], getattr(shards[1].codes, name)[0]), name
-    batch = default_collate([data[i % 2, i] for i in range(100)])
-    assert batch["picture"].shape == (100, 3, 64, 64) and batch["light"].shape == (100, 9, 3)
-    assert batch["u"].min() >= 0 and batch["u"].max() < 1 and batch["u"].std() > 0.2
-    assert torch.equal(data[0, 7]["u"], batch["u"][7])
-
-
-def test_an_album_has_one_shape(shards: CodeShards) -> None:
-    mean = mean_shape(shards)
-    torch.testing.assert_close(mean, (shards[0].codes.shape + shards[1].codes.shape) / 2)
-    sample = BufferData(shards, mean)[1, 0]
-    assert torch.equal(sample["shape"], mean[0])
-    assert torch.equal(sample["own_shape"], shards[1].codes.shape[0])
-    assert torch.equal(sample["expression"], shards[1].codes.expression[0])
-
-
-# windows of moved photos
 
 
 def test_what_is_drawn_of_a_photo(
@@ -302,103 +202,6 @@ def test_pictures_that_the_open_default_cannot_take(
         WindowData(pipe, CodeShards(tmp_path), 64)
     with pytest.raises(DataError, match=r"windows are 160 pixels wide: choose a --resolution up to that\."):
         WindowData(pipe, shards, 161)
-
-
-# the cache
-
-
-def test_a_cache_holds_what_is_drawn(pipe: EmoRigPipeline, shards: CodeShards, data: WindowData) -> None:
-    drawn, cached = draw_window(pipe, shards[1], np.random.default_rng([0, 1])), data.arrays(1, 77)
-    assert drawn.keys() == cached.keys()
-    for name, array in drawn.items():
-        assert array.dtype == cached[name].dtype and np.array_equal(array, cached[name]), name
-
-
-def test_without_a_cache_every_look_is_another(pipe: EmoRigPipeline, shards: CodeShards, data: WindowData) -> None:
-    fresh = WindowData(pipe, shards, 64)
-    cached, first, again = data.arrays(1, 3), fresh.arrays(1, 3), fresh.arrays(1, 3)
-    assert np.array_equal(first["photo"], cached["photo"])
-    assert np.array_equal(first["returned"], again["returned"])
-    assert not np.array_equal(first["returned"], cached["returned"])  # by way of another emotion
-
-
-def test_drawing_windows_goes_on_where_it_stopped(
-    pipe: EmoRigPipeline, shards: CodeShards, data: WindowData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two files of one photo each; the second is drawn after an interruption."""
-    draw, drawn = windows.draw_window, []
-
-    def watch(pipe: EmoRigPipeline, sample: windows.Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if stop and drawn:
-            raise KeyboardInterrupt
-        drawn.append(sample.key)
-        return draw(pipe, sample, rng)
-
-    weights, expected = data.weights().tolist(), [data[index, 9] for index in (0, 1)]
-    monkeypatch.setattr(windows, "CACHE_SHARD", 1)
-    monkeypatch.setattr(windows, "draw_window", watch)
-    stop = True
-    with pytest.raises(KeyboardInterrupt):
-        fill_cache(pipe, shards, tmp_path, Accelerator())
-    assert [f.name for f in tmp_path.iterdir()] == ["00000.safetensors"]
-    stop = False
-    for _ in range(2):  # the second time there is nothing to do
-        fill_cache(pipe, shards, tmp_path, Accelerator())
-    assert drawn == ["astronaut", "hopper"]
-    parts = WindowData(pipe, shards, 64, tmp_path)
-    assert parts.weights().tolist() == weights
-    for index in (0, 1):
-        sample = parts[index, 9]
-        assert all(torch.equal(sample[name], value) for name, value in expected[index].items())
-
-
-class Process:
-    """What `fill_cache` wants of an Accelerator, of one of two processes that are threads here."""
-
-    num_processes, is_local_main_process = 2, False
-
-    def __init__(self, process_index: int, barrier: Barrier) -> None:
-        self.process_index, self.wait_for_everyone = process_index, partial(barrier.wait, timeout=20)
-
-
-def test_processes_share_the_drawing(
-    pipe: EmoRigPipeline, shards: CodeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However late one of them begins."""
-    drawn, barrier = [], Barrier(2)
-
-    def draw(pipe: EmoRigPipeline, sample: windows.Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        drawn.append(sample.key)
-        return {"opening": np.zeros(1)}
-
-    def late() -> None:
-        sleep(0.3)
-        fill_cache(pipe, shards, tmp_path, Process(1, barrier))
-
-    monkeypatch.setattr(windows, "CACHE_SHARD", 1)
-    monkeypatch.setattr(windows, "draw_window", draw)
-    with ThreadPoolExecutor() as pool:
-        other = pool.submit(late)
-        fill_cache(pipe, shards, tmp_path, Process(0, barrier))
-        other.result()
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["00000.safetensors", "00001.safetensors"]
-    assert sorted(drawn) == ["astronaut", "hopper"]
-
-
-def test_a_cache_of_other_photos(pipe: EmoRigPipeline, prepared64: Path, window_cache: Path, tmp_path: Path) -> None:
-    shutil.copytree(window_cache, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(DataError, match="caches other photos: choose another --cache_dir, or delete it"):
-        fill_cache(pipe, CodeShards(prepared64), tmp_path, Accelerator())
-
-
-def test_workers_load_the_same(data: WindowData) -> None:
-    sampler = lambda: StepSampler(np.ones(2), 3)
-    alone, shared = (
-        list(islice(DataLoader(data, batch_sampler=sampler(), num_workers=n, multiprocessing_context=context), 3))
-        for n, context in ((0, None), (2, "fork"))
-    )
-    for ours, theirs in zip(alone, shared, strict=True):
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_every_emotion_is_a_way_there(pipe: EmoRigPipeline, shards: CodeShards) -> None:
