@@ -99,9 +99,8 @@ class Comparison:
         pairs: A face for every pair of encoders, the source's in the outer loop.
         redrawn: The source under its own codes, for each encoder, where the network draws the whole crop: what
             differs from the photo there is the network's doing, not the expression's.
-        milliseconds: Time of each stage. An encoder's first pass is not timed; finding faces includes opening the
-            detector. Of networks that draw the whole crop the last stages are for all faces at once, and drawing
-            buffers includes the code of the photo; of others each pair is a call of the pipeline.
+        milliseconds: Time of each stage, of all faces. An encoder's first pass is not timed; finding faces includes
+            opening the detector.
         others: What further pipelines made.
     """
 
@@ -179,12 +178,8 @@ def compare(
         if latents is None and pipe.unet is not None:
             latents = pipe.prepare_latents(1, generator)
         steps = num_inference_steps or pipe.config.default_num_inference_steps
-        sampling = Sampling(steps, generator, latents, batch=len(plans))
-        draw = _redraw if pipe.published else _move
-        faces = [
-            _finish(pipe, plan, here, drawn, times)
-            for plan, drawn in zip(plans, draw(pipe, here, plans, sampling, times))
-        ]
+        drawn = _paint(pipe, here, plans, Sampling(steps, generator, latents, batch=len(plans)), times)
+        faces = [_finish(pipe, plan, here, face, times) for plan, face in zip(plans, drawn)]
         beside = [_beside(pipe, label, one, (here, there), seed, times) for label, one in (others or {}).items()]
     pipe.maybe_free_model_hooks()
     count = len(here.faces) * len(there.faces)
@@ -239,49 +234,24 @@ def _plan(pipe: EmoRigPipeline, here: _Read, there: _Read, modes: Sequence[str],
             look = (there.rgb, lender) if "latent" in modes else None
             plans.append(_Plan(source, target, after, lender, detail, look))
     own = [_Plan(branch, branch, face.codes, face, detail) for branch, face in here.faces.items()]
-    return plans + own if pipe.published else plans
+    return plans + own if "whole_crop" in pipe.capabilities else plans
 
 
 Drawn = tuple["np.ndarray", dict[str, "Image.Image"]]  # the whole photo, and buffers
 
 
-def _redraw(
+def _paint(
     pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
 ) -> list[Drawn]:
-    """All faces in one batch of a network that draws the whole crop."""
-    from ..painting.diffusion_rig import Redrawing, paste_redrawn
-    from ..render.buffers import buffer_pictures
+    """All faces in one batch, where the network draws the whole crop."""
+    from ..painting.base import PhotoEdits
+    from ..timing import recorded
 
-    tasks = [Redrawing(here.rgb, here.faces[p.source], p.after, p.look, p.detail) for p in plans]
-    starts, calls = time.perf_counter(), []
-    handle = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(time.perf_counter()))
-    try:
-        drawn = pipe.redraw_faces(tasks, sampling)
-    finally:
-        handle.remove()
-    times["draw buffers"], times["network"] = 1000 * (calls[0] - starts), 1000 * (time.perf_counter() - calls[0])
-    with _timed(times, "paste"):
-        results = [paste_redrawn(here.rgb, task.face, one) for task, one in zip(tasks, drawn)]
-    textured = bool(pipe.head.config.num_texture)
-    return [(result, buffer_pictures(one.buffers, textured)) for result, one in zip(results, drawn)]
-
-
-def _move(
-    pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
-) -> list[Drawn]:
-    """Every face by the pipeline itself, where it moves the photo's pixels."""
-    drawn = []
-    for plan in plans:
-        face = here.faces[plan.source]
-        with _timed(times, "move and paint pixels"):
-            output = pipe(
-                here.rgb, codes=plan.after, face=face.face.index + 1, num_inference_steps=sampling.steps,
-                generator=sampling.generator, latents=sampling.latents, source_encoder=plan.source, crop=face.frame,
-                output_type="np",
-            )  # fmt: skip
-        buffers = output.faces[0][0].buffers
-        drawn.append((output.images[0], {name: buffers[name] for name in BUFFERS}))
-    return drawn
+    edits = [PhotoEdits(here.rgb, [here.faces[p.source]], [[p.after]], p.look, p.detail) for p in plans]
+    with recorded() as seconds:
+        results = pipe.paint(edits, sampling)
+    times |= {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
+    return [(rgb, {name: face.buffers[name] for name in BUFFERS}) for rgb, [face] in results]
 
 
 def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times: dict[str, float]) -> ComparedFace:

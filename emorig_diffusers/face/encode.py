@@ -25,6 +25,7 @@ from ..render.buffers import Buffers, draw_buffers, vertex_normals
 from ..render.camera import ndc_to_pixels, project, transform_ndc
 from ..render.rasterize import interpolate, rasterize
 from ..render.spherical_harmonics import fit_light
+from ..timing import timed
 from .codes import FaceCodes
 
 LIGHT_GRID = 96  # side of the crop on which the light is fitted
@@ -186,7 +187,7 @@ class RigMixin:
         transform = torch.from_numpy(look.transform).float()[None]
         encoded = EncodedFace(
             face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture,
-            covered=not self.published and mouth_covered(photo, face.landmarks),
+            covered=self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks),
         )  # fmt: skip
         if self.encoder.crop == "deca":
             encoded.seen = look.crop(self.encoder.config.image_size)
@@ -244,7 +245,10 @@ class RigMixin:
         Raises:
             NoFaceError: If there is no such face.
         """
-        return [self.encode_face(photo, f, frame, branch) for f in choose_faces(find_faces(photo), face)]
+        with timed("find faces"):
+            found = choose_faces(find_faces(photo), face)
+        with timed("fit codes"):
+            return [self.encode_face(photo, one, frame, branch) for one in found]
 
     def pose_head(self, codes: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres."""
@@ -283,28 +287,8 @@ class RigMixin:
         vertices: Tensor | None = None,
         normal_map: Tensor | None = None,
     ) -> Buffers:
-        """Buffers of the heads, drawn on the device that head and codes are on.
-
-        Args:
-            codes: Codes of B faces.
-            size: Side S of the pictures, pixels.
-            transform: [B, 3, 3] from normalised device coordinates (x, y, 1) of the encoder's crop to the picture's;
-                `None` where the picture is the encoder's crop.
-            vertices: [B, V, 3] in metres where they are not `pose_head(codes)`.
-            normal_map: [B, 3, h, w] as for `buffers.draw_buffers`.
-        """
-        head, vertices = self.head, self.pose_head(codes) if vertices is None else vertices
-        options = {"transform": transform, "normal_map": normal_map, "rule": self.config.rasterizer}
-        if head.config.num_texture or normal_map is not None:
-            options |= {"uv": head.uv, "faces_uv": head.faces_uv}
-        albedo = self.albedo(codes) if head.config.num_texture else head.albedo
-        return draw_buffers(vertices, head.faces, codes.camera, codes.light, albedo, size, **options)
-
-    def albedo(self, codes: FaceCodes) -> Tensor:
-        """Texture [B, 3, h, w] in [0, 1] of a head with a texture space; the mean one where codes hold none."""
-        texture = codes.texture
-        blank = texture.new_zeros(len(codes), self.head.config.num_texture)
-        return self.head.texture(texture if texture.shape[1] else blank)
+        """As the function `draw_head`, by this pipeline's rule."""
+        return draw_head(self.head, codes, size, transform, vertices, normal_map, self.config.rasterizer)
 
     def condition_code(
         self, codes: FaceCodes, appearance: Tensor | None = None, own_shape: Tensor | None = None
@@ -320,6 +304,42 @@ class RigMixin:
             ValueError: If the network takes an appearance code and none is given.
         """
         return code_vector(codes, self.code_parts, appearance, own_shape)
+
+
+def draw_head(
+    head: HeadModel,
+    codes: FaceCodes,
+    size: int,
+    transform: Tensor | None = None,
+    vertices: Tensor | None = None,
+    normal_map: Tensor | None = None,
+    rasterizer: str = "exact",
+) -> Buffers:
+    """Buffers of heads, drawn on the device that head and codes are on.
+
+    Args:
+        head: The head model.
+        codes: Codes of B faces.
+        size: Side S of the pictures, pixels.
+        transform: [B, 3, 3] from normalised device coordinates (x, y, 1) of the encoder's crop to the picture's; `None`
+            where the picture is the encoder's crop.
+        vertices: [B, V, 3] in metres where they are not the head's under these codes.
+        normal_map: [B, 3, h, w] as for `render.draw_buffers`.
+        rasterizer: One of `render.RULES`.
+    """
+    vertices = head(codes.shape, codes.expression, codes.pose) if vertices is None else vertices
+    options = {"transform": transform, "normal_map": normal_map, "rule": rasterizer}
+    if head.config.num_texture or normal_map is not None:
+        options |= {"uv": head.uv, "faces_uv": head.faces_uv}
+    albedo = texture_albedo(head, codes) if head.config.num_texture else head.albedo
+    return draw_buffers(vertices, head.faces, codes.camera, codes.light, albedo, size, **options)
+
+
+def texture_albedo(head: HeadModel, codes: FaceCodes) -> Tensor:
+    """Texture [B, 3, h, w] in [0, 1] of a head with a texture space; the mean one where codes hold none."""
+    texture = codes.texture
+    blank = texture.new_zeros(len(codes), head.config.num_texture)
+    return head.texture(texture if texture.shape[1] else blank)
 
 
 def code_vector(

@@ -147,7 +147,7 @@ def mesh_of_edit(
 ) -> TexturedMesh:
     """The head of an edited face, textured with the edited photo uint8 [H, W, 3]; `face` as read from the photo."""
     points = project(edited.vertices[None], edited.target.camera)
-    if not pipe.published:  # moved pixels keep what the fit left over, redrawn ones do not
+    if pipe.painter.keeps_fit_residual:
         points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
     placed = ndc_to_pixels(transform_ndc(points, face.transform), FINE)[0].numpy()
     vertices = _calm(pipe, edited.vertices, edited.target)

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..diffusion.sampling import Sampling, SamplingMixin, batches
+from ..diffusion.sampling import Sampling, batches
 from ..diffusion.schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
 from ..face.codes import FaceCodes
-from ..face.encode import EncodedFace, RigMixin, crop_tensor, picture_tensor
+from ..face.encode import EncodedFace, crop_tensor, draw_head, picture_tensor, unchanged
+from ..models.head import HeadModel
 from ..photo.masks import border_mask, smooth
 from ..photo.resample import paste
 from ..render.buffers import Buffers, to_picture
+from ..timing import timed
+from .base import PaintedFace, PaintedPhoto, PhotoEdits
 
 if TYPE_CHECKING:
-    from ..models.appearance import AppearanceEncoder
-    from ..models.detail import DetailModel
+    from ..pipelines.emorig import EmoRigPipeline
+    from ..pipelines.request import EditRequest
 
 CONDITIONS = ("rendered", "normal", "albedo")  # 3 + 3 + 3 channels after the noisy sample
 GROWTH = 0.03  # of the crop's side by which the drawn heads are grown before they are pasted: hairline, ears
@@ -63,66 +67,81 @@ def published_scheduler(
     raise ValueError(f"sampler is {sampler!r}: choose ddim or ddpm.")
 
 
-@dataclass
-class Redrawing:
-    """One face to draw.
+def draws_whole_crop(unet: Any) -> bool:
+    """Whether a network is one of conditioning 1; `None` is not."""
+    if unet is None:
+        return False
+    config = unet.config
+    channels = config.in_channels - config.sample_channels
+    return tuple(config.condition_channels) == CONDITIONS and channels == 3 * len(CONDITIONS)
 
-    Attributes:
-        rgb: Its photo, uint8 [H, W, 3].
-        face: The face with its own codes.
-        target: The codes to draw.
-        look: Photo and face whose code z is taken; `None` for its own.
-        detail: Draw DECA's wrinkles too.
-        photo: Number of the photo, from 0, in what `Sampling.generator` lists.
-    """
 
-    rgb: np.ndarray
-    face: EncodedFace
+def stack_conditions(drawn: Buffers) -> Tensor:
+    """What the network sees of heads [B, 9, S, S]: CONDITIONS in the ranges of `render.Buffers`, background 0."""
+    return torch.cat([getattr(drawn, name) for name in CONDITIONS], 1)
+
+
+def draw_conditions(
+    head: HeadModel, codes: FaceCodes, size: int, transform: Tensor | None = None, rasterizer: str = "exact"
+) -> Tensor:
+    """`stack_conditions` of heads under codes [B, ...]; arguments as for `draw_head`."""
+    return stack_conditions(draw_head(head, codes, size, transform, rasterizer=rasterizer))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One face to draw: places of its photo, of the result among all, and of the face in its photo; its target."""
+
+    photo: int
+    result: int
+    face: int
     target: FaceCodes
-    look: tuple[np.ndarray, EncodedFace] | None = None
-    detail: bool = False
-    photo: int = 0
 
 
-@dataclass
-class Redrawn:
-    """What became of it.
-
-    Attributes:
-        picture: The network's picture [3, S, S] in [0, 1].
-        mask: How much of it is taken [S, S] in [0, 1].
-        buffers: What the network saw of the head [1, ...].
-    """
+@dataclass(frozen=True)
+class _Drawn:
+    """The network's picture [3, S, S] in [0, 1], how much of it is taken [S, S] in [0, 1], and the head [1, ...]."""
 
     picture: Tensor
     mask: np.ndarray
     buffers: Buffers
 
 
-class PublishedMixin(RigMixin, SamplingMixin):
-    """Methods of a pipeline whose network draws the whole crop."""
+class DiffusionRigPainter:
+    """Draws the whole crop of each face, many at a time, as `base.Painter`.
 
-    appearance_encoder: AppearanceEncoder | None
-    detail: DetailModel | None
+    Args:
+        pipe: Gives head, networks and settings.
+    """
+
+    capabilities = frozenset({"whole_crop", "light", "latent", "detail", "best_of", "inversion"})
+    max_angle = 90.0
+    undrawn_units = ()
+    keeps_fit_residual = keeps_covered_mouths = False
+
+    def __init__(self, pipe: EmoRigPipeline) -> None:
+        self.pipe, self.config = pipe, pipe.config
 
     @property
-    def published(self) -> bool:
-        """Whether the network is one of conditioning 1."""
-        if self.unet is None:
-            return False
-        config = self.unet.config
-        channels = config.in_channels - config.sample_channels
-        return tuple(config.condition_channels) == CONDITIONS and channels == 3 * len(CONDITIONS)
+    def latents_side(self) -> int:
+        """As `base.Painter`."""
+        return self.config.crop_size
 
-    def draw_conditions(self, codes: FaceCodes, size: int, transform: Tensor | None = None) -> Tensor:
-        """What the network sees of heads [B, 9, S, S]: CONDITIONS in the ranges of `rasterize.Buffers`, background 0.
+    def check(self, request: EditRequest) -> None:
+        """As `base.Painter`."""
+        if "latent" in request.modes and "appearance" not in self.pipe.code_parts:
+            raise ValueError("The mode 'latent' needs a network that takes a code of the photo.")
+        if request.detail and (self.pipe.detail is None or self.pipe.encoder.crop != "deca"):
+            raise ValueError("detail needs DECA's encoder, its detail model and a network that draws the whole crop.")
+        if request.latents is not None and (request.best_of or 1) > 1:
+            raise ValueError("best_of draws other noise each time: leave latents out, or best_of.")
 
-        Args:
-            codes: Codes of B faces, on the device of the head.
-            size: Side S of the pictures, pixels.
-            transform: As for `draw_head`.
-        """
-        return _stack(self.draw_head(codes, size, transform))
+    def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
+        """As `base.Painter`: heads may turn anywhere."""
+
+    def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """As `base.Painter`."""
+        return self.recentred_head(source, self._one_shape(target))
 
     def recentred_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres of the target's head, moved to where FFHQ's alignment would have it.
@@ -130,100 +149,141 @@ class PublishedMixin(RigMixin, SamplingMixin):
         The network's pictures are all centred between eyes and mouth; a target is shifted so that this point stays
         where the source's is (DiffusionRig's inference).
         """
-        vertices = self.pose_head(target)
-        return vertices + self._ffhq_centre(self.pose_head(source)) - self._ffhq_centre(vertices)
+        vertices = self.pipe.pose_head(target)
+        return vertices + self._ffhq_centre(self.pipe.pose_head(source)) - self._ffhq_centre(vertices)
 
     def _ffhq_centre(self, vertices: Tensor) -> Tensor:
-        points = self.head.landmarks68(vertices)
+        points = self.pipe.head.landmarks68(vertices)
         eyes = (points[:, 36:42].mean(1) + points[:, 42:48].mean(1)) / 2
         mouth = (points[:, 48] + points[:, 54]) / 2
         return torch.lerp(eyes, mouth, MOUTH_SHARE)[:, None]
-
-    def target_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
-        """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""
-        if not self.published:
-            return self.placed_head(source, target)
-        return self.recentred_head(source, self._one_shape(target))
-
-    def appearance_code(self, crop: Tensor) -> Tensor:
-        """Code z [B, Z] of pictures [B, 3, S, S] in [-1, 1]."""
-        return self.appearance_encoder(crop.to(self.appearance_encoder.device, self.appearance_encoder.dtype))
-
-    def redraw_faces(self, tasks: Sequence[Redrawing], sampling: Sampling) -> list[Redrawn]:
-        """Draw faces, `sampling.batch` at a time, and keep the best of as many as `sampling` says of each; after an
-        interruption, as many faces as were begun."""
-        codes = self._looks([task.look or (task.rgb, task.face) for task in tasks])
-        photos = [task.photo for task in tasks]
-        drawn: list[Redrawn] = []
-        for part in batches(photos, sampling.batch):
-            own = sampling.of(photos[part])
-            tries = [self._redraw_batch(tasks[part], codes[part], own) for _ in range(sampling.best_of)]
-            tries = [made for made in tries if made]  # none after an interruption
-            drawn += [min(same, key=lambda one: laplacian_variance(one.picture)) for same in zip(*tries)]
-        return drawn
-
-    def _looks(self, looks: Sequence[tuple[np.ndarray, EncodedFace]]) -> list[Tensor | None]:
-        """Code z [1, Z] of photos around faces, computed once for each picture."""
-        if "appearance" not in self.code_parts:
-            return [None] * len(looks)
-        different = {id(face): (rgb, face) for rgb, face in looks}
-        known = {key: self.appearance_code(self._picture(*look)) for key, look in different.items()}
-        return [known[id(face)] for _, face in looks]
-
-    def _picture(self, rgb: np.ndarray, face: EncodedFace) -> Tensor:
-        """The picture around a face [1, 3, S, S] in [-1, 1]."""
-        size, kept = self.config.crop_size, face.picture
-        if kept is not None and len(kept.pixels) == size:
-            return picture_tensor(kept.pixels) * 2 - 1
-        return crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1
-
-    def _redraw_batch(
-        self, tasks: Sequence[Redrawing], looks: Sequence[Tensor | None], sampling: Sampling
-    ) -> list[Redrawn]:
-        """A batch of faces, with a generator for each or one for all; nothing after an interruption."""
-        device, dtype = self._execution_device, self.unet.dtype
-        read, wanted = (FaceCodes.cat(codes) for codes in zip(*((t.face.codes, t.target) for t in tasks)))
-        source, target = self._one_shape(read), self._one_shape(wanted)
-        look = _together(looks)
-        inverted = isinstance(sampling.latents, str)
-        here = self._draw_tasks(tasks, source, tasks[0].detail and inverted)  # else only its outline counts
-        there = self._draw_tasks(tasks, target, tasks[0].detail)
-        conditions = _stack(there).to(device, dtype)
-        code = self.condition_code(target, look, wanted.shape).to(device, dtype)
-        if inverted:
-            photos = torch.cat([self._picture(task.rgb, task.face) for task in tasks]).to(device, dtype)
-            own = _together(self._looks([(task.rgb, task.face) for task in tasks]))
-            told = self.condition_code(source, own, read.shape).to(device, dtype)
-            latents = self.invert(photos, _stack(here).to(device, dtype), told, sampling.steps)
-        else:
-            latents = self.prepare_latents(len(tasks), sampling.generator, sampling.latents)
-        if self.interrupt:
-            return []
-        sample, _ = self.sample(latents, conditions, code, sampling)
-        pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
-        heads = torch.stack([here.mask, there.mask], 1)
-        masks = [paste_mask(head) * _own_share(task.face) for head, task in zip(heads, tasks)]
-        return [Redrawn(pictures[i], masks[i], there[i]) for i in range(len(tasks))]
 
     def _one_shape(self, codes: FaceCodes) -> FaceCodes:
         """Codes with the album's mean shape, for a network that was tuned on an album."""
         shape = self.config.shape
         return codes if shape is None else codes.with_(shape=torch.tensor([shape]).expand(len(codes), -1))
 
-    def _draw_tasks(self, tasks: Sequence[Redrawing], codes: FaceCodes, wrinkles: bool) -> Buffers:
-        """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces."""
-        vertices = self.recentred_head(FaceCodes.cat([task.face.codes for task in tasks]), codes)
-        transform = torch.cat([task.face.transform for task in tasks])
-        detail = self._detail_map(tasks, codes, vertices) if wrinkles else None
-        return self.draw_head(codes, self.config.crop_size, transform, vertices, detail)
+    def crop(self, rgb: np.ndarray, face: EncodedFace) -> Tensor:
+        """The picture around a face [1, 3, S, S] in [-1, 1]."""
+        size, kept = self.config.crop_size, face.picture
+        if kept is not None and len(kept.pixels) == size:
+            return picture_tensor(kept.pixels) * 2 - 1
+        return crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1
 
-    def _detail_map(self, tasks: Sequence[Redrawing], codes: FaceCodes, vertices: Tensor) -> Tensor:
+    def appearance_code(self, crop: Tensor) -> Tensor:
+        """Code z [B, Z] of pictures [B, 3, S, S] in [-1, 1]."""
+        encoder = self.pipe.appearance_encoder
+        return encoder(crop.to(encoder.device, encoder.dtype))
+
+    def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
+        """As `base.Painter`, `sampling.batch` faces at a time, and the best of as many samples as `sampling` says of
+        each; faces that an interruption left out stay as they are."""
+        results = [(photo, targets) for photo, edits in enumerate(photos) for targets in edits.targets]
+        tasks = [
+            _Task(photo, result, face, target)
+            for result, (photo, targets) in enumerate(results)
+            for face, target in enumerate(targets)
+            if photos[photo].appearance or not unchanged(photos[photo].faces[face].codes, target)
+        ]
+        drawn = {(task.result, task.face): made for task, made in zip(tasks, self._draw(photos, tasks, sampling))}
+        with timed("paste"):
+            return [
+                _paste(photos[photo], [drawn.get((result, face)) for face in range(len(targets))])
+                for result, (photo, targets) in enumerate(results)
+            ]
+
+    def _draw(self, photos: Sequence[PhotoEdits], tasks: Sequence[_Task], sampling: Sampling) -> list[_Drawn]:
+        """Tasks in batches; after an interruption, as many as were begun."""
+        with timed("code of the photo"):
+            codes = self._appearance_codes(photos, tasks)
+        results, drawn = [task.result for task in tasks], []
+        for part in batches(results, sampling.batch):
+            own = sampling.of(results[part])
+            tries = [self._draw_batch(photos, tasks[part], codes[part], own) for _ in range(sampling.best_of)]
+            tries = [made for made in tries if made]  # none after an interruption
+            drawn += [min(same, key=lambda one: laplacian_variance(one.picture)) for same in zip(*tries)]
+        return drawn
+
+    def _appearance_codes(
+        self, photos: Sequence[PhotoEdits], tasks: Sequence[_Task], own: bool = False
+    ) -> list[Tensor | None]:
+        """Code z [1, Z] for each task, computed once for each face: of what lends its look unless it is to be its own;
+        `None` where the network is told none."""
+        if "appearance" not in self.pipe.code_parts:
+            return [None] * len(tasks)
+        known: dict[tuple[int, int | None], Tensor] = {}
+        places = [(task.photo, None if photos[task.photo].appearance and not own else task.face) for task in tasks]
+        for photo, face in places:
+            if (photo, face) not in known:
+                edits = photos[photo]
+                source = edits.appearance if face is None else (edits.rgb, edits.faces[face])
+                known[photo, face] = self.appearance_code(self.crop(*source))
+        return [known[place] for place in places]
+
+    def _draw_batch(
+        self, photos: Sequence[PhotoEdits], tasks: Sequence[_Task], looks: Sequence[Tensor | None], sampling: Sampling
+    ) -> list[_Drawn]:
+        """A batch of faces, with a generator for each or one for all; nothing after an interruption."""
+        pipe, faces = self.pipe, [photos[task.photo].faces[task.face] for task in tasks]
+        device, dtype = pipe._execution_device, pipe.unet.dtype
+        inverted, detail = isinstance(sampling.latents, str), photos[tasks[0].photo].detail
+        read, wanted = FaceCodes.cat([face.codes for face in faces]), FaceCodes.cat([task.target for task in tasks])
+        source, target = self._one_shape(read), self._one_shape(wanted)
+        with timed("draw buffers"):
+            before = self._draw_heads(tasks, faces, source, detail and inverted)  # else only its outline counts
+            after = self._draw_heads(tasks, faces, target, detail)
+        conditions = stack_conditions(after).to(device, dtype)
+        code = pipe.condition_code(target, _together(looks), wanted.shape).to(device, dtype)
+        if inverted:
+            crops = torch.cat([self.crop(photos[t.photo].rgb, face) for t, face in zip(tasks, faces)])
+            own = _together(self._appearance_codes(photos, tasks, own=True))
+            told = pipe.condition_code(source, own, read.shape).to(device, dtype)
+            with timed("network"):
+                seen = stack_conditions(before).to(device, dtype)
+                latents = pipe.invert(crops.to(device, dtype), seen, told, sampling.steps)
+        else:
+            latents = pipe.prepare_latents(len(tasks), sampling.generator, sampling.latents)
+        if pipe.interrupt:
+            return []
+        with timed("network"):
+            sample, _ = pipe.sample(latents, conditions, code, sampling)
+            pictures = ((sample.float().cpu() + 1) / 2).clamp(0, 1)
+        heads = torch.stack([before.mask, after.mask], 1)
+        masks = [paste_mask(head) * _own_share(face) for head, face in zip(heads, faces)]
+        return [_Drawn(pictures[i], masks[i], after[i]) for i in range(len(tasks))]
+
+    def _draw_heads(
+        self, tasks: Sequence[_Task], faces: Sequence[EncodedFace], codes: FaceCodes, wrinkles: bool
+    ) -> Buffers:
+        """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces."""
+        vertices = self.recentred_head(FaceCodes.cat([face.codes for face in faces]), codes)
+        transform = torch.cat([face.transform for face in faces])
+        detail = self._detail_map(tasks, faces, codes, vertices) if wrinkles else None
+        return self.pipe.draw_head(codes, self.config.crop_size, transform, vertices, detail)
+
+    def _detail_map(
+        self, tasks: Sequence[_Task], faces: Sequence[EncodedFace], codes: FaceCodes, vertices: Tensor
+    ) -> Tensor:
         """Normals [B, 3, h, w] with the wrinkles that DECA reads from the photo and expects of an expression."""
-        detail, faces = self.detail, {id(task.face): task.face for task in tasks}
-        own = {key: detail.code(face.seen.to(detail.device, detail.dtype)) for key, face in faces.items()}
-        code = torch.cat([own[id(task.face)] for task in tasks])
+        detail, places = self.pipe.detail, [(task.photo, task.face) for task in tasks]
+        distinct = dict(zip(places, faces))
+        known = {at: detail.code(face.seen.to(detail.device, detail.dtype)) for at, face in distinct.items()}
+        code = torch.cat([known[place] for place in places])
         displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code))
-        return detail.normals(self.head, vertices, displacement, self.config.rasterizer)
+        return detail.normals(self.pipe.head, vertices, displacement, self.config.rasterizer)
+
+
+def _paste(edits: PhotoEdits, drawn: Sequence[_Drawn | None]) -> PaintedPhoto:
+    """A photo with those of its faces that were drawn."""
+    rgb, faces = edits.rgb, []
+    for face, made in zip(edits.faces, drawn):
+        if made is None:
+            faces.append(None)
+            continue
+        rgb = paste(rgb, made.picture.permute(1, 2, 0).numpy(), made.mask, face.grid_matrix(len(made.mask)))
+        mask = Image.fromarray((made.mask * 255).round().astype(np.uint8))
+        faces.append(PaintedFace(mask, made.picture, made.buffers))
+    return PaintedPhoto(rgb, faces)
 
 
 def laplacian_variance(picture: Tensor) -> float:
@@ -235,12 +295,6 @@ def laplacian_variance(picture: Tensor) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def paste_redrawn(rgb: np.ndarray, face: EncodedFace, drawn: Redrawn) -> np.ndarray:
-    """A photo uint8 [H, W, 3] with what was drawn of one of its faces."""
-    picture = drawn.picture.permute(1, 2, 0).numpy()
-    return paste(rgb, picture, drawn.mask, face.grid_matrix(len(drawn.mask)))
-
-
 def _own_share(face: EncodedFace) -> np.ndarray | float:
     """How much of the network's picture may be taken: where it saw the photo blurred, the photo stays."""
     return 1.0 if face.picture is None or face.picture.own is None else face.picture.own
@@ -248,10 +302,6 @@ def _own_share(face: EncodedFace) -> np.ndarray | float:
 
 def _together(looks: Sequence[Tensor | None]) -> Tensor | None:
     return None if looks[0] is None else torch.cat(list(looks))
-
-
-def _stack(drawn: Buffers) -> Tensor:
-    return torch.cat([getattr(drawn, name) for name in CONDITIONS], 1)
 
 
 def paste_mask(heads: Tensor) -> np.ndarray:

@@ -14,10 +14,10 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from ..diffusion.sampling import Sampling
+from ..diffusion.sampling import Sampling, SamplingMixin
 from ..face.codes import FaceCodes
-from ..face.edit import EditMixin, check_turn
-from ..face.encode import EncodedFace, unchanged
+from ..face.edit import EditMixin
+from ..face.encode import EncodedFace
 from ..hub.repository import HubMixin
 from ..models.appearance import AppearanceEncoder
 from ..models.detail import DetailModel
@@ -26,21 +26,14 @@ from ..models.head import HeadModel
 from ..models.landmark_fit import LandmarkEncoder
 from ..models.occlusion import MOUTH_KEPT, MOUTH_NOT_LENT
 from ..models.unet import RigUNet
-from ..painting.diffusion_rig import PublishedMixin, Redrawing, Redrawn, paste_redrawn
-from ..painting.stages import composite
-from ..painting.stages.face_light import eyes_hidden
-from ..painting.stages.flow import PhotoTexture, move_pixels
-from ..painting.stages.frown_lines import soften_frown
-from ..painting.stages.inpaint import stack_conditions
-from ..painting.stages.lids import paint_lids
-from ..painting.stages.lips import keep_flesh, shade_seam
-from ..painting.stages.shading import shade_expression
-from ..painting.stages.wrinkles import shade_wrinkles, unfolding
+from ..painting.base import PaintedFace, Painter, PhotoEdits
+from ..painting.diffusion_rig import DiffusionRigPainter, draws_whole_crop
+from ..painting.photo_texture import PhotoTexturePainter
+from ..painting.stages.flow import PhotoTexture
 from ..photo.io import read_photo
-from ..photo.landmarks import IRISES
-from ..photo.resample import transform_points, warp_crop
-from ..photo.sharpness import photo_blur
+from ..photo.resample import warp_crop
 from ..render.buffers import buffer_pictures, to_picture
+from ..timing import timed
 from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import OUTPUT_TYPES, Request, callback_tensors, check_generators, check_request
@@ -48,14 +41,10 @@ from .settings import EMORIG, chosen_settings
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
 
-GRID = 512  # side of the grid on which motion is computed
-
-
 Lender = tuple[np.ndarray, EncodedFace]  # the reference: photo and face
-Job = tuple[np.ndarray, list[tuple[EncodedFace, FaceCodes]]]  # a photo, its faces and their target codes
 
 
-class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
+class EmoRigPipeline(SamplingMixin, EditMixin, HubMixin, DiffusionPipeline):
     """Change the emotion of faces in photos.
 
     A network that sees ("rendered", "normal", "albedo") draws the whole crop, as published (DiffusionRig); any other
@@ -136,7 +125,14 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             detail=detail,
         )  # fmt: skip
         self.register_to_config(**chosen)
-        self.texture = PhotoTexture(head)
+        self._texture: PhotoTexture | None = None
+
+    @property
+    def texture(self) -> PhotoTexture:
+        """What moving pixels knows of the head's mesh."""
+        if self._texture is None or self._texture.head is not self.head:
+            self._texture = PhotoTexture(self.head)
+        return self._texture
 
     @property
     def brought(self) -> str:
@@ -179,19 +175,19 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         check_request(self, Request(**given))
 
     @property
+    def painter(self) -> Painter:
+        """Draws this checkpoint's faces."""
+        return DiffusionRigPainter(self) if draws_whole_crop(self.unet) else PhotoTexturePainter(self)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What a request may ask of this checkpoint."""
+        return self.painter.capabilities
+
+    @property
     def latents_side(self) -> int:
         """Side of what the network sees, pixels of the crop."""
-        return self.config.crop_size if self.published else self.config.repaint_window[2]
-
-    def denoise(
-        self, latents: Tensor, conditions: Tensor, code: Tensor, sampling: Sampling
-    ) -> tuple[Tensor, Tensor]:
-        """Corrections of the base [B, 3, side, side]: a sample, and the mean that the first step predicts.
-
-        The mean is smooth, as skin is; the sample has detail. Arguments as for `sample`.
-        """
-        sample, mean = self.sample(latents, conditions, code, sampling)
-        return sample / self.config.residual_scale, mean / self.config.residual_scale
+        return self.painter.latents_side
 
     @torch.no_grad()
     def __call__(
@@ -282,26 +278,27 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
             with naming_photo(i, len(images)):
                 photos.append(read_photo(one))
                 encoded.append(self.encode_photo(photos[-1].rgb, face, crop, source_encoder))
-        if len(photos) < len(emotions):
-            photos, encoded = photos * len(emotions), encoded * len(emotions)
-            if isinstance(generator, list) and len(generator) < len(emotions):
-                sampling = replace(sampling, generator=generator * len(emotions))
+        if isinstance(generator, list) and len(generator) < len(emotions):
+            sampling = replace(sampling, generator=generator * len(emotions))
 
-        # 3. edit their codes, 4. draw
-        jobs: list[Job] = []
-        for i, (photo, faces, mood) in enumerate(zip(photos, encoded, emotions), 1):
+        # 3. edit their codes, 4. paint
+        look = lender if lender and "latent" in request.modes and request.intensity > 0 else None
+        moods = [[emotion] for emotion in emotions] if len(photos) == len(emotions) else [emotions]
+        edits = []
+        for i, (photo, faces, wanted) in enumerate(zip(photos, encoded, moods), 1):
             with naming_photo(i, len(images)):
-                jobs.append((photo.rgb, [(f, self._target(f, request, mood, lender)) for f in faces]))
+                targets = [[self._target(face, request, mood, lender) for face in faces] for mood in wanted]
+            edits.append(PhotoEdits(photo.rgb, faces, targets, look, request.detail))
         with self._interruptible():
-            results = self._redraw_photos(jobs, request, lender, sampling) if self.published else [
-                self._move_photo(rgb, faces, sampling.of([i])) for i, (rgb, faces) in enumerate(jobs)
-            ]  # fmt: skip
+            results = self.paint(edits, sampling)
 
         # 5. hand over
-        pictures = [as_type(p, rgb, output_type) for p, (rgb, _) in zip(photos, results)]
-        edited = [e for _, e in results]
-        for one, face in ((o, f) for pair in zip(edited, encoded) for o, f in zip(*pair)):
-            one.notes = self._notes(face, request, lender)
+        owners = [i for i, wanted in enumerate(moods) for _ in wanted]
+        pictures = [as_type(photos[i], rgb, output_type) for i, (rgb, _) in zip(owners, results)]
+        edited = [faces for _, faces in results]
+        for i, faces in zip(owners, edited):
+            for face, one in zip(encoded[i], faces):
+                one.notes = self._notes(face, request, lender)
         for note in sorted({note for faces in edited for one in faces for note in one.notes}):
             warnings.warn(note, stacklevel=3)
         self.maybe_free_model_hooks()
@@ -315,8 +312,7 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         else:
             units, rotate = request.action_units, request.rotate
             target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
-        if not self.published:
-            check_turn(face.codes, target)
+        self.painter.check_target(face.codes, target)
         return target
 
     def _notes(self, face: EncodedFace, request: Request, lender: Lender | None) -> tuple[str, ...]:
@@ -327,99 +323,34 @@ class EmoRigPipeline(PublishedMixin, EditMixin, HubMixin, DiffusionPipeline):
         lacking = moved and lent and lender[1].covered and bool(self.head.config.expression_names)
         return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking
 
-    def _redraw_photos(
-        self, jobs: list[Job], request: Request, lender: Lender | None, sampling: Sampling
+    def paint(
+        self, photos: Sequence[PhotoEdits], sampling: Sampling
     ) -> list[tuple[np.ndarray, list[EditedFace]]]:
-        """Photos whose faces a network drew that draws the whole crop, all faces in common batches."""
-        look = lender if "latent" in request.modes and request.intensity > 0 else None
-        same = lambda face, target: look is None and unchanged(face.codes, target)
-        tasks = [
-            Redrawing(rgb, face, target, look, request.detail, i)
-            for i, (rgb, pairs) in enumerate(jobs) for face, target in pairs if not same(face, target)
-        ]  # fmt: skip
-        drawn = iter(self.redraw_faces(tasks, sampling))
-        results = []
-        for rgb, pairs in jobs:
-            mine = [None if same(face, target) else next(drawn, None) for face, target in pairs]
-            for (face, _), one in zip(pairs, mine):
-                rgb = rgb if one is None else paste_redrawn(rgb, face, one)
-            results.append((rgb, [self._describe(rgb, *pair, one) for pair, one in zip(pairs, mine)]))
-        return results
+        """Every result of photos: uint8 [H, W, 3], and its faces.
 
-    def _move_photo(
-        self, rgb: np.ndarray, faces: list[tuple[EncodedFace, FaceCodes]], sampling: Sampling
-    ) -> tuple[np.ndarray, list[EditedFace]]:
-        edited = []
-        for face, target in faces:
-            mask = None
-            if not unchanged(face.codes, target):
-                rgb, mask = self._move_face(rgb, face, target, sampling)
-            edited.append(self._describe(rgb, face, target, mask))
-        return rgb, edited
-
-    def _move_face(
-        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, sampling: Sampling
-    ) -> tuple[np.ndarray, Image.Image]:
-        here, there = (self.grid_vertices(face, c, GRID) for c in (face.codes, target))
-        there = self._kept_below(face, target, there) if face.covered else keep_flesh(self.head, here, there)
-        turning = not torch.equal(face.codes.pose[:, :3], target.pose[:, :3])
-        grid, size = face.grid_matrix(GRID), self.config.crop_size
-        landmarks = transform_points(face.grid_matrix(size), face.face.landmarks[:, :2])
-        shades = eyes_hidden(warp_crop(rgb, face.grid_matrix(size), size), landmarks)
-        irises = None if shades else landmarks[list(IRISES)] * (GRID / size)
-        warp = self.texture.warp(here, there, GRID, turning, irises, face.shut_eyes, face.covered)
-        warp.blur = photo_blur(rgb, grid, warp.source_points)
-        moved = move_pixels(rgb, grid, warp)
-        if not shades:
-            moved = paint_lids(moved, rgb, grid, warp)
-        change = dict(zip(self.head.config.expression_names, (target.expression - face.codes.expression)[0].tolist()))
-        near = composite.close_up(self.texture, warp, there, moved, grid)
-        unfolded = 0.0 if face.covered else unfolding(change)
-        plan = composite.plan(warp, warp_crop(moved, grid, GRID), size, unfolded, near)
-        painted = plan.base
-        if self.unet is not None and plan.network_mask.any() and not self.interrupt:
-            painted = self._paint(plan, target, sampling)
-        done = composite.finish(moved, plan, painted, face.grid_matrix(size), self.config.light_blur)
-        if composite.mouth_changes(warp):
-            done = shade_seam(done, grid, warp)
-        if change and self.config.shading:
-            done = shade_expression(done, moved, grid, warp, self.head, change, self.config.shading)
-            done = soften_frown(done, moved, grid, warp, change)
-        if change and self.config.wrinkles:
-            done = shade_wrinkles(done, moved, grid, warp, change, target.light[0], self.config.wrinkles)
-        return done, plan.picture()
-
-    def _kept_below(self, face: EncodedFace, target: FaceCodes, there: Tensor) -> Tensor:
-        """The edited head [V, 3], on the grid, whose expression changes above what covers the mouth alone."""
-        pose = torch.cat([target.pose[:, :3], face.codes.pose[:, 3:]], 1)
-        still = self.grid_vertices(face, target.with_(expression=face.codes.expression, pose=pose), GRID)
-        return still + self.texture.above_mask[:, None] * (there - still)
-
-    def _paint(self, plan: composite.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
-        """Base plus the network's correction [1, 3, S, S] within the network's mask."""
-        window = (..., *self.repaint_window)
-        device, dtype = self._execution_device, self.unet.dtype
-        conditions = stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)[window]
-        latents = self.prepare_latents(1, sampling.generator, sampling.latents)
-        code = self.condition_code(target).to(device, dtype)
-        sample, mean = self.denoise(latents, conditions.to(device, dtype), code, sampling)
-        correction = torch.where(plan.mouth[window] > 0, sample.float().cpu(), mean.float().cpu())
-        painted = plan.base.clone()
-        painted[window] += correction * plan.network_mask[window]
-        return painted.clamp(-1, 1)
+        Args:
+            photos: Photos and target codes.
+            sampling: How the network is sampled; a list of generators has one for each result.
+        """
+        painted = self.painter.paint(photos, sampling)
+        pairs = [(edits.faces, targets) for edits in photos for targets in edits.targets]
+        return [
+            (result.rgb, [self._describe(result.rgb, *face) for face in zip(faces, targets, result.faces)])
+            for result, (faces, targets) in zip(painted, pairs)
+        ]
 
     def _describe(
-        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, made: Redrawn | Image.Image | None
+        self, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, painted: PaintedFace | None
     ) -> EditedFace:
-        """What happened to a face: `made` is what was drawn of it, or the mask of what was repainted."""
+        """What happened to a face of a result."""
         size = self.config.crop_size
-        vertices = self.target_head(face.codes, target)
-        drawn = made if isinstance(made, Redrawn) else None
-        heads = drawn.buffers if drawn else self.draw_head(target, size, face.transform, vertices)
-        mask = Image.fromarray((drawn.mask * 255).round().astype(np.uint8)) if drawn else made
-        buffers = buffer_pictures(heads, bool(self.head.config.num_texture))
-        buffers["repainted"] = mask or Image.new("L", (size, size))
+        with timed("buffers for the output"):
+            vertices = self.painter.place_head(face.codes, target)
+            drawn = painted and painted.buffers
+            heads = drawn or self.draw_head(target, size, face.transform, vertices)
+            buffers = buffer_pictures(heads, bool(self.head.config.num_texture))
+        buffers["repainted"] = painted.mask if painted else Image.new("L", (size, size))
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
-        picture = to_picture(drawn.picture) if drawn else None
+        picture = to_picture(painted.picture) if painted and painted.picture is not None else None
         number, box = face.face.index + 1, face.face.box
         return EditedFace(number, box, face.codes, target, crop, buffers, vertices[0], picture)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..diffusion.sampling import CALLBACK_TENSORS
 from ..face.codes import FaceCodes
-from ..face.edit import MAX_ANGLE, MODES, UNDRAWN_UNITS
+from ..face.edit import MODES
 from ..face.emotions import action_unit_offset, check_amount
 from ..photo.crops import PICTURE_FRAMES
 
@@ -88,6 +88,12 @@ def check_request(pipe: EmoRigPipeline, request: Request) -> None:
     _check_edit(pipe, request)
     _check_lending(pipe, request)
     _check_sampling(pipe, request)
+    pipe.painter.check(request)
+
+
+def _need(pipe: EmoRigPipeline, capability: str, what: str) -> None:
+    if capability not in pipe.capabilities:
+        raise ValueError(f"{what} needs a network that draws the whole crop, as a converted rig does.")
 
 
 def _check_components(pipe: EmoRigPipeline) -> None:
@@ -110,8 +116,8 @@ def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
             pipe.emotion_change(emotion)
     if request.action_units is not None:
         action_unit_offset(request.action_units, config.expression_names)
-        for unit in UNDRAWN_UNITS:
-            if request.action_units.get(unit) and not pipe.published:
+        for unit in pipe.painter.undrawn_units:
+            if request.action_units.get(unit):
                 raise ValueError(f"The unit {unit} cannot be shown: no tongue is drawn outside a mouth. Leave it out.")
     given = (request.emotion, request.reference, request.codes)
     if sum(x is not None for x in given) > 1:
@@ -121,7 +127,7 @@ def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
     codes, shape = request.codes, (1, config.num_expression)
     if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
         raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
-    limit = 90 if pipe.published else MAX_ANGLE
+    limit = pipe.painter.max_angle
     if request.rotate is not None and not _three_angles(request.rotate, limit):
         raise ValueError(
             f"rotate must be three angles (yaw, pitch, roll) from {-limit:g} to {limit:g} degrees, got "
@@ -134,18 +140,16 @@ def _check_lending(pipe: EmoRigPipeline, request: Request) -> None:
     modes = request.modes
     if isinstance(modes, str) or not isinstance(modes, Sequence) or not modes or any(m not in MODES for m in modes):
         raise ValueError(f"modes must be some of {', '.join(MODES)} in a list, got {modes!r}.")
-    drawn = [mode for mode in modes if mode in ("light", "latent")]
-    if drawn and not pipe.published:
-        raise ValueError(f"The mode {drawn[0]!r} needs a network that draws the whole crop, as a converted rig does.")
-    if "latent" in modes and "appearance" not in pipe.code_parts:
-        raise ValueError("The mode 'latent' needs a network that takes a code of the photo.")
+    for mode in modes:
+        if mode in ("light", "latent"):
+            _need(pipe, mode, f"The mode {mode!r}")
     for name in ("source_encoder", "target_encoder"):
         branch, known = getattr(request, name), pipe.encoder.branches
         if branch is not None and branch not in known:
             can = f"choose one of {', '.join(known)}" if known else "leave it out"
             raise ValueError(f"This pipeline's encoder cannot be {branch!r} ({name}): {can}.")
-    if request.detail and (pipe.detail is None or pipe.encoder.crop != "deca" or not pipe.published):
-        raise ValueError("detail needs DECA's encoder, its detail model and a network that draws the whole crop.")
+    if request.detail:
+        _need(pipe, "detail", "detail")
     if request.crop is not None and request.crop not in PICTURE_FRAMES:
         raise ValueError(f"crop must be one of {', '.join(PICTURE_FRAMES)}, got {request.crop!r}.")
 
@@ -155,17 +159,13 @@ def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
     check_steps("num_inference_steps", steps, pipe.scheduler)
     if request.best_of is not None:
         check_best_of(request.best_of)
-        if not pipe.published:
-            raise ValueError("best_of needs a network that draws the whole crop, as a converted rig does.")
-        if latents is not None and request.best_of > 1:
-            raise ValueError("best_of draws other noise each time: leave latents out, or best_of.")
+        _need(pipe, "best_of", "best_of")
     if not whole(count, 1024):
         raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {count!r}.")
     if request.output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {request.output_type!r}.")
     if isinstance(latents, str) and latents == "photo":
-        if not pipe.published:
-            raise ValueError("latents='photo' needs a network that draws the whole crop, as a converted rig does.")
+        _need(pipe, "inversion", "latents='photo'")
         return
     shape = (1, 3, pipe.latents_side, pipe.latents_side)
     if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):

@@ -9,44 +9,12 @@ import argparse
 import resource
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
-from unittest.mock import patch
 
 import torch
 from skimage import data
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.face import encode
-from emorig_diffusers.painting.stages import composite, flow
-from emorig_diffusers.pipelines import emorig
-
-STAGES = {
-    "find faces": (encode, "find_faces"),
-    "fit codes": (EmoRigPipeline, "encode_face"),
-    "plan motion": (flow.PhotoTexture, "warp"),
-    "move pixels": (emorig, "move_pixels"),
-    "choose and fill": (composite, "plan"),
-    "network": (EmoRigPipeline, "_paint"),
-    "wrinkles": (emorig, "shade_wrinkles"),
-    "paste back": (composite, "finish"),
-    "buffers for the output": (EmoRigPipeline, "_describe"),
-}
-
-
-def timed(function: Callable, name: str, seconds: dict[str, list[float]]) -> Callable:
-    """The same function, noting how long it takes."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            seconds[name].append(time.perf_counter() - start)
-
-    return call
+from emorig_diffusers.timing import recorded, timed
 
 
 def main() -> None:
@@ -62,12 +30,10 @@ def main() -> None:
     print(f"open the pipeline      {time.perf_counter() - start:7.3f} s")
     photo = data.astronaut()
     pipe(photo, "surprise")
-    seconds: dict[str, list[float]] = defaultdict(list)
-    with ExitStack() as stack:
-        for name, (owner, attribute) in STAGES.items():
-            stack.enter_context(patch.object(owner, attribute, timed(getattr(owner, attribute), name, seconds)))
+    with recorded() as seconds:
         for _ in range(args.repeat):
-            timed(pipe, "whole edit", seconds)(photo, "surprise")
+            with timed("whole edit"):
+                pipe(photo, "surprise")
     whole = statistics.median(seconds["whole edit"])
     for name, values in seconds.items():
         share = statistics.median(values)

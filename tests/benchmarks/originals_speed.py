@@ -61,7 +61,6 @@ from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.painting import diffusion_rig
 from emorig_diffusers.painting.diffusion_rig import CONDITIONS, published_scheduler
 from emorig_diffusers.photo.io import read_photo
-from emorig_diffusers.pipelines import emorig
 from emorig_diffusers.render.buffers import draw_buffers, vertex_normals
 from emorig_diffusers.render.camera import project
 
@@ -105,7 +104,7 @@ def open_pipeline(args: argparse.Namespace) -> EmoRigPipeline:
     pipe = EmoRigPipeline.from_pretrained(args.pipeline).to(args.device)
     if args.dtype != "float32":
         pipe.to(getattr(torch, args.dtype))
-    if not pipe.published:
+    if "whole_crop" not in pipe.capabilities:
         raise SystemExit("Only a network that draws the whole crop can be compared: give such a pipeline.")
     if args.channels_last:
         pipe.unet.to(memory_format=torch.channels_last)
@@ -187,7 +186,7 @@ def stages_of(pipe: EmoRigPipeline) -> list[tuple[str, Any, str]]:
         ("detect", encode, "find_faces"), ("crop", RigMixin, "_look"), ("crop", encode, "take_picture"),
         ("crop", encode, "deca_crop"), *reads, ("head", pipe.head, "forward"), ("buffers", RigMixin, "draw_head"),
         *look, ("network", EmoRigPipeline, "sample"), ("paste", diffusion_rig, "paste_mask"),
-        ("paste", emorig, "paste_redrawn"), ("sheet of the result", EmoRigPipeline, "_describe"),
+        ("paste", diffusion_rig, "_paste"), ("sheet of the result", EmoRigPipeline, "_describe"),
     ]  # fmt: skip
 
 
@@ -228,7 +227,7 @@ def print_stages(found: dict[str, dict[str, float]]) -> None:
 
 def read_as_published(pipe: EmoRigPipeline, photo: np.ndarray, visualise: bool) -> EncodedFace:
     """A photo's largest face as the original scripts read it."""
-    face = pipe.encode_photo(photo)[0]
+    face = pipe.encode(photo)[0]
     if visualise:
         decode_as_emoca(pipe, face)
     elif pipe.detail is not None:
@@ -265,9 +264,9 @@ def edit_as_published(
         for photo in photos:
             face = read_as_published(pipe, photo, visualise)
             target = pipe.edit_codes(face, reference=lender)
-            drawn = pipe.draw_head(target, size, face.transform, pipe.recentred_head(face.codes, target))
+            drawn = pipe.draw_head(target, size, face.transform, pipe.painter.recentred_head(face.codes, target))
             conditions = torch.cat([getattr(drawn, name) for name in CONDITIONS], 1).to(device, dtype)
-            look = pipe.appearance_code(crop_tensor(photo, face.grid_matrix(size), size) * 2 - 1)
+            look = pipe.painter.appearance_code(crop_tensor(photo, face.grid_matrix(size), size) * 2 - 1)
             code = pipe.condition_code(target, look).to(device, dtype)
             pipe.sample(noise.to(device, dtype), conditions, code, Sampling(args.steps))[0].float().cpu()
     return args.emotions * len(photos)

@@ -60,7 +60,7 @@ def main() -> None:
     data = open_dataset(args.photos)
     chosen = [(s, m.group(1)) for s in data.sources if (m := re.search(args.person, s.file))]
     photos, people = [data.read(s) for s, _ in chosen], [person for _, person in chosen]
-    faces = [pipe.encode_photo(photo)[0] for photo in photos]
+    faces = [pipe.encode(photo)[0] for photo in photos]
     report("landmark fit", [f.codes.shape[0] for f in faces], people)
     read = [read_crop(encoder, photo, face) for photo, face in zip(photos, faces)]
     floor = report(args.encoder, read, people)

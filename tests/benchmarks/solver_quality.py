@@ -98,18 +98,18 @@ def pipeline_task(pipe: EmoRigPipeline, photos: Iterable[Path], emotion: str) ->
     Raises:
         ValueError: If the network does not draw the whole crop.
     """
-    if not pipe.published:
+    if "whole_crop" not in pipe.capabilities:
         raise ValueError("Only a network that draws the whole crop can be compared: give such a pipeline.")
     size, conditions, codes = pipe.config.crop_size, [], []
     for photo in photos:
         rgb = read_photo(photo).rgb
-        face = pipe.encode_photo(rgb)[0]
+        face = pipe.encode(rgb)[0]
         target = pipe.edit_codes(face, emotion)
-        drawn = pipe.draw_head(target, size, face.transform, pipe.recentred_head(face.codes, target))
+        drawn = pipe.draw_head(target, size, face.transform, pipe.painter.recentred_head(face.codes, target))
         conditions.append(torch.cat([getattr(drawn, name) for name in CONDITIONS], 1))
         look = None
         if "appearance" in pipe.code_parts:
-            look = pipe.appearance_code(crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1)
+            look = pipe.painter.appearance_code(crop_tensor(rgb, face.grid_matrix(size), size) * 2 - 1)
         codes.append(pipe.condition_code(target, look))
     latents = noise_like((len(codes), 3, size, size))
     return Task(pipe, *(x.to(pipe.device, pipe.unet.dtype) for x in (latents, torch.cat(conditions), torch.cat(codes))))

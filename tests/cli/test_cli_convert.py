@@ -92,7 +92,7 @@ def test_doctor(originals: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 @torch.no_grad()
 def test_all_parts_compute(converted: Path, pipe: EmoRigPipeline, state: State) -> None:
     made = EmoRigPipeline.from_pretrained(converted)
-    assert made.published and made.code_parts == ("appearance",) and made.config.crop == "ffhq"
+    assert "whole_crop" in made.capabilities and made.code_parts == ("appearance",) and made.config.crop == "ffhq"
     assert made.config.shape == [0.25] * 100  # of the album
     assert len(made.config.emotion_codes["happy"]) == 53
     assert not list(converted.parent.glob(".*"))

@@ -149,7 +149,7 @@ def test_networks_alone_ask_for_the_others(folder: Path, parts: tuple[Path, Path
     assert index["head"] == index["encoder"] == [None, None]
     head, encoder = HeadModel.from_pretrained(parts[0]), EmocaEncoder.from_pretrained(parts[1])
     pipe = EmoRigPipeline.from_pretrained(folder, head=head, encoder=encoder)
-    assert pipe.head is head and pipe.encoder is encoder and pipe.published
+    assert pipe.head is head and pipe.encoder is encoder and "whole_crop" in pipe.capabilities
     assert pipe.code_parts == ("appearance",) and pipe.config.crop == "ffhq"
     assert (pipe.config.resampling, pipe.config.rasterizer) == ("skimage", "pytorch3d")
     assert (pipe.config.crop_size, pipe.config.default_num_inference_steps) == (64, 20)
@@ -168,7 +168,7 @@ def test_complete_pipeline_samples_as_the_original(
     assert set(pipe.config.emotion_codes) >= {"neutral", "happy", "anger"}
     assert all(len(codes) == 53 for codes in pipe.config.emotion_codes.values())
     photo = torch.rand(1, 3, 64, 64, generator=seed(3)) * 2 - 1
-    conditions, code = torch.rand(1, 9, 32, 32, generator=seed(4)), pipe.appearance_code(photo)
+    conditions, code = torch.rand(1, 9, 32, 32, generator=seed(4)), pipe.painter.appearance_code(photo)
     noise = torch.randn(1, 3, 32, 32, generator=seed(5))
     double = {k: v.double() for k, v in state.items()}
     original, z = Functional(double, MODEL), encode(double, MODEL, photo.double())

@@ -34,7 +34,8 @@ from emorig_diffusers.hub.repository import resolve
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel
 from emorig_diffusers.models.emoca import EmocaEncoder
-from emorig_diffusers.painting.diffusion_rig import Redrawing, paste_redrawn, published_scheduler
+from emorig_diffusers.painting.base import PhotoEdits
+from emorig_diffusers.painting.diffusion_rig import published_scheduler
 from emorig_diffusers.photo import faces
 from emorig_diffusers.photo.faces import Face, find_faces
 from emorig_diffusers.photo.resample import warp_crop
@@ -154,8 +155,9 @@ def test_redrawn_is_the_source_under_its_own_codes(
         own = sides[face.encoders[0]][0]
         assert code_distance(face.after, own.codes) == code_distance(face.wanted, own.codes) == (0, 0)
         with torch.no_grad():
-            [drawn] = both.redraw_faces([Redrawing(hopper, own, own.codes)], Sampling(STEPS, latents=NOISE))
-        assert np.abs(face.result.astype(int) - paste_redrawn(hopper, own, drawn)).max() <= 1
+            edits = PhotoEdits(hopper, [own], [[own.codes]], (hopper, own))
+            [drawn] = both.painter.paint([edits], Sampling(STEPS, latents=NOISE))
+        assert np.abs(face.result.astype(int) - drawn.rgb).max() <= 1
 
 
 def test_photos_are_searched_and_read_once(
@@ -169,7 +171,8 @@ def test_photos_are_searched_and_read_once(
     assert [searched.count(photo.tobytes()) for photo in (hopper, astronaut)] == [1, 1]
     assert branches[:5] == [(), ("deca",), ("emoca",), ("deca",), ("emoca",)]  # the first is not timed
     encoding = [f"encode {role}, {kind}" for role in ("source", "target") for kind in ("DECA", "EMOCA")]
-    assert list(times) == ["find faces", *encoding, "draw buffers", "network", "paste", "read results"]
+    PAINTING = ("code of the photo", "draw buffers", "network", "paste", "buffers for the output")
+    assert list(times) == ["find faces", *encoding, *PAINTING, "read results"]
     assert all(time > 0 for time in times.values())
 
 

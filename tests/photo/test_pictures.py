@@ -188,7 +188,7 @@ def test_a_pipeline_resamples_as_its_checkpoint_says(pipe: EmoRigPipeline, astro
     found = published.encode_face(astronaut, face)
     wanted = take_picture(astronaut, "ffhq", face.landmarks, SIDE, "skimage")
     assert np.array_equal(found.picture.pixels, wanted.pixels)
-    shown = published._picture(astronaut, found)[0].permute(1, 2, 0).numpy()
+    shown = published.painter.crop(astronaut, found)[0].permute(1, 2, 0).numpy()
     assert np.array_equal(np.rint((shown + 1) * 127.5), wanted.pixels)
     np.testing.assert_allclose(found.grid_matrix(2 * SIDE), 2 * wanted.matrix)
     ours = EmoRigPipeline(pipe.head, pipe.encoder, crop="ffhq", crop_size=SIDE).encode_face(astronaut, face)

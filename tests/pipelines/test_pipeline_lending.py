@@ -20,7 +20,7 @@ from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
-from emorig_diffusers.painting.diffusion_rig import published_scheduler
+from emorig_diffusers.painting.diffusion_rig import draw_conditions, published_scheduler
 from emorig_diffusers.photo.crops import square_matrix
 
 SIDE = 64
@@ -138,8 +138,8 @@ def test_the_latent_mode_takes_the_references_look(
     assert changed.any()
     rig.scheduler.set_timesteps(1)
     face, other = rig.encode_photo(hopper)[0], rig.encode_photo(astronaut)[0]
-    z = rig.appearance_code(rig._picture(astronaut, other))
-    conditions = rig.draw_conditions(face.codes, SIDE)
+    z = rig.painter.appearance_code(rig.painter.crop(astronaut, other))
+    conditions = draw_conditions(rig.head, face.codes, SIDE)
     sample, _ = rig.sample(noise, conditions, rig.condition_code(face.codes, z), Sampling(1))
     found = np.asarray(sheet.drawn) / 127.5 - 1
     np.testing.assert_allclose(found, sample[0].clamp(-1, 1).permute(1, 2, 0), atol=0.02)
@@ -230,8 +230,8 @@ def test_the_photos_own_noise(rig: EmoRigPipeline, hopper: np.ndarray) -> None:
     pictures = [np.asarray(rig(hopper, **options).faces[0][0].drawn) for _ in range(2)]
     assert_close(*pictures)
     face = rig.encode_photo(hopper)[0]
-    photo, conditions = rig._picture(hopper, face), rig.draw_conditions(face.codes, SIDE)
-    code = rig.condition_code(face.codes, rig.appearance_code(photo))
+    photo, conditions = rig.painter.crop(hopper, face), draw_conditions(rig.head, face.codes, SIDE)
+    code = rig.condition_code(face.codes, rig.painter.appearance_code(photo))
     back, _ = rig.sample(rig.invert(photo, conditions, code, 50), conditions, code, Sampling(50))
     other, _ = rig.sample(torch.randn(1, 3, SIDE, SIDE, generator=seed(0)), conditions, code, Sampling(50))
     assert (back - photo).abs().mean() < 0.8 * (other - photo).abs().mean()

@@ -16,6 +16,7 @@ from torch import nn
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.diffusion.sampling import Sampling
 from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.painting.photo_texture import PhotoTexturePainter
 
 
 def seed(number: int) -> torch.Generator:
@@ -62,7 +63,7 @@ def silence(pipeline: EmoRigPipeline, step: int, timestep: torch.Tensor, values:
 def test_callback_may_change_the_latents(tiny_pipe: EmoRigPipeline, hopper: np.ndarray) -> None:
     latents = tiny_pipe.prepare_latents(1, seed(0))
     conditions, code = torch.zeros(1, 11, 160, 160), torch.zeros(1, 58)
-    sample, mean = tiny_pipe.denoise(latents, conditions, code, Sampling(2, seed(0), callback=silence))
+    sample, mean = tiny_pipe.painter.denoise(latents, conditions, code, Sampling(2, seed(0), callback=silence))
     assert not sample.any() and mean.any()  # the mean is what the first step said
     edit = {"emotion": "surprise", "output_type": "np", "num_inference_steps": 1}
     silent = tiny_pipe(hopper, **edit, generator=seed(0), callback_on_step_end=silence).images[0]
@@ -129,8 +130,8 @@ def test_sampling_finds_what_a_perfect_network_knows(
     sampler.set_progress_bar_config(disable=True)
     latents = sampler.prepare_latents(1, seed(2))
     sampler.unet = Oracle(clean, scheduler.alphas_cumprod)
-    sampling = Sampling(steps, seed(2))
-    for found in sampler.denoise(latents, torch.zeros(1, 11, 160, 160), torch.zeros(1, 58), sampling):
+    painter, sampling = PhotoTexturePainter(sampler), Sampling(steps, seed(2))
+    for found in painter.denoise(latents, torch.zeros(1, 11, 160, 160), torch.zeros(1, 58), sampling):
         torch.testing.assert_close(found, clean / 3, atol=1e-4, rtol=0)
 
 

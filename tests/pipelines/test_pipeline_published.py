@@ -25,7 +25,7 @@ from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import FitResult, LandmarkEncoder
 from emorig_diffusers.models.mesh_fields import residual_offsets
-from emorig_diffusers.painting.diffusion_rig import paste_mask, published_scheduler
+from emorig_diffusers.painting.diffusion_rig import draw_conditions, paste_mask, published_scheduler
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.render.buffers import draw_buffers
 from emorig_diffusers.render.camera import project
@@ -74,11 +74,11 @@ def test_which_networks_draw_the_whole_crop(
     published: EmoRigPipeline, pipe: EmoRigPipeline, tiny_pipe: EmoRigPipeline
 ) -> None:
     bare = EmoRigPipeline(pipe.head, pipe.encoder)
-    assert [p.published for p in (published, pipe, tiny_pipe, bare)] == [True, False, False, False]
+    assert ["whole_crop" in p.capabilities for p in (published, pipe, tiny_pipe, bare)] == [True, False, False, False]
 
 
 def test_conditions_are_the_heads_buffers(pipe: EmoRigPipeline, codes: FaceCodes) -> None:
-    drawn = pipe.draw_conditions(codes, SIDE)
+    drawn = draw_conditions(pipe.head, codes, SIDE)
     assert drawn.shape == (2, 9, SIDE, SIDE)
     head = pipe.head
     for index, picture in enumerate(drawn):
@@ -89,7 +89,7 @@ def test_conditions_are_the_heads_buffers(pipe: EmoRigPipeline, codes: FaceCodes
         torch.testing.assert_close(picture, torch.cat(parts), atol=1e-5, rtol=0)
         background = expected.mask[0, 0] == 0
         assert background.any() and not picture[:, background].any()
-    bright = pipe.draw_conditions(codes.with_(light=codes.light * 9), SIDE)
+    bright = draw_conditions(pipe.head, codes.with_(light=codes.light * 9), SIDE)
     assert bright[:, :3].max() > 1  # rendered is not clamped
     torch.testing.assert_close(bright[:, 3:], drawn[:, 3:])
 
@@ -97,8 +97,8 @@ def test_conditions_are_the_heads_buffers(pipe: EmoRigPipeline, codes: FaceCodes
 def test_conditions_in_another_frame(pipe: EmoRigPipeline, codes: FaceCodes) -> None:
     """Half the size and to the right: the lower left of the picture is the whole crop."""
     half = torch.tensor([[0.5, 0, -0.5], [0, 0.5, 0.5], [0, 0, 1]]).expand(2, 3, 3)
-    placed = pipe.draw_conditions(codes, 2 * SIDE, half)
-    torch.testing.assert_close(placed[..., SIDE:, :SIDE], pipe.draw_conditions(codes, SIDE), atol=1e-4, rtol=0)
+    placed = draw_conditions(pipe.head, codes, 2 * SIDE, half)
+    torch.testing.assert_close(placed[..., SIDE:, :SIDE], draw_conditions(pipe.head, codes, SIDE), atol=1e-4, rtol=0)
 
 
 def test_the_network_is_told_of_target_and_photo(
@@ -109,7 +109,7 @@ def test_the_network_is_told_of_target_and_photo(
     assert len(calls) == 3 and len(looks) == 1
     crop = torch.from_numpy(warp_crop(astronaut, astronaut_face.grid_matrix(SIDE), SIDE)).permute(2, 0, 1)
     torch.testing.assert_close(looks[0][0], crop[None] / 127.5 - 1)
-    vertices = published.recentred_head(astronaut_face.codes, target)
+    vertices = published.painter.recentred_head(astronaut_face.codes, target)
     drawn = published.draw_head(target, SIDE, vertices=vertices)
     for sample, _, code in calls:
         torch.testing.assert_close(sample[:, 3:], torch.cat([drawn.rendered, drawn.normal, drawn.albedo], 1))
@@ -123,7 +123,7 @@ def test_the_face_stays_in_place_when_the_head_turns(
     with watched(published.unet) as calls:
         (face,) = published(hopper, rotate=(20, 0, 0), num_inference_steps=1).faces[0]
     source, target, head = hopper_face.codes, face.target, published.head
-    placed = published.recentred_head(source, target)
+    placed = published.painter.recentred_head(source, target)
 
     def middle(vertices: torch.Tensor) -> torch.Tensor:
         """A tenth of the way from between the eyes to between the mouth's corners, in the picture."""
@@ -235,7 +235,7 @@ def guided_ddim(predict: Callable[[torch.Tensor, int], torch.Tensor], noise: tor
 
 
 def test_sampler_is_that_of_guided_diffusion(published: EmoRigPipeline, codes: FaceCodes) -> None:
-    conditions, code = published.draw_conditions(codes, SIDE), torch.randn(2, 64, generator=seed(1))
+    conditions, code = draw_conditions(published.head, codes, SIDE), torch.randn(2, 64, generator=seed(1))
     noise = published.prepare_latents(2, seed(2))
     sample, _ = published.sample(noise, conditions, code, Sampling(20))
 
@@ -425,7 +425,7 @@ def test_export_and_load(
     assert index["code_parts"] == "appearance"
     again = EmoRigPipeline.from_pretrained(folder)
     again.set_progress_bar_config(disable=True)
-    assert again.published and again.code_parts == ("appearance",)
+    assert "whole_crop" in again.capabilities and again.code_parts == ("appearance",)
     results = [p(hopper, "fear", generator=seed(0), output_type="np").images[0] for p in (published, again)]
     assert_close(*results)
 

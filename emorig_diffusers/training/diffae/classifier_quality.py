@@ -85,7 +85,7 @@ def edit_quality(
         sampling: Steps of inversion and decoding.
         judge: Of the decoded pictures.
     """
-    z = torch.cat([pipe.encode(batch) for batch in pictures.split(sampling.batch)])
+    z = torch.cat([pipe.semantic_code(batch) for batch in pictures.split(sampling.batch)])
     noise = [pipe.stochastic_code(pictures[i], z[i], sampling.steps) for i in _batches(len(z), sampling.batch)]
     noise = torch.cat(noise)
     photos, rebuilt = ([judge(one) for one in shown] for shown in (pictures, pipe.decode(noise, z, sampling)))

@@ -140,7 +140,7 @@ class DiffAERun(SampledRun):
         chosen = np.linspace(0, len(self.data) - 1, count).astype(int)
         photos = torch.stack([self.data[int(i), 0]["picture"] for i in chosen]).to(self.accelerator.device)
         pipe, sampling = self.pipe, Sampling(steps, batch=count)
-        z = pipe.encode(photos)
+        z = pipe.semantic_code(photos)
         noise = [torch.randn(photos.shape, generator=torch.Generator().manual_seed(i)).to(photos) for i in range(2)]
         shown = [photos, *(pipe.decode(x, z, sampling) for x in (pipe.stochastic_code(photos, z, steps), *noise))]
         captions = ("photo", f"z and x_T, {steps} steps", "z, noise 1", "z, noise 2")

@@ -88,7 +88,7 @@ def measure(pipe: EmoRigPipeline, atlas: Atlas, neutral: np.ndarray, acted: np.n
     Raises:
         NoFaceError: A photo without a face.
     """
-    face = pipe.encode_photo(neutral)[0]
+    face = pipe.encode(neutral)[0]
     vertices = pipe.grid_vertices(face, face.codes, GRID)
     scale, flat = pipe.texture.scale(vertices), vertices.numpy()
     matrix = face.grid_matrix(GRID)

@@ -6,7 +6,6 @@ All noise comes from the samples' own seeds: a batch split over several processe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ...face.codes import FaceCodes
 from ...face.encode import code_vector
 from ...models.emoca import EmocaEncoder
 from ...models.head import HeadModel
-from ...painting.diffusion_rig import PublishedMixin
+from ...painting.diffusion_rig import draw_conditions
 from ...painting.stages.inpaint import make_base, stack_conditions
 from ..objectives import goal_of, noise_like, noised
 
@@ -165,7 +164,7 @@ class DenoisingObjective:
         return F.mse_loss(networks(sample, t, foreign, batch["picture"]), kept)
 
 
-class Drawer(PublishedMixin):
+class Drawer:
     """Draws the buffers of codes by name as the pipeline does, with a head on the training device.
 
     Args:
@@ -175,12 +174,13 @@ class Drawer(PublishedMixin):
     """
 
     def __init__(self, head: HeadModel, size: int, rasterizer: str = "exact") -> None:
-        self.head, self.size, self.config = head, size, SimpleNamespace(rasterizer=rasterizer)
+        self.head, self.size, self.rasterizer = head, size, rasterizer
 
     @torch.no_grad()
     def __call__(self, codes: dict[str, Tensor], transform: Tensor) -> Tensor:
         """Buffers [B, 9, S, S]."""
-        return self.draw_conditions(FaceCodes(**{name: codes[name] for name in CODES}), self.size, transform)
+        codes = FaceCodes(**{name: codes[name] for name in CODES})
+        return draw_conditions(self.head, codes, self.size, transform, self.rasterizer)
 
 
 @dataclass

@@ -46,7 +46,7 @@ def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(base.shape, generator=generator).to(device)
         sampling = Sampling(steps, generator)
-        correction = pipe.denoise(latents, conditions.to(device), batch["code"].to(device), sampling)[0]
+        correction = pipe.painter.denoise(latents, conditions.to(device), batch["code"].to(device), sampling)[0]
         columns.append((base + correction.cpu() * batch["mask"]).clamp(-1, 1))
     stacks = [torch.cat(list(rows), 1) for rows in torch.cat(columns, 3).split(ROWS // 2)]
     stacks = [F.pad(stack, (0, 0, 0, stacks[0].shape[1] - stack.shape[1]), value=-1) for stack in stacks]

@@ -136,7 +136,7 @@ def read_shards(args: argparse.Namespace, pipe: EmoRigPipeline, accelerator: Acc
         args.output_dir,
         accelerator,
         pretrained_model_name_or_path=args.pretrained_model_name_or_path,
-        resolution=args.resolution if pipe.published else pipe.config.crop_size,
+        resolution=args.resolution if "whole_crop" in pipe.capabilities else pipe.config.crop_size,
         layout="album" if args.stage == "album" else "auto",
     )
     codes, head = shards[0].codes, pipe.head.config
@@ -151,7 +151,7 @@ def make_data(
     args: argparse.Namespace, pipe: EmoRigPipeline, shards: CodeShards, accelerator: Accelerator
 ) -> tuple[Dataset, np.ndarray]:
     """What is drawn from the shards, and how often each photo [N]."""
-    if pipe.published:
+    if "whole_crop" in pipe.capabilities:
         if shards.manifest["settings"]["resolution"] != args.resolution:
             raise SystemExit(
                 f"The shards hold pictures of {shards.manifest['settings']['resolution']} pixels: prepare them with "
@@ -176,7 +176,7 @@ def make_objective(
 ) -> RepaintObjective | DenoisingObjective:
     """The loss that the pipeline's conditioning asks for."""
     alphas = pipe.scheduler.alphas_cumprod.to(device)
-    if not pipe.published:
+    if "whole_crop" not in pipe.capabilities:
         if args.shape_weight:
             raise SystemExit("--shape_weight needs whole faces: the open default paints mouths only. Leave it out.")
         lpips = LPIPS("alex").to(device) if args.lpips_weight else None
@@ -248,7 +248,9 @@ class RigRun(SampledRun):
     def sheets(self) -> dict[str, Image.Image]:
         """The grid of emotions and, for the open default, windows."""
         sheets = {"emotions": emotion_grid(self.pipe, self.validation)}
-        return sheets if self.pipe.published else sheets | {"windows": repaint_sheet(self.pipe, self.data)}
+        if "whole_crop" in self.pipe.capabilities:
+            return sheets
+        return sheets | {"windows": repaint_sheet(self.pipe, self.data)}
 
     def validation_photos(self) -> list[np.ndarray]:
         """The photos of the emotion grid, uint8 [H, W, 3]."""

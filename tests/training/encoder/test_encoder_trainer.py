@@ -279,7 +279,7 @@ def test_a_run_gives_an_encoder_for_the_pipeline(run: Path, pipe: EmoRigPipeline
     encoder = EmocaEncoder.from_pretrained(run / "encoder")
     assert encoder.config.calibrated
     assert torch.equal(encoder.neutral_high, pipe.encoder.neutral_high)
-    face = EmoRigPipeline(pipe.head, encoder).encode_photo(astronaut)[0]
+    face = EmoRigPipeline(pipe.head, encoder).encode(astronaut)[0]
     assert face.error * 192 < 30  # it starts at the mean face, pixels
     rows = (run / "losses.csv").read_text().splitlines()
     assert len(rows) == 5

@@ -18,6 +18,7 @@ from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.painting.diffusion_rig import draw_conditions
 from emorig_diffusers.photo.crops import square_matrix
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.training.objectives import noise_like, noised
@@ -67,7 +68,7 @@ def test_what_the_denoiser_is_shown(faces: Batch, head: HeadModel, pipe: EmoRigP
     assert codes.keys() == set(CODES) and all(torch.equal(codes[name], faces[name]) for name in CODES)
     noise = noise_like(faces["picture"], faces["seed"])
     torch.testing.assert_close(sample[:, :3], noised(faces["picture"], noise, ALPHAS[t])[0])
-    torch.testing.assert_close(sample[:, 3:], pipe.draw_conditions(FaceCodes(**codes), SIDE))
+    torch.testing.assert_close(sample[:, 3:], draw_conditions(pipe.head, FaceCodes(**codes), SIDE))
 
 
 def weights(faces: Batch, head: HeadModel, **changes: object) -> Tensor:
@@ -141,7 +142,7 @@ def test_drawer_draws_as_the_pipeline(faces: Batch, pipe: EmoRigPipeline, head: 
     drawn = Drawer(head, 48)(codes, half)
     assert drawn.any() and not drawn.requires_grad
     with torch.no_grad():
-        assert torch.equal(drawn, pipe.draw_conditions(FaceCodes(**codes), 48, half))
+        assert torch.equal(drawn, draw_conditions(pipe.head, FaceCodes(**codes), 48, half))
 
 
 def test_prior_keeps_what_the_network_said(faces: Batch, head: HeadModel, networks: RigNetworks) -> None:

@@ -210,7 +210,8 @@ def test_a_run_that_draws_whole_faces(published: Path, hopper: np.ndarray) -> No
     assert len(rows) == 4 and all(float(row["shape"]) > 0 and 0.5 < float(row["mse"]) < 2 for row in rows)
     pipe = EmoRigPipeline.from_pretrained(published / "pipeline")
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.published and pipe.config.crop_size == 64 and pipe.config.default_num_inference_steps == 3
+    assert "whole_crop" in pipe.capabilities
+    assert pipe.config.crop_size == 64 and pipe.config.default_num_inference_steps == 3
     assert pipe.code_parts == ("appearance", "shape")
     edited = pipe(hopper, "happy", output_type="np", generator=torch.Generator().manual_seed(0)).images[0]
     assert edited.shape == hopper.shape and (edited != hopper).any()
@@ -267,7 +268,7 @@ def test_the_result_is_opened_by_another_program(album: Path, tmp_path: Path) ->
     program = tmp_path / "program.py"
     program.write_text(
         "import sys, emorig_diffusers as e\n"
-        "published = e.EmoRigPipeline.from_pretrained(sys.argv[1]).published\n"
+        "published = 'whole_crop' in e.EmoRigPipeline.from_pretrained(sys.argv[1]).capabilities\n"
         "print(published, [name for name in sys.modules if 'training' in name.split('.')])"
     )
     other = start_script(tmp_path, program, album / "pipeline")

@@ -90,7 +90,8 @@ def test_the_published_network(sizes_only: None) -> None:
     built = build("--config", PRESETS / "diffusionrig-256.yaml")
     assert sum(p.numel() for p in built.unet.parameters()) == 133_400_835
     assert sum(p.numel() for p in built.appearance_encoder.parameters()) == 11_209_344
-    assert built.published and built.config.crop_size == 256 and built.config.default_num_inference_steps == 20
+    assert "whole_crop" in built.capabilities and built.config.crop_size == 256
+    assert built.config.default_num_inference_steps == 20
     assert built.code_parts == ("appearance",)
     plain = lambda scheduler: {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     assert plain(built.scheduler) == plain(published_scheduler())
@@ -99,7 +100,7 @@ def test_the_published_network(sizes_only: None) -> None:
 def test_the_open_networks(scheduler: DDIMScheduler, pipe: EmoRigPipeline) -> None:
     for name, steps in (("tiny", 1), ("open-256", 1)):
         built = build("--config", PRESETS / f"{name}.yaml")
-        assert not built.published and built.appearance_encoder is None
+        assert "whole_crop" not in built.capabilities and built.appearance_encoder is None
         assert (built.unet.config.in_channels, built.unet.config.cond_dim) == (14, 58)
         assert built.config.default_num_inference_steps == steps
         assert torch.equal(built.scheduler.alphas_cumprod, scheduler.alphas_cumprod)
@@ -114,7 +115,7 @@ def test_networks_that_are_told_of_emocas_codes(
     sizes_only: None, emoca: Path, hopper_face: EncodedFace, name: str, width: int
 ) -> None:
     built = build("--config", PRESETS / f"{name}.yaml", "--pretrained_model_name_or_path", emoca)
-    assert built.published and built.unet.config.cond_dim == width
+    assert "whole_crop" in built.capabilities and built.unet.config.cond_dim == width
     codes = hopper_face.codes.with_(texture=torch.zeros(1, 50))
     assert built.condition_code(codes, torch.zeros(1, 64)).shape == (1, width)
 

@@ -1,0 +1,95 @@
+"""What a painter is: it draws faces under edited codes into their photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..diffusion.sampling import Sampling
+from ..face.codes import FaceCodes
+from ..face.encode import EncodedFace
+from ..render.buffers import Buffers
+
+if TYPE_CHECKING:
+    from ..pipelines.request import EditRequest
+
+
+@dataclass(frozen=True)
+class PhotoEdits:
+    """A photo, its faces, and what they are to show in each of its results.
+
+    Attributes:
+        rgb: The photo, uint8 [H, W, 3].
+        faces: Its faces.
+        targets: For every result, the codes of each face.
+        appearance: Photo and face whose code of the photo is taken; `None` for each face's own.
+        detail: Draw DECA's wrinkles too.
+    """
+
+    rgb: np.ndarray
+    faces: Sequence[EncodedFace]
+    targets: Sequence[Sequence[FaceCodes]]
+    appearance: tuple[np.ndarray, EncodedFace] | None = None
+    detail: bool = False
+
+
+@dataclass(frozen=True)
+class PaintedFace:
+    """What was painted of a face.
+
+    Attributes:
+        mask: How much of each pixel of the crop was painted, 8 bits [S, S].
+        picture: The network's picture of the whole crop [3, S, S] in [0, 1], where it draws one.
+        buffers: What the network saw of the head [1, ...], where it draws the whole crop.
+    """
+
+    mask: Image.Image
+    picture: Tensor | None = None
+    buffers: Buffers | None = None
+
+
+@dataclass(frozen=True)
+class PaintedPhoto:
+    """A result: the photo, uint8 [H, W, 3], and each of its faces, `None` for one that is as it was."""
+
+    rgb: np.ndarray
+    faces: Sequence[PaintedFace | None]
+
+
+class Painter(Protocol):
+    """Draws edited faces for a pipeline.
+
+    Attributes:
+        capabilities: What of a request it can do besides expressions and turns: names of `EditRequest`'s `needs`.
+        max_angle: Degrees by which it can turn a head about an axis.
+        undrawn_units: Units of expression that it cannot show.
+        keeps_fit_residual: Whether its heads keep what the landmark fit left over.
+        keeps_covered_mouths: Whether it leaves a mouth alone that something covers.
+    """
+
+    capabilities: frozenset[str]
+    max_angle: float
+    undrawn_units: Sequence[str]
+    keeps_fit_residual: bool
+    keeps_covered_mouths: bool
+
+    @property
+    def latents_side(self) -> int:
+        """Side of what the network sees, pixels of the crop."""
+
+    def check(self, request: EditRequest) -> None:
+        """Raise ValueError with one sentence for what this painter cannot do."""
+
+    def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
+        """Raise ValueError with one sentence for codes [1, ...] that cannot be shown."""
+
+    def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""
+
+    def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
+        """Every result of every photo; `sampling.generator`, where it is a list, has one for each result."""

@@ -1,0 +1,297 @@
+"""The open default's painter: the photo is its own texture, moved under the edited head and mended where that is not
+enough. STAGES is the whole recipe, in order; what each stage does, its module under `stages/` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.sampling import Sampling
+from ..face.codes import FaceCodes
+from ..face.edit import MAX_ANGLE, UNDRAWN_UNITS, check_turn
+from ..face.encode import EncodedFace, unchanged
+from ..photo.landmarks import IRISES
+from ..photo.resample import transform_points, warp_crop
+from ..photo.sharpness import photo_blur
+from ..timing import timed
+from .base import PaintedFace, PaintedPhoto, PhotoEdits
+from .stages import composite, flow, frown_lines, inpaint, lids, lips, shading, wrinkles
+from .stages.face_light import eyes_hidden
+
+if TYPE_CHECKING:
+    from ..pipelines.emorig import EmoRigPipeline
+    from ..pipelines.request import EditRequest
+
+FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels
+
+
+@dataclass(frozen=True, eq=False)
+class EditState:
+    """One face on its way through STAGES; each stage fills in or replaces what its name says.
+
+    Attributes:
+        painter: Gives networks and settings.
+        photo: uint8 [H, W, 3].
+        face: The face as it is.
+        target: The codes to show [1, ...].
+        sampling: How the network is sampled.
+        source_vertices, target_vertices: Heads [V, 3] in pixels of the flow's grid.
+        eyes_hidden: Whether dark lenses hide the eyes.
+        flow: How the face moves.
+        moved: The photo after motion, uint8 [H, W, 3].
+        plan: What is inpainted.
+        inpainted: The crop with it [1, 3, S, S] in [-1, 1].
+        result: The photo after the latest stage, uint8 [H, W, 3].
+    """
+
+    painter: PhotoTexturePainter
+    photo: np.ndarray
+    face: EncodedFace
+    target: FaceCodes
+    sampling: Sampling
+    source_vertices: Tensor | None = None
+    target_vertices: Tensor | None = None
+    eyes_hidden: bool = False
+    flow: flow.Warp | None = None
+    moved: np.ndarray | None = None
+    plan: composite.Plan | None = None
+    inpainted: Tensor | None = None
+    result: np.ndarray | None = None
+
+    @cached_property
+    def photo_to_flow(self) -> np.ndarray:
+        """Similarity [2, 3] from photo pixels to the flow's grid."""
+        return self.face.grid_matrix(FLOW_SIZE)
+
+    @cached_property
+    def photo_to_crop(self) -> np.ndarray:
+        """Similarity [2, 3] from photo pixels to the network's crop."""
+        return self.face.grid_matrix(self.painter.config.crop_size)
+
+    @cached_property
+    def unit_changes(self) -> dict[str, float]:
+        """By how much each named unit of expression changes; none for heads without names."""
+        change = (self.target.expression - self.face.codes.expression)[0].tolist()
+        return dict(zip(self.painter.pipe.head.config.expression_names, change))
+
+
+def place_heads(state: EditState) -> EditState:
+    """The heads before and after; of a face with a covered mouth, only what lies above the cover follows."""
+    place = lambda codes: state.painter.pipe.grid_vertices(state.face, codes, FLOW_SIZE)
+    codes = state.face.codes
+    source, target = place(codes), place(state.target)
+    if state.face.covered:
+        pose = torch.cat([state.target.pose[:, :3], codes.pose[:, 3:]], 1)
+        still = place(state.target.with_(expression=codes.expression, pose=pose))
+        target = still + state.painter.texture.above_mask[:, None] * (target - still)
+    return replace(state, source_vertices=source, target_vertices=target)
+
+
+def limit_lip_thickness(state: EditState) -> EditState:
+    """The lower lip gets no thicker than the photo's."""
+    if state.face.covered:
+        return state
+    target = lips.keep_flesh(state.painter.pipe.head, state.source_vertices, state.target_vertices)
+    return replace(state, target_vertices=target)
+
+
+def facial_flow(state: EditState) -> EditState:
+    """Where every pixel of the edited face comes from, lips and lids included, and what the photo does not show."""
+    face, crop_size = state.face, state.painter.config.crop_size
+    landmarks = transform_points(state.photo_to_crop, face.face.landmarks[:, :2])
+    hidden = eyes_hidden(warp_crop(state.photo, state.photo_to_crop, crop_size), landmarks)
+    irises = None if hidden else landmarks[list(IRISES)] * (FLOW_SIZE / crop_size)
+    turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
+    heads = state.source_vertices, state.target_vertices
+    warp = state.painter.texture.warp(*heads, FLOW_SIZE, turning, irises, face.shut_eyes, face.covered)
+    warp = replace(warp, blur=photo_blur(state.photo, state.photo_to_flow, warp.source_points))
+    return replace(state, flow=warp, eyes_hidden=hidden)
+
+
+def move_pixels(state: EditState) -> EditState:
+    """The photo's own pixels, moved, and eyeballs behind lids that open."""
+    moved = flow.move_pixels(state.photo, state.photo_to_flow, state.flow)
+    return replace(state, moved=moved, result=moved)
+
+
+def paint_lids(state: EditState) -> EditState:
+    """Skin and lashes on lids that come down."""
+    if state.eyes_hidden:
+        return state
+    moved = lids.paint_lids(state.moved, state.photo, state.photo_to_flow, state.flow)
+    return replace(state, moved=moved, result=moved)
+
+
+def plan_inpainting(state: EditState) -> EditState:
+    """Masks of what motion cannot give, and plain teeth and skin that stand there."""
+    grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
+    near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
+    unfolded = 0.0 if state.face.covered else wrinkles.unfolding(state.unit_changes)
+    plan = composite.plan(state.flow, warp_crop(state.moved, grid, FLOW_SIZE), size, unfolded, near)
+    return replace(state, plan=plan, inpainted=plan.base)
+
+
+def network(state: EditState) -> EditState:
+    """What the diffusion network adds to it."""
+    pipe, plan = state.painter.pipe, state.plan
+    if pipe.unet is None or pipe.interrupt or not plan.network_mask.any():
+        return state
+    return replace(state, inpainted=state.painter.inpaint(plan, state.target, state.sampling))
+
+
+def composite_photo(state: EditState) -> EditState:
+    """The inpainted crop under the photo's own detail, at the photo's size."""
+    blur = state.painter.config.light_blur
+    result = composite.finish(state.moved, state.plan, state.inpainted, state.photo_to_crop, blur)
+    return replace(state, result=result)
+
+
+def draw_lip_line(state: EditState) -> EditState:
+    """A sharp line where painted lips touch."""
+    if not composite.mouth_changes(state.flow):
+        return state
+    return replace(state, result=lips.shade_seam(state.result, state.photo_to_flow, state.flow))
+
+
+def shade_expression(state: EditState) -> EditState:
+    """The shade that an expression was measured to bring."""
+    strength, change = state.painter.config.shading, state.unit_changes
+    if not change or not strength:
+        return state
+    head, grid = state.painter.pipe.head, state.photo_to_flow
+    result = shading.shade_expression(state.result, state.moved, grid, state.flow, head, change, strength)
+    return replace(state, result=result)
+
+
+def soften_frown(state: EditState) -> EditState:
+    """Lines between brows that part give way."""
+    if not state.unit_changes or not state.painter.config.shading:
+        return state
+    result = frown_lines.soften_frown(state.result, state.moved, state.photo_to_flow, state.flow, state.unit_changes)
+    return replace(state, result=result)
+
+
+def shade_wrinkles(state: EditState) -> EditState:
+    """Wrinkles of the expression in the photo's light."""
+    depth, change, light = state.painter.config.wrinkles, state.unit_changes, state.target.light[0]
+    if not change or not depth:
+        return state
+    grid = state.photo_to_flow
+    result = wrinkles.shade_wrinkles(state.result, state.moved, grid, state.flow, change, light, depth)
+    return replace(state, result=result)
+
+
+STAGES: tuple[Callable[[EditState], EditState], ...] = (
+    place_heads,
+    limit_lip_thickness,
+    facial_flow,
+    move_pixels,
+    paint_lids,
+    plan_inpainting,
+    network,
+    composite_photo,
+    draw_lip_line,
+    shade_expression,
+    soften_frown,
+    shade_wrinkles,
+)
+OPTIONAL = ("limit_lip_thickness", "paint_lids", "network", "draw_lip_line", "shade_expression", "soften_frown",
+            "shade_wrinkles")  # fmt: skip
+"""Stages that may be left out: the others make what later ones need."""
+
+
+def run_stages(state: EditState, skip: Collection[str] = ()) -> EditState:
+    """Take a face through STAGES.
+
+    Args:
+        state: Of the face, with nothing done.
+        skip: Names of OPTIONAL stages to leave out.
+
+    Raises:
+        ValueError: If `skip` has another name.
+    """
+    if unknown := [name for name in skip if name not in OPTIONAL]:
+        raise ValueError(f"The stage {unknown[0]!r} cannot be left out: choose from {', '.join(OPTIONAL)}.")
+    for stage in STAGES:
+        if stage.__name__ not in skip:
+            with timed(stage.__name__):
+                state = stage(state)
+    return state
+
+
+class PhotoTexturePainter:
+    """Moves the photo's pixels and inpaints the rest, as `base.Painter`.
+
+    Args:
+        pipe: Gives head, network and settings.
+        skip: Names of OPTIONAL stages to leave out.
+    """
+
+    capabilities: frozenset[str] = frozenset()
+    max_angle = MAX_ANGLE
+    undrawn_units = UNDRAWN_UNITS
+    keeps_fit_residual = keeps_covered_mouths = True
+
+    def __init__(self, pipe: EmoRigPipeline, skip: Collection[str] = ()) -> None:
+        self.pipe, self.skip, self.config, self.texture = pipe, skip, pipe.config, pipe.texture
+
+    @property
+    def latents_side(self) -> int:
+        """As `base.Painter`."""
+        return self.config.repaint_window[2]
+
+    def check(self, request: EditRequest) -> None:
+        """As `base.Painter`: all that it can do, every request can ask for."""
+
+    def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
+        """As `base.Painter`."""
+        check_turn(source, target)
+
+    def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
+        """As `base.Painter`."""
+        return self.pipe.placed_head(source, target)
+
+    def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
+        """As `base.Painter`."""
+        results = [(edits.rgb, zip(edits.faces, targets)) for edits in photos for targets in edits.targets]
+        return [self._paint_photo(rgb, faces, sampling.of([i])) for i, (rgb, faces) in enumerate(results)]
+
+    def _paint_photo(
+        self, rgb: np.ndarray, faces: Collection[tuple[EncodedFace, FaceCodes]], sampling: Sampling
+    ) -> PaintedPhoto:
+        painted: list[PaintedFace | None] = []
+        for face, target in faces:
+            if unchanged(face.codes, target):
+                painted.append(None)
+                continue
+            state = run_stages(EditState(self, rgb, face, target, sampling), self.skip)
+            rgb = state.result
+            painted.append(PaintedFace(state.plan.picture()))
+        return PaintedPhoto(rgb, painted)
+
+    def inpaint(self, plan: composite.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
+        """Base plus the network's correction [1, 3, S, S] within the network's mask."""
+        pipe, window = self.pipe, (..., *self.pipe.repaint_window)
+        device, dtype = pipe._execution_device, pipe.unet.dtype
+        conditions = inpaint.stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)
+        latents = pipe.prepare_latents(1, sampling.generator, sampling.latents)
+        code = pipe.condition_code(target).to(device, dtype)
+        sample, mean = self.denoise(latents, conditions[window].to(device, dtype), code, sampling)
+        correction = torch.where(plan.mouth[window] > 0, sample.float().cpu(), mean.float().cpu())
+        painted = plan.base.clone()
+        painted[window] += correction * plan.network_mask[window]
+        return painted.clamp(-1, 1)
+
+    def denoise(self, latents: Tensor, conditions: Tensor, code: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Corrections of the base [B, 3, side, side]: a sample, and the mean that the first step predicts.
+
+        The mean is smooth, as skin is; the sample has detail. Arguments as for `SamplingMixin.sample`.
+        """
+        sample, mean = self.pipe.sample(latents, conditions, code, sampling)
+        return sample / self.config.residual_scale, mean / self.config.residual_scale
