@@ -29,10 +29,8 @@ from emorig_diffusers.face.emotions import MAX_INTENSITY
 from emorig_diffusers.files.assets import AssetError
 from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
-from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
+from emorig_diffusers.pipelines.base import FacePipeline
 from emorig_diffusers.pipelines.outputs import notes_of
-
-AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
@@ -43,7 +41,7 @@ PRIVATE = {"api_visibility": "private"}
 class Editor:
     """The demo's functions around one pipeline; the files of every call lie in a folder of its own."""
 
-    def __init__(self, pipe: AnyPipeline) -> None:
+    def __init__(self, pipe: FacePipeline) -> None:
         self.pipe = pipe
         self.run = on_zero_gpu(pipe)
         pipe.set_progress_bar_config(disable=True)
@@ -143,7 +141,7 @@ class Editor:
             return self.run(photo, int(seed or 0), face=int(face) if face.isdecimal() else face, **asked)
 
     def _heads(self, photo: str, result: EmoRigOutput, path: Path) -> str | None:
-        if isinstance(self.pipe, EmoRigPipeline):
+        if "mesh" in self.pipe.capabilities:
             return write_heads(self.pipe, photo, result, path)
         return write_fitted_heads(open_default(), result, path)
 
@@ -177,7 +175,7 @@ def open_default() -> EmoRigPipeline:
     return EmoRigPipeline.from_pretrained("emorig-open")
 
 
-def on_zero_gpu(pipe: AnyPipeline) -> Callable[..., EmoRigOutput]:
+def on_zero_gpu(pipe: FacePipeline) -> Callable[..., EmoRigOutput]:
     """The pipeline as a function of photo, seed and options, on a borrowed GPU where the host lends one."""
 
     def run(photo: str, seed: int, **options: Any) -> EmoRigOutput:
@@ -307,7 +305,7 @@ def add_api(editor: Editor) -> None:
         )
 
 
-def build_demo(pipe: AnyPipeline | None = None) -> gr.Blocks:
+def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
     """The demo around a pipeline, by default the bundled one; its style is given when it is launched."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     pipe = open_default() if pipe is None else pipe

@@ -18,9 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from emorig_diffusers.face.emotions import MAX_INTENSITY
 from emorig_diffusers.photo.faces import Face
 from emorig_diffusers.photo.io import save_photo
-from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
-from emorig_diffusers.pipelines.emorig import EditedFace, EmoRigPipeline
-from emorig_diffusers.pipelines.outputs import EditedCode
+from emorig_diffusers.pipelines.base import FacePipeline
+from emorig_diffusers.pipelines.outputs import EditedFace
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
 NOTE = (
@@ -49,8 +48,6 @@ MAX_STEPS = 50
 FACE_CHOICES = [("Largest", "largest"), ("All", "all")]
 MAX_ATTRIBUTE = 2  # either way
 MOST_SHAPE = 0.1  # shape_guidance at the slider's end, where a step may go a third of an emotion's way
-BUFFERS = ("normal", "albedo", "rendered", "repainted")
-CODE_BUFFERS = ("photo", "reconstructed", "edited", "replaced")
 PREVIEW_SIDE = 900  # longest side of the preview with numbered faces, pixels
 ACCENT = "#4f46e5"
 
@@ -118,13 +115,12 @@ class Offer:
     shape: bool = False
 
     @classmethod
-    def of(cls, pipe: EmoRigPipeline | DiffAEEmotionPipeline) -> Offer:
+    def of(cls, pipe: FacePipeline) -> Offer:
         """What a pipeline offers."""
         emotions, steps = pipe.emotion_names, pipe.config.default_num_inference_steps
-        if isinstance(pipe, EmoRigPipeline):
-            return cls(emotions, steps, movements=bool(pipe.head.config.expression_names))
-        known = pipe.attribute_classifier
-        return cls(emotions, steps, False, False, known.names if known else (), pipe.shape_encoder is not None)
+        can = pipe.capabilities
+        attributes = pipe.attribute_classifier.names if "attributes" in can else ()
+        return cls(emotions, steps, "head" in can, "action_units" in can, attributes, "shape_guidance" in can)
 
 
 @dataclass(frozen=True)
@@ -367,12 +363,11 @@ def face_at(frames: Sequence[Sequence[float]], x: float, y: float) -> int | None
     return next((n for n, (x0, y0, x1, y1) in enumerate(frames, 1) if x0 <= x <= x1 and y0 <= y <= y1), None)
 
 
-def gallery(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[tuple[Image.Image, str]]:
+def gallery(faces: Sequence[EditedFace]) -> list[tuple[Image.Image, str]]:
     """Crop and buffers of every edited face with captions."""
     shown = []
     for face in faces:
         prefix = f"Face {face.number}: " if len(faces) > 1 else ""
         shown.append((face.crop, f"{prefix}result"))
-        names = CODE_BUFFERS if isinstance(face, EditedCode) else BUFFERS
-        shown += [(face.buffers[name], f"{prefix}{name}") for name in names]
+        shown += [(picture, f"{prefix}{name}") for name, picture in face.buffers.items()]
     return shown

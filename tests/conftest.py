@@ -124,12 +124,12 @@ def hopper() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def astronaut_face(pipe: EmoRigPipeline, astronaut: np.ndarray) -> EncodedFace:
-    return pipe.encode_photo(astronaut)[0]
+    return pipe.encode(astronaut)[0]
 
 
 @pytest.fixture(scope="session")
 def hopper_face(pipe: EmoRigPipeline, hopper: np.ndarray) -> EncodedFace:
-    return pipe.encode_photo(hopper)[0]
+    return pipe.encode(hopper)[0]
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def draw_faces(pipe: EmoRigPipeline, photo: np.ndarray, emotions: tuple[str, ...
     """Emotion -> the edited face, uint8 [SIDE, SIDE, 3]."""
     generators = [torch.Generator().manual_seed(0) for _ in emotions]
     edited = pipe(photo, list(emotions), generator=generators, output_type="np").images
-    matrix = align(pipe.encode_photo(photo)[0].face.landmarks, SIDE)
+    matrix = align(pipe.encode(photo)[0].face.landmarks, SIDE)
     return {emotion: warp_crop(picture, matrix, SIDE) for emotion, picture in zip(emotions, edited, strict=True)}
 
 

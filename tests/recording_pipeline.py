@@ -31,14 +31,14 @@ class RecordingPipeline(EmoRigPipeline):
         if generator := options.pop("generator", None):
             options["seed"] = generator.initial_seed()
         photo = read_photo(image)
-        faces = self.encode_photo(photo.rgb, face)
+        faces = self.encode(photo.rgb, options.pop("faces", face))
         if options.get("reference") is not None:
-            self.encode_photo(read_photo(options["reference"]).rgb, "largest")
+            self.encode(read_photo(options["reference"]).rgb, "largest")
         asked = options if emotion is None else options | {"emotion": emotion}
         self.calls.append((image, asked))
         emotions = emotion if isinstance(emotion, list) else [emotion]
         pictures = [_painted(photo.rgb, faces, options | {"emotion": one}) for one in emotions]
-        edited = [[SimpleNamespace(number=f.face.index + 1, box=f.face.box) for f in faces] for _ in emotions]
+        edited = [[SimpleNamespace(number=f.face.index + 1, box=f.face.box, notes=()) for f in faces] for _ in emotions]
         return EmoRigOutput([as_type(photo, rgb, output_type) for rgb in pictures], edited)
 
 

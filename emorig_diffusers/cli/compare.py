@@ -38,13 +38,12 @@ def run_compare(args: argparse.Namespace) -> int:
 
     from ..evaluation.compare import compare, describe_comparison, draw_comparison
     from ..photo.io import save_photo
-    from ..pipelines.diffae import DiffAEEmotionPipeline
 
-    if isinstance(pipe, DiffAEEmotionPipeline):
+    if "head" not in pipe.capabilities:
         raise ValueError("A Diffusion Autoencoder reads no head's codes: name it with --with, and a rig with --model.")
     generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
     latents = "photo" if args.noise == "photo" else None
-    how = {"modes": args.modes, "num_inference_steps": args.steps, "crop": args.crop, "detail": args.detail}
+    how = {name: getattr(args, name) for name in ("modes", "num_inference_steps", "crop", "detail")}
     others = open_others(args)
     comparison = compare(pipe, source, args.target, generator=generator, latents=latents, **how, others=others)
     save_photo(draw_comparison(comparison), out)
@@ -60,7 +59,7 @@ def open_others(args: argparse.Namespace) -> dict[str, OtherPipeline]:
 
     others = {}
     for label, word in labelled(args.others).items():
-        model, steps = split_steps(word, args.steps)
+        model, steps = split_steps(word, args.num_inference_steps)
         pipe = main.load_pipeline(model)
         if steps == 0:
             leave_network_out(pipe, model)

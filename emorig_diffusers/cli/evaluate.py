@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..evaluation.run import Editor
-    from .main import AnyPipeline
+    from ..pipelines.base import FacePipeline
 
 _ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
 _NOTES = (
@@ -180,7 +180,7 @@ def open_editors(
     return editors
 
 
-def leave_network_out(pipe: AnyPipeline, model: str) -> None:
+def leave_network_out(pipe: FacePipeline, model: str) -> None:
     """Take a pipeline's network away; ValueError where it is nothing without it."""
     if "unet" not in pipe._optional_components:
         raise ValueError(f"The model '{model}' can do nothing without its network: give it 1 step or more.")

@@ -16,7 +16,7 @@ from ..photo.files import READABLE, is_photo, kinds, result_names, walk
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from .main import AnyPipeline
+    from ..pipelines.base import FacePipeline
 
 Job = tuple[Path, Path]
 """A photo, and where its result goes."""
@@ -50,7 +50,7 @@ def say_left_out(others: Sequence[str]) -> None:
         print(f"emorig: {what} left out, as no photo: {kinds(others)}.", file=sys.stderr)
 
 
-def edit_folder(pipe: AnyPipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState) -> int:
+def edit_folder(pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState) -> int:
     """Edit this process's share of the photos, report the bad ones and go on.
 
     The main process decides what is left to do, and tells in the end how much all have done.
@@ -72,7 +72,7 @@ def edit_folder(pipe: AnyPipeline, jobs: Sequence[Job], args: argparse.Namespace
 
 
 def _edit_share(
-    pipe: AnyPipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState, skipped: int
+    pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState, skipped: int
 ) -> int:
     """Edit some photos; how many of them failed."""
     from tqdm import tqdm

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..photo.files import WRITABLE, result_names
+from ..pipelines.request import ARGUMENTS, options
 from ..version import __version__
 from .amounts import by_name, parse_amounts
 from .codes import run_codes
@@ -27,12 +28,8 @@ from .mesh import add_command as add_mesh
 from .study import add_study
 
 if TYPE_CHECKING:
-    from ..pipelines.diffae import DiffAEEmotionPipeline
-    from ..pipelines.diffae_faces import CodedFace
-    from ..pipelines.emorig import EmoRigPipeline, EncodedFace
+    from ..pipelines.base import FacePipeline
     from ..pipelines.outputs import EmoRigOutput
-
-    AnyPipeline = EmoRigPipeline | DiffAEEmotionPipeline
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,25 +108,12 @@ def _blend(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+_AMOUNTS = {"type": _amounts, "action": "extend", "default": []}
+_READERS = {"--reference": {"type": _path}, "--face": {"type": _face}, "--au": _AMOUNTS, "--attribute": _AMOUNTS}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "--emotion": {"metavar": "NAME", "help": "neutral, happy, sad, surprise, fear, disgust, anger, contempt"},
+    **{name: about | _READERS.get(name, {}) for name, about in options().items()},
     "--blend": {"metavar": "BLEND", "dest": "emotion", "type": _blend,
                 "help": "some emotions, e.g. happy=.6,surprise=.4"},
-    "--reference": {"metavar": "PHOTO", "type": _path, "help": "take over this photo's expression"},
-    "--au": {"metavar": "UNIT=AMOUNT", "type": _amounts, "action": "extend", "default": [],
-             "help": "add an action unit, e.g. AU12=.5 (repeatable)"},
-    "--rotate": {"metavar": ("YAW", "PITCH", "ROLL"), "type": float, "nargs": 3,
-                 "help": "turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder"},
-    "--attribute": {"metavar": "NAME=AMOUNT", "type": _amounts, "action": "extend", "default": [],
-                    "help": "add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)"},
-    "--keep-shape": {"metavar": "W", "type": float,
-                     "help": "hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder"},
-    "--best-of": {"metavar": "N", "type": int,
-                  "help": "draw N samples and keep the least grainy, with models that draw the whole crop"},
-    "--intensity": {"metavar": "I", "type": float, "default": 1.0, "help": "0 (none) to 1.5 (default: 1)"},
-    "--face": {"metavar": "FACE", "type": _face, "default": "largest",
-               "help": "largest, all, or a number from 1 at the left (default: %(default)s)"},
-    "--steps": {"metavar": "N", "type": int, "help": "steps of the network (default: the checkpoint's)"},
     "--seed": {"metavar": "N", "type": _seed, "default": 0, "help": "a whole number: other noise (default: 0)"},
     "--model": {"metavar": "NAME", "default": "emorig-open",
                 "help": "a bundled name, a folder or a Hub id (default: %(default)s)"},
@@ -141,6 +125,8 @@ _SHARING = (
     "Start it with `accelerate launch -m emorig_diffusers edit …` to share a folder between processes, on any number "
     "of machines that see it; interrupted, it goes on with --skip-existing."
 )
+_SHARED = ("intensity", "face", "num_inference_steps")
+"""What all that edits tells the pipeline."""
 _SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
 
 
@@ -148,8 +134,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
     about = "Change the emotion of a face in a photo and keep the person."
     parser = _Parser(prog="emorig", description=about, allow_abbrev=False)
-    # not all that edits has these options
-    parser.set_defaults(au=[], rotate=None, attribute=[], keep_shape=None, best_of=None)
     parser.add_argument("--version", action="version", version=f"emorig {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -229,9 +213,10 @@ def run_grid(args: argparse.Namespace) -> int:
     from ..photo.io import read_photo, save_photo
 
     rgb, tiles = read_photo(source).rgb, []
+    with naming(source):
+        faces = pipe.encode(rgb, args.face)
     for group in tqdm(emotion_groups(pipe), desc="emorig", unit="emotion", disable=None, leave=False):
-        with naming(source):
-            result = pipe(rgb, group, output_type="np", **sampling(args))
+        result = pipe(rgb, group, faces=faces, output_type="np", **sampling(args))
         if not tiles:
             say_notes(source, result)
         box = result.faces[0][0].box
@@ -242,12 +227,10 @@ def run_grid(args: argparse.Namespace) -> int:
     return 0
 
 
-def emotion_groups(pipe: AnyPipeline) -> list[list[str]]:
-    """A pipeline's emotions, one for each of its calls; all for one where the photo's own noise is sought first."""
-    from ..pipelines.diffae import DiffAEEmotionPipeline
-
+def emotion_groups(pipe: FacePipeline) -> list[list[str]]:
+    """A pipeline's emotions, one for each of its calls; all for one where they share the noise that is sought first."""
     names = list(pipe.emotion_names)
-    return [names] if isinstance(pipe, DiffAEEmotionPipeline) else [[name] for name in names]
+    return [[name] for name in names] if pipe.noise_per_result else [names]
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -304,7 +287,7 @@ def refuse_same(photo: Path, out: Path) -> None:
         raise ValueError(f"'{out}' is what is read: give the result another name.")
 
 
-def load_pipeline(model: str) -> AnyPipeline:
+def load_pipeline(model: str) -> FacePipeline:
     """Open a pipeline without the libraries' chatter; ValueError where that fails."""
     quiet()
     from ..hub.repository import bundled, open_pipeline
@@ -319,45 +302,36 @@ def load_pipeline(model: str) -> AnyPipeline:
     return pipe
 
 
-def check_edit(pipe: AnyPipeline, args: argparse.Namespace) -> None:
+def check_edit(pipe: FacePipeline, args: argparse.Namespace) -> None:
     """Refuse what no photo can mend, before the first one is read."""
-    from ..pipelines.diffae import DiffAEEmotionPipeline
+    from ..pipelines.checks import need
 
     what = asked(args)
-    if what.keys() & {"attributes", "shape_guidance"} and not isinstance(pipe, DiffAEEmotionPipeline):
-        raise ValueError("--attribute and --keep-shape need a Diffusion Autoencoder: give one with --model.")
-    if "best_of" in what and isinstance(pipe, DiffAEEmotionPipeline):
-        raise ValueError("--best-of needs a network that draws the whole crop, as a converted rig does.")
-    pipe.check_inputs(**what, intensity=args.intensity, num_inference_steps=args.steps)
+    for name in what:
+        if needs := ARGUMENTS[name].metadata["needs"]:
+            need(pipe, needs, ARGUMENTS[name].metadata["option"])
+    pipe.check_inputs(**what, intensity=args.intensity, num_inference_steps=args.num_inference_steps)
     if args.reference is not None:
         find_faces_in(pipe, args.reference, "largest")
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """What an edit is to do, by the pipelines' names, as far as it was given."""
-    what = {
-        "emotion": args.emotion,
-        "reference": args.reference,
-        "action_units": by_name(args.au) or None,
-        "rotate": args.rotate,
-        "attributes": by_name(args.attribute) or None,
-        "shape_guidance": args.keep_shape,
-        "best_of": args.best_of,
-    }
-    return {name: value for name, value in what.items() if value is not None}
+    given = {one["dest"]: getattr(args, one["dest"], None) for one in options().values()}
+    given = {name: value for name, value in given.items() if name not in _SHARED and value not in (None, [])}
+    return {name: by_name(value) if name in ("action_units", "attributes") else value for name, value in given.items()}
 
 
-def find_faces_in(pipe: AnyPipeline, photo: Path, face: int | str) -> list[EncodedFace] | list[CodedFace]:
-    """The chosen faces of a photo as the pipeline sees them."""
+def find_faces_in(pipe: FacePipeline, photo: Path, face: int | str) -> list[Any]:
+    """The chosen faces of a photo as the pipeline encodes them."""
     from ..photo.io import read_photo
-    from ..pipelines.diffae import DiffAEEmotionPipeline
 
     rgb = read_photo(photo).rgb
     with naming(photo):
-        return pipe.find(rgb, face) if isinstance(pipe, DiffAEEmotionPipeline) else pipe.encode_photo(rgb, face)
+        return pipe.encode(rgb, face)
 
 
-def edit_file(pipe: AnyPipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
+def edit_file(pipe: FacePipeline, source: Path, target: Path, args: argparse.Namespace) -> None:
     """Edit one photo; the folder of the result is made where it is missing."""
     from tqdm import tqdm
 
@@ -397,9 +371,4 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """What edit and grid tell the pipeline; no result depends on the edits before it."""
     import torch
 
-    return {
-        "intensity": args.intensity,
-        "face": args.face,
-        "num_inference_steps": args.steps,
-        "generator": torch.Generator().manual_seed(args.seed),
-    }
+    return {name: getattr(args, name) for name in _SHARED} | {"generator": torch.Generator().manual_seed(args.seed)}

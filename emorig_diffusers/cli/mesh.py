@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..mesh.export import TexturedMesh
-    from .main import AnyPipeline
+    from ..pipelines.base import FacePipeline
 
 _ABOUT = "Write the head of a photo's face, textured with the photo, as a GLB or OBJ file"
 _NOTES = (
@@ -71,25 +71,25 @@ def check(args: argparse.Namespace, edited: bool) -> None:
         main.check_photo(args.reference)
 
 
-def make_meshes(pipe: AnyPipeline, args: argparse.Namespace, edited: bool) -> list[TexturedMesh]:
+def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> list[TexturedMesh]:
     """The edited head and the photo's own, or the latter alone; READER's where the pipeline has no head."""
     from ..mesh.export import mesh_of_edit, mesh_of_photo
     from ..photo.io import read_photo
-    from ..pipelines.emorig import EmoRigPipeline
     from . import main
 
-    reader = pipe if isinstance(pipe, EmoRigPipeline) else main.load_pipeline(READER)
+    reader = pipe if "mesh" in pipe.capabilities else main.load_pipeline(READER)
     rgb = read_photo(args.photo).rgb
     with main.naming(args.photo):
-        [face] = reader.encode_photo(rgb, args.face)
+        [face] = reader.encode(rgb, args.face)
     meshes = [mesh_of_photo(reader, face, rgb, args.size)]
     if edited:
         number = face.face.index + 1
-        result = pipe(rgb, **main.asked(args), output_type="np", **main.sampling(args) | {"face": number})
+        known = {"face": number, "faces": [face if reader is pipe else face.face]}
+        result = pipe(rgb, **main.asked(args), output_type="np", **main.sampling(args) | known)
         main.say_notes(args.photo, result)
         picture, [after] = result.images[0], result.faces[0]
         if reader is pipe:
             return [mesh_of_edit(pipe, face, after, picture, args.size), *meshes]
-        [seen] = reader.encode_photo(picture, number)
+        [seen] = reader.encode(picture, number)
         return [mesh_of_photo(reader, seen, picture, args.size), *meshes]
     return meshes

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from ..face.codes import FaceCodes
     from ..face.encode import EncodedFace
     from ..photo.faces import Face
-    from ..pipelines.diffae import DiffAEEmotionPipeline
+    from ..pipelines.base import FacePipeline
     from ..pipelines.emorig import EmoRigPipeline
-    from ..pipelines.outputs import EditedCode, EditedFace
+    from ..pipelines.outputs import EditedFace
+    from ..pipelines.request import EditRequest
 
 BUFFERS = ("rendered", "normal", "albedo")  # shown below each result
 CODE_BUFFERS = ("reconstructed", "edited", "replaced")  # below a Diffusion Autoencoder's
@@ -67,7 +68,7 @@ class OtherPipeline:
         steps: Of its network; `None` for the checkpoint's.
     """
 
-    pipe: EmoRigPipeline | DiffAEEmotionPipeline
+    pipe: FacePipeline
     steps: int | None = None
 
 
@@ -122,14 +123,13 @@ class _Read:
 
 @dataclass
 class _Plan:
-    """One face to draw: its encoders, codes to draw, the face they come from, wrinkles or not, and whose look."""
+    """One face to draw: its encoders, codes to draw, the face they come from, and photo and face of the reference."""
 
     source: str | None
     target: str | None
     after: FaceCodes
     wanted: EncodedFace
-    detail: bool
-    look: tuple[np.ndarray, EncodedFace] | None = None
+    reference: tuple[np.ndarray, EncodedFace] | None = None
 
 
 def compare(
@@ -162,10 +162,11 @@ def compare(
     import torch
 
     from ..diffusion.sampling import Sampling
-    from ..pipelines.request import Request, check_request
+    from ..pipelines.request import EditRequest
 
     asked = {"num_inference_steps": num_inference_steps, "latents": latents, "crop": crop, "detail": detail}
-    check_request(pipe, Request(reference=target, modes=modes, **asked))
+    request = EditRequest(reference=target, modes=modes, **asked)
+    pipe.check(request)
     for other in (others or {}).values():
         other.pipe.check_inputs(reference=target, num_inference_steps=other.steps)
     seed = None if generator is None else generator.initial_seed()
@@ -174,11 +175,12 @@ def compare(
         found = {role: _find(photo, role, times) for role, photo in (("source", source), ("target", target))}
         pipe.encode_face(*found["source"], crop)  # untimed: the first pass sets up what all use
         here, there = (_read(pipe, *face, role, crop, times) for role, face in found.items())
-        plans = _plan(pipe, here, there, modes, detail)
+        plans = _plan(pipe, here, there, request)
         if latents is None and pipe.unet is not None:
             latents = pipe.prepare_latents(1, generator)
         steps = num_inference_steps or pipe.config.default_num_inference_steps
-        drawn = _paint(pipe, here, plans, Sampling(steps, generator, latents, batch=len(plans)), times)
+        sampling = Sampling(steps, generator, latents, batch=len(plans))
+        drawn = _paint(pipe, here, plans, request, sampling, times)
         faces = [_finish(pipe, plan, here, face, times) for plan, face in zip(plans, drawn)]
         beside = [_beside(pipe, label, one, (here, there), seed, times) for label, one in (others or {}).items()]
     pipe.maybe_free_model_hooks()
@@ -225,15 +227,14 @@ def _kind(pipe: EmoRigPipeline, branch: str | None) -> str:
     return branch.upper() if branch else type(pipe.encoder).__name__.removesuffix("Encoder").lower()
 
 
-def _plan(pipe: EmoRigPipeline, here: _Read, there: _Read, modes: Sequence[str], detail: bool) -> list[_Plan]:
+def _plan(pipe: EmoRigPipeline, here: _Read, there: _Read, request: EditRequest) -> list[_Plan]:
     """Every pair, then the source under its own codes where the network draws all of it."""
     plans = []
     for source, face in here.faces.items():
         for target, lender in there.faces.items():
-            after = pipe.edit_codes(face, reference=lender, modes=modes)
-            look = (there.rgb, lender) if "latent" in modes else None
-            plans.append(_Plan(source, target, after, lender, detail, look))
-    own = [_Plan(branch, branch, face.codes, face, detail) for branch, face in here.faces.items()]
+            after = pipe.edit(face, request, lender)
+            plans.append(_Plan(source, target, after, lender, (there.rgb, lender)))
+    own = [_Plan(branch, branch, face.codes, face) for branch, face in here.faces.items()]
     return plans + own if "whole_crop" in pipe.capabilities else plans
 
 
@@ -241,13 +242,14 @@ Drawn = tuple["np.ndarray", dict[str, "Image.Image"]]  # the whole photo, and bu
 
 
 def _paint(
-    pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], sampling: Sampling, times: dict[str, float]
-) -> list[Drawn]:
+    pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], request: EditRequest, sampling: Sampling,
+    times: dict[str, float],
+) -> list[Drawn]:  # fmt: skip
     """All faces in one batch, where the network draws the whole crop."""
     from ..painting.base import PhotoEdits
     from ..timing import recorded
 
-    edits = [PhotoEdits(here.rgb, [here.faces[p.source]], [[p.after]], p.look, p.detail) for p in plans]
+    edits = [PhotoEdits(here.rgb, [here.faces[p.source]], [[p.after]], request, p.reference, True) for p in plans]
     with recorded() as seconds:
         results = pipe.paint(edits, sampling)
     times |= {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
@@ -259,8 +261,8 @@ def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times:
     face, (result, buffers) = here.faces[plan.source], drawn
     [seen] = _read_result(pipe, result, face.frame, [plan.target], times)
     return ComparedFace(
-        (_kind(pipe, plan.source), _kind(pipe, plan.target)), face.codes, plan.after, plan.wanted.codes, seen, result,
-        _crop(pipe, result, face), buffers,
+        (_kind(pipe, plan.source), _kind(pipe, plan.target)), face.codes, plan.after, plan.wanted.codes, seen,
+        result, _crop(pipe, result, face), buffers,
     )  # fmt: skip
 
 
@@ -296,12 +298,9 @@ def _beside(
     return OtherResult(label, result, _crop(pipe, result, face), _below(output.faces[0][0]), read)
 
 
-def _below(face: EditedFace | EditedCode) -> dict[str, Image.Image]:
+def _below(face: EditedFace) -> dict[str, Image.Image]:
     """The buffers of an edited face that the sheet shows."""
-    from ..pipelines.outputs import EditedCode
-
-    names = CODE_BUFFERS if isinstance(face, EditedCode) else BUFFERS
-    return {name: face.buffers[name] for name in names}
+    return {name: face.buffers[name] for name in (*BUFFERS, *CODE_BUFFERS) if name in face.buffers}
 
 
 def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Image:

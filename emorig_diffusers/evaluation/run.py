@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from ..files.assets import AssetError
 from ..files.atomic import write_file
 from ..photo.io import save_photo
-from ..pipelines.diffae import DiffAEEmotionPipeline
-from ..pipelines.emorig import EmoRigPipeline
+from ..pipelines.base import FacePipeline
 from ..processes import start_processes
 from ..version import __version__
 from .pairs import Pair, Plan
@@ -47,7 +46,7 @@ class Editor:
     intensity: float = 1.0
     steps: int | None = None
     seed: int = 0
-    pipe: EmoRigPipeline | DiffAEEmotionPipeline | None = None
+    pipe: FacePipeline | None = None
 
     @property
     def settings(self) -> dict[str, Any]:

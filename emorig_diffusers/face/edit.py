@@ -17,8 +17,6 @@ from .encode import EncodedFace, RigMixin
 from .relax import relaxed_expression, settle_lids
 from .signs import shown_already
 
-MODES = ("exp", "pose", "light", "latent")
-"""What a reference photo can lend (DiffusionRig's names): expression and jaw, head pose, light, the photo's code."""
 MAX_ANGLE = 30.0  # degrees by which moved pixels turn a head about one axis; this and the next two by eye, on six heads
 MAX_TURN = 45.0  # degrees about any axis
 MAX_AWAY = 45.0  # degrees between the head's direction and the camera's: beyond, the far half of the face is smeared

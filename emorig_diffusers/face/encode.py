@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -98,7 +98,7 @@ class FaceEncoder(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class EncodedFace:
     """A face of a photo with its codes.
 
@@ -158,6 +158,7 @@ class RigMixin:
     head: HeadModel
     encoder: FaceEncoder
     config: Any
+    painter: Any  # a `painting.base.Painter`
     published: bool
 
     @property
@@ -186,14 +187,14 @@ class RigMixin:
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(look.transform).float()[None]
         encoded = EncodedFace(
-            face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform, picture=look.picture,
+            face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform,
+            seen=look.crop(self.encoder.config.image_size) if self.encoder.crop == "deca" else None,
+            picture=look.picture,
             covered=self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks),
         )  # fmt: skip
-        if self.encoder.crop == "deca":
-            encoded.seen = look.crop(self.encoder.config.image_size)
-        if not fit.codes.light.any():
-            encoded.codes = fit.codes.with_(light=self._fit_light(photo, encoded))
-        return encoded
+        if fit.codes.light.any():
+            return encoded
+        return replace(encoded, codes=fit.codes.with_(light=self._fit_light(photo, encoded)))
 
     def _look(self, photo: np.ndarray, face: Face, frame: str) -> _Look:
         landmarks, size = face.landmarks[:, :2], self.config.crop_size
@@ -233,22 +234,20 @@ class RigMixin:
         albedo = interpolate(fragments, self.head.faces, self.head.albedo)[0]
         return fit_light(crop[skin] ** GAMMA, normal[skin], albedo[skin])[None]
 
-    def encode_photo(
+    def encode(
         self,
         photo: np.ndarray,
-        face: int | Literal["largest", "all"] = "largest",
-        frame: str | None = None,
-        branch: str | None = None,
+        faces: int | Literal["largest", "all"] | Sequence[Face | EncodedFace] = "largest",
+        crop: str | None = None,
+        encoder: str | None = None,
     ) -> list[EncodedFace]:
-        """Find and encode the chosen faces of a photo uint8 [H, W, 3]; `frame` and `branch` as for `encode_face`.
-
-        Raises:
-            NoFaceError: If there is no such face.
-        """
-        with timed("find faces"):
-            found = choose_faces(find_faces(photo), face)
+        """As `FacePipeline.encode`: chosen faces are found, found ones are encoded, encoded ones are taken."""
+        if isinstance(faces, (str, int)):
+            with timed("find faces"):
+                faces = choose_faces(find_faces(photo), faces)
         with timed("fit codes"):
-            return [self.encode_face(photo, one, frame, branch) for one in found]
+            encode = lambda face: self.encode_face(photo, face, crop, encoder)
+            return [face if isinstance(face, EncodedFace) else encode(face) for face in faces]
 
     def pose_head(self, codes: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres."""
@@ -327,12 +326,12 @@ def draw_head(
         normal_map: [B, 3, h, w] as for `render.draw_buffers`.
         rasterizer: One of `render.RULES`.
     """
-    vertices = head(codes.shape, codes.expression, codes.pose) if vertices is None else vertices
+    placed = head(codes.shape, codes.expression, codes.pose) if vertices is None else vertices
     options = {"transform": transform, "normal_map": normal_map, "rule": rasterizer}
     if head.config.num_texture or normal_map is not None:
         options |= {"uv": head.uv, "faces_uv": head.faces_uv}
     albedo = texture_albedo(head, codes) if head.config.num_texture else head.albedo
-    return draw_buffers(vertices, head.faces, codes.camera, codes.light, albedo, size, **options)
+    return draw_buffers(placed, head.faces, codes.camera, codes.light, albedo, size, **options)
 
 
 def texture_albedo(head: HeadModel, codes: FaceCodes) -> Tensor:

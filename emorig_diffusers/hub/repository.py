@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from diffusers import DiffusionPipeline as _Pipeline
 
-    from ..pipelines.diffae import DiffAEEmotionPipeline
-    from ..pipelines.emorig import EmoRigPipeline
+    from ..pipelines.base import FacePipeline
 else:
     _Pipeline = object
 
@@ -137,21 +136,19 @@ class HubMixin(_Pipeline):
         return super().components | {"settings": self.settings}
 
 
-def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> EmoRigPipeline | DiffAEEmotionPipeline:
+def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> FacePipeline:
     """Open whichever of the package's pipelines a bundled name, a folder or a Hub id holds.
 
     Args:
         name: As for `from_pretrained`.
         kwargs: Likewise.
     """
-    from ..pipelines.diffae import DiffAEEmotionPipeline
-    from ..pipelines.emorig import EmoRigPipeline
+    from ..pipelines.base import pipeline_class
 
     index = Path(fetch(name, **kwargs)) / INDEX
     kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
     kind = kind[-1] if isinstance(kind, list) else kind
-    opened = DiffAEEmotionPipeline if kind == DiffAEEmotionPipeline.__name__ else EmoRigPipeline
-    return opened.from_pretrained(name, **kwargs)
+    return pipeline_class(kind).from_pretrained(name, **kwargs)
 
 
 def bundled() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..diffusion.sampling import Sampling
 from ..face.codes import FaceCodes
-from ..face.encode import EncodedFace
 from ..render.buffers import Buffers
 
 if TYPE_CHECKING:
@@ -25,17 +24,25 @@ class PhotoEdits:
 
     Attributes:
         rgb: The photo, uint8 [H, W, 3].
-        faces: Its faces.
+        faces: Its faces, as the pipeline encodes them.
         targets: For every result, the codes of each face.
-        appearance: Photo and face whose code of the photo is taken; `None` for each face's own.
-        detail: Draw DECA's wrinkles too.
+        request: What is asked.
+        reference: The photo that lends an expression, uint8, and its face.
+        redraw: Whether a network that draws the whole crop draws a face under its own codes, too.
     """
 
     rgb: np.ndarray
-    faces: Sequence[EncodedFace]
-    targets: Sequence[Sequence[FaceCodes]]
-    appearance: tuple[np.ndarray, EncodedFace] | None = None
-    detail: bool = False
+    faces: Sequence[Any]
+    targets: Sequence[Sequence[Any]]
+    request: EditRequest
+    reference: tuple[np.ndarray, Any] | None = None
+    redraw: bool = False
+
+    @property
+    def appearance(self) -> tuple[np.ndarray, Any] | None:
+        """Photo and face whose code of the photo is taken; `None` for each face's own."""
+        lent = "latent" in self.request.modes and self.request.intensity > 0
+        return self.reference if lent else None
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,20 @@ class Painter(Protocol):
     @property
     def latents_side(self) -> int:
         """Side of what the network sees, pixels of the crop."""
+        ...
 
     def check(self, request: EditRequest) -> None:
         """Raise ValueError with one sentence for what this painter cannot do."""
+        ...
 
     def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
         """Raise ValueError with one sentence for codes [1, ...] that cannot be shown."""
+        ...
 
     def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""
+        ...
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
         """Every result of every photo; `sampling.generator`, where it is a list, has one for each result."""
+        ...

@@ -114,7 +114,6 @@ class DiffusionRigPainter:
         pipe: Gives head, networks and settings.
     """
 
-    capabilities = frozenset({"whole_crop", "light", "latent", "detail", "best_of", "inversion"})
     max_angle = 90.0
     undrawn_units = ()
     keeps_fit_residual = keeps_covered_mouths = False
@@ -123,16 +122,19 @@ class DiffusionRigPainter:
         self.pipe, self.config = pipe, pipe.config
 
     @property
+    def capabilities(self) -> frozenset[str]:
+        """As `base.Painter`; "latent" is the code of a photo, "detail" DECA's wrinkles."""
+        own = {"latent"} if "appearance" in self.pipe.code_parts else set()
+        own |= {"detail"} if self.pipe.detail is not None and self.pipe.encoder.crop == "deca" else set()
+        return frozenset({"whole_crop", "inversion"} | own)
+
+    @property
     def latents_side(self) -> int:
         """As `base.Painter`."""
         return self.config.crop_size
 
     def check(self, request: EditRequest) -> None:
         """As `base.Painter`."""
-        if "latent" in request.modes and "appearance" not in self.pipe.code_parts:
-            raise ValueError("The mode 'latent' needs a network that takes a code of the photo.")
-        if request.detail and (self.pipe.detail is None or self.pipe.encoder.crop != "deca"):
-            raise ValueError("detail needs DECA's encoder, its detail model and a network that draws the whole crop.")
         if request.latents is not None and (request.best_of or 1) > 1:
             raise ValueError("best_of draws other noise each time: leave latents out, or best_of.")
 
@@ -183,7 +185,7 @@ class DiffusionRigPainter:
             _Task(photo, result, face, target)
             for result, (photo, targets) in enumerate(results)
             for face, target in enumerate(targets)
-            if photos[photo].appearance or not unchanged(photos[photo].faces[face].codes, target)
+            if self._changes(photos[photo], face, target)
         ]
         drawn = {(task.result, task.face): made for task, made in zip(tasks, self._draw(photos, tasks, sampling))}
         with timed("paste"):
@@ -191,6 +193,10 @@ class DiffusionRigPainter:
                 _paste(photos[photo], [drawn.get((result, face)) for face in range(len(targets))])
                 for result, (photo, targets) in enumerate(results)
             ]
+
+    @staticmethod
+    def _changes(edits: PhotoEdits, face: int, target: FaceCodes) -> bool:
+        return edits.redraw or edits.appearance is not None or not unchanged(edits.faces[face].codes, target)
 
     def _draw(self, photos: Sequence[PhotoEdits], tasks: Sequence[_Task], sampling: Sampling) -> list[_Drawn]:
         """Tasks in batches; after an interruption, as many as were begun."""
@@ -226,7 +232,7 @@ class DiffusionRigPainter:
         """A batch of faces, with a generator for each or one for all; nothing after an interruption."""
         pipe, faces = self.pipe, [photos[task.photo].faces[task.face] for task in tasks]
         device, dtype = pipe._execution_device, pipe.unet.dtype
-        inverted, detail = isinstance(sampling.latents, str), photos[tasks[0].photo].detail
+        inverted, detail = isinstance(sampling.latents, str), photos[tasks[0].photo].request.detail
         read, wanted = FaceCodes.cat([face.codes for face in faces]), FaceCodes.cat([task.target for task in tasks])
         source, target = self._one_shape(read), self._one_shape(wanted)
         with timed("draw buffers"):

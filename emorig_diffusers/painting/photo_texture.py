@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..pipelines.request import EditRequest
 
 FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels
+LATER: Any = None  # what a stage has yet to fill in
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +56,14 @@ class EditState:
     face: EncodedFace
     target: FaceCodes
     sampling: Sampling
-    source_vertices: Tensor | None = None
-    target_vertices: Tensor | None = None
-    eyes_hidden: bool = False
-    flow: flow.Warp | None = None
-    moved: np.ndarray | None = None
-    plan: composite.Plan | None = None
-    inpainted: Tensor | None = None
-    result: np.ndarray | None = None
+    source_vertices: Tensor = LATER
+    target_vertices: Tensor = LATER
+    eyes_hidden: bool = LATER
+    flow: flow.Warp = LATER
+    moved: np.ndarray = LATER
+    plan: composite.Plan = LATER
+    inpainted: Tensor = LATER
+    result: np.ndarray = LATER
 
     @cached_property
     def photo_to_flow(self) -> np.ndarray:
@@ -259,7 +260,7 @@ class PhotoTexturePainter:
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
         """As `base.Painter`."""
-        results = [(edits.rgb, zip(edits.faces, targets)) for edits in photos for targets in edits.targets]
+        results = [(edits.rgb, list(zip(edits.faces, targets))) for edits in photos for targets in edits.targets]
         return [self._paint_photo(rgb, faces, sampling.of([i])) for i, (rgb, faces) in enumerate(results)]
 
     def _paint_photo(
@@ -280,7 +281,8 @@ class PhotoTexturePainter:
         pipe, window = self.pipe, (..., *self.pipe.repaint_window)
         device, dtype = pipe._execution_device, pipe.unet.dtype
         conditions = inpaint.stack_conditions(plan.base, plan.normal, plan.albedo, plan.network_mask, plan.mouth)
-        latents = pipe.prepare_latents(1, sampling.generator, sampling.latents)
+        given: Any = sampling.latents  # never "photo", which needs a capability that this painter lacks
+        latents = pipe.prepare_latents(1, sampling.generator, given)
         code = pipe.condition_code(target).to(device, dtype)
         sample, mean = self.denoise(latents, conditions[window].to(device, dtype), code, sampling)
         correction = torch.where(plan.mouth[window] > 0, sample.float().cpu(), mean.float().cpu())

@@ -13,48 +13,41 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from ..diffusion.sampling import Sampling, SamplingMixin, batches
+from ..diffusion.sampling import Sampling, batches
 from ..face.encode import picture_tensor
 from ..models.diffae import LatentNet, SemanticEncoder
 from ..photo.faces import Face, choose_faces, find_faces
 from ..photo.io import read_photo
 from ..photo.pictures import take_picture
 from ..render.buffers import to_picture
-from .request import check_generators
+from ..timing import timed
+from .checks import check_generators
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class CodedFace:
     """A face of a photo as the autoencoder sees it.
 
     Attributes:
-        rgb: The photo, uint8 [H, W, 3].
         number: 1 for the leftmost face.
         box: (x0, y0, x1, y1) in photo pixels.
         matrix: Similarity [2, 3] from photo pixels to the picture.
         picture: [3, S, S] in [-1, 1].
         landmarks: MediaPipe's points in photo pixels; `None` where the whole photo is the face.
+        z: z_sem [1, C], on the CPU in float32.
         own: As for `pictures.Picture`.
     """
 
-    rgb: np.ndarray
     number: int
     box: tuple[float, float, float, float]
     matrix: np.ndarray
     picture: Tensor
     landmarks: np.ndarray | None
+    z: Tensor
     own: np.ndarray | None = None
 
 
-@dataclass
-class Codes:
-    """Faces in code: z_sem [B, C] and x_T [B, 3, S, S]."""
-
-    z: Tensor
-    latents: Tensor
-
-
-class CodingMixin(SamplingMixin):
+class CodingMixin:
     """Methods of a pipeline with `semantic_encoder`, `unet`, `scheduler`, and perhaps `latent_net`."""
 
     semantic_encoder: SemanticEncoder
@@ -68,7 +61,7 @@ class CodingMixin(SamplingMixin):
         return size if isinstance(size, int) else size[0]
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor) -> Tensor:
+    def semantic_code(self, pictures: Tensor) -> Tensor:
         """Pictures [B, 3, S, S] in [-1, 1] -> z_sem [B, C]."""
         return self.semantic_encoder(pictures.to(self.semantic_encoder.device, self.semantic_encoder.dtype))
 
@@ -83,9 +76,7 @@ class CodingMixin(SamplingMixin):
         return self.invert(pictures, pictures[:, :0], z, steps or self.config.inversion_steps)
 
     @torch.no_grad()
-    def decode(
-        self, latents: Tensor, z: Tensor, sampling: Sampling, photos: Sequence[int] | None = None
-    ) -> Tensor:
+    def decode(self, latents: Tensor, z: Tensor, sampling: Sampling, photos: Sequence[int] | None = None) -> Tensor:
         """Pictures [B, 3, S, S] in about [-1, 1] from noise x_T [B, 3, S, S] and codes [B, C], in batches.
 
         Args:
@@ -107,43 +98,40 @@ class CodingMixin(SamplingMixin):
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._execution_device, self.unet.dtype)
 
-    def find(
-        self, rgb: np.ndarray, face: int | Literal["largest", "all"] = "largest", crop: str | None = None
+    @torch.no_grad()
+    def encode(
+        self,
+        photo: np.ndarray,
+        faces: int | Literal["largest", "all"] | Sequence[Face | CodedFace] = "largest",
+        crop: str | None = None,
+        encoder: str | None = None,
     ) -> list[CodedFace]:
-        """The chosen faces of a photo uint8 [H, W, 3] as the autoencoder sees them.
-
-        Raises:
-            NoFaceError: If there is no such face.
-        """
+        """As `FacePipeline.encode`; there is one encoder only, and no face is looked for in a crop "whole"."""
         crop = crop or self.config.crop
-        if crop == "whole":
-            return [self._coded(rgb, None, crop)]
-        return [self._coded(rgb, one, crop) for one in choose_faces(find_faces(rgb), face)]
+        if isinstance(faces, (str, int)):
+            with timed("find faces"):
+                faces = [None] if crop == "whole" else choose_faces(find_faces(photo), faces)
+        with timed("encode faces"):
+            return [face if isinstance(face, CodedFace) else self._encode_face(photo, face, crop) for face in faces]
 
-    def _coded(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
+    def _encode_face(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
         size, landmarks = self.latents_side, None if face is None else face.landmarks
         taken = take_picture(rgb, crop, landmarks, size, self.config.resampling)
         matrix, picture = taken.matrix, picture_tensor(taken.pixels)[0] * 2 - 1
+        z = self.semantic_code(picture[None]).float().cpu()
         if face is None:
             x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
-            return CodedFace(rgb, 1, (x, y, x + side, y + side), matrix, picture, None)
-        return CodedFace(rgb, face.index + 1, face.box, matrix, picture, landmarks, taken.own)
+            return CodedFace(1, (x, y, x + side, y + side), matrix, picture, None, z)
+        return CodedFace(face.index + 1, face.box, matrix, picture, landmarks, z, taken.own)
 
-    def look(self, image: Any, face: int | Literal["largest", "all"], crop: str | None) -> list[CodedFace]:
-        """As `find`, from anything that `io.read_photo` takes."""
-        return self.find(read_photo(image).rgb, face, crop)
-
-    def encode_faces(
-        self, faces: Sequence[CodedFace], sampling: Sampling, inversion_steps: int | None = None
-    ) -> Codes:
-        """Codes of faces, on the CPU in float32; `sampling.latents` says whose x_T, and `sampling` has one generator
-        for all or one for each face."""
-        pictures = torch.stack([face.picture for face in faces])
-        z = torch.cat([self.encode(batch).float().cpu() for batch in pictures.split(sampling.batch)])
+    def noise_of(self, faces: Sequence[CodedFace], sampling: Sampling, inversion_steps: int | None = None) -> Tensor:
+        """x_T of faces [B, 3, S, S], on the CPU in float32; `sampling.latents` says whose, and `sampling` has one
+        generator for all or one for each face."""
         if not isinstance(sampling.latents, str):
-            return Codes(z, self.prepare_latents(len(faces), sampling.generator, sampling.latents).float().cpu())
-        batches = zip(pictures.split(sampling.batch), z.split(sampling.batch))
-        return Codes(z, torch.cat([self.stochastic_code(*both, inversion_steps).float().cpu() for both in batches]))
+            return self.prepare_latents(len(faces), sampling.generator, sampling.latents).float().cpu()
+        pictures, z = torch.stack([face.picture for face in faces]), torch.cat([face.z for face in faces])
+        parts = zip(pictures.split(sampling.batch), z.split(sampling.batch))
+        return torch.cat([self.stochastic_code(*both, inversion_steps).float().cpu() for both in parts])
 
     @torch.no_grad()
     def reconstruct(self, image: Any, crop: str | None = None, sampling: Sampling | None = None) -> Image.Image:
@@ -154,8 +142,8 @@ class CodingMixin(SamplingMixin):
             sampling: Steps and noise; `None` for the checkpoint's steps and the photo's own noise.
         """
         sampling = sampling or Sampling(self.config.default_num_inference_steps, latents="photo")
-        codes = self.encode_faces(self.look(image, "largest", crop), sampling)
-        return unit_picture(self.decode(codes.latents, codes.z, sampling)[0])
+        [face] = self.encode(read_photo(image).rgb, "largest", crop)
+        return unit_picture(self.decode(self.noise_of([face], sampling), face.z, sampling)[0])
 
     @torch.no_grad()
     def interpolate(
@@ -170,10 +158,10 @@ class CodingMixin(SamplingMixin):
             sampling: As for `reconstruct`.
         """
         sampling = sampling or Sampling(self.config.default_num_inference_steps, latents="photo")
-        faces = [self.look(photo, "largest", crop)[0] for photo in (image, other)]
-        codes = self.encode_faces(faces, sampling)
-        z = torch.stack([torch.lerp(*codes.z, share) for share in map(float, shares)])
-        latents = torch.stack([_on_arc(*codes.latents, float(share)) for share in shares])
+        first, second = (self.encode(read_photo(photo).rgb, "largest", crop)[0] for photo in (image, other))
+        noise = self.noise_of([first, second], sampling)
+        z = torch.cat([torch.lerp(first.z, second.z, share) for share in map(float, shares)])
+        latents = torch.stack([_on_arc(*noise, float(share)) for share in shares])
         return [unit_picture(picture) for picture in self.decode(latents, z, sampling)]
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,62 +12,40 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from ..face.codes import FaceCodes
 from ..photo.io import Photo
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class EditedFace:
     """What happened to one face.
 
     Attributes:
         number: 1 for the leftmost face of the photo.
         box: (x0, y0, x1, y1) in photo pixels.
-        source, target: Codes before and after.
-        crop: Aligned crop of the result.
-        buffers: The head under the target codes: `normal`, `albedo`, `rendered`, and `repainted`, the mask of what
-            the network painted.
-        vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop.
-        drawn: The network's own picture of the whole crop, where it draws one: what DiffusionRig saves.
+        source, target: Codes before and after: the `FaceCodes` of a head, or a Diffusion Autoencoder's z_sem [1, C].
+        crop: Crop of the result around the face.
+        buffers: For the eye. Of a head under the target codes `normal`, `albedo`, `rendered`, and `repainted`, the mask
+            of what was painted. Of a Diffusion Autoencoder `photo`, what the network saw, `edited`, what it drew, and,
+            where the photo's own detail is kept, `reconstructed`, drawn from the source's code, and `replaced`, the
+            mask of where `edited` stands for itself.
+        drawn: The network's own picture of the whole crop, where it draws one.
+        vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop, where there is a head.
+        latents: The noise x_T [1, 3, S, S] that a Diffusion Autoencoder decoded both codes with.
+        probabilities: Emotion -> its probability in source and target, in [0, 1], where a classifier tells it.
         notes: Sentences on what was left as it is.
     """
 
     number: int
     box: tuple[float, float, float, float]
-    source: FaceCodes
-    target: FaceCodes
+    source: Any
+    target: Any
     crop: Image.Image
     buffers: dict[str, Image.Image]
-    vertices: Tensor
     drawn: Image.Image | None = None
+    vertices: Any = None
+    latents: Tensor | None = None
+    probabilities: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class EditedCode:
-    """What happened to one face in a Diffusion Autoencoder.
-
-    Attributes:
-        number: 1 for the leftmost face of the photo.
-        box: (x0, y0, x1, y1) in photo pixels.
-        source, target: Semantic codes z_sem [1, C] before and after.
-        latents: The stochastic code x_T [1, 3, S, S] that both were decoded with.
-        crop: Crop of the result.
-        buffers: `photo`, what the network saw; `edited`, what it drew; and, where the photo's own detail is kept,
-            `reconstructed`, drawn from the source's code, and `replaced`, the mask of where `edited` stands for itself.
-        drawn: The same as `edited`.
-        probabilities: Emotion -> its probability in source and target, in [0, 1].
-    """
-
-    number: int
-    box: tuple[float, float, float, float]
-    source: Tensor
-    target: Tensor
-    latents: Tensor
-    crop: Image.Image
-    buffers: dict[str, Image.Image]
-    drawn: Image.Image
-    probabilities: dict[str, tuple[float, float]]
 
 
 @dataclass
@@ -81,12 +59,12 @@ class EmoRigOutput(BaseOutput):
     """
 
     images: list[Any]
-    faces: list[list[EditedFace]] | list[list[EditedCode]]
+    faces: list[list[EditedFace]]
 
 
-def notes_of(faces: Sequence[EditedFace] | Sequence[EditedCode]) -> list[str]:
+def notes_of(faces: Sequence[EditedFace]) -> list[str]:
     """What is to be said of a photo's edited faces, each sentence once; of several faces, with their numbers."""
-    said = [(face.number, note) for face in faces if isinstance(face, EditedFace) for note in face.notes]
+    said = [(face.number, note) for face in faces for note in face.notes]
     return list(dict.fromkeys(f"Face {number}: {note}" if len(faces) > 1 else note for number, note in said))
 
 

@@ -1,212 +1,198 @@
-"""What a caller of a pipeline asks for, and whether it can be done."""
+"""What a caller asks of a pipeline: every argument of a call, once. Signatures, docstrings, the options of the command
+line and the demo's endpoint are made from its fields. Nothing here takes long to import."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from torch import Tensor
-
-from ..diffusion.sampling import CALLBACK_TENSORS
-from ..face.codes import FaceCodes
-from ..face.edit import MODES
-from ..face.emotions import action_unit_offset, check_amount
-from ..photo.crops import PICTURE_FRAMES
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from .emorig import EmoRigPipeline
+    import torch
+
+    from ..face.codes import FaceCodes
+    from ..photo.faces import Face
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+MODES = ("exp", "pose", "light", "latent")
+"""What a reference photo can lend (DiffusionRig's names): expression and jaw, head pose, light, the photo's code."""
+PASTES = ("change", "crop")
+Emotion = str | Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Request:
-    """Arguments of `EmoRigPipeline.__call__`, which says what they mean."""
+def argument(
+    default: Any, about: str, *, needs: str = "", asks: str = "", limits: tuple[float, float] | None = None, **flag: Any
+) -> Any:
+    """A field of `EditRequest`.
 
-    emotion: Any = None
-    intensity: Any = 1.0
-    reference: Any = None
-    action_units: Any = None
-    codes: Any = None
-    rotate: Any = None
-    num_inference_steps: Any = None
-    output_type: Any = "pil"
-    latents: Any = None
-    modes: Any = ("exp",)
-    source_encoder: Any = None
-    target_encoder: Any = None
-    crop: Any = None
-    detail: Any = False
-    batch_size: Any = 8
-    best_of: Any = None
-
-    def emotions(self, photos: int) -> list[Any]:
-        """The emotion of every result, as `moods`."""
-        return moods(self.emotion, photos)
-
-
-def moods(emotion: Any, photos: int) -> list[Any]:
-    """The emotion of every result: one for all photos, one each, or several for one photo.
-
-    Raises:
-        ValueError: If there are neither one photo nor as many as emotions.
+    Args:
+        default: Its default; a pipeline may have another (`FacePipeline.defaults`).
+        about: What it means.
+        needs: Capability that a pipeline must have for another value than the default.
+        asks: The thing to do that it names, with an article, where it is one.
+        limits: Least and greatest value.
+        flag: Its option of the command line: `option` (its name), and arguments of argparse.
     """
-    if not isinstance(emotion, (list, tuple)):
-        return [emotion] * photos
-    if photos not in (1, len(emotion)):
-        raise ValueError(f"There are {photos} photos and {len(emotion)} emotions: give one each, or one photo.")
-    return list(emotion)
+    return field(default=default, metadata={"about": about, "needs": needs, "asks": asks, "limits": limits} | flag)
 
 
-def check_generators(generator: Any, photos: int, results: int | None = None) -> Any:
-    """One generator for all, or a list with one for each photo (or for each of the results of one photo), as it is.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditRequest:
+    """Arguments of `FacePipeline.__call__` besides the photo; `about` in a field's metadata says what it means."""
 
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if not isinstance(generator, (list, tuple)) or not all(isinstance(one, torch.Generator) for one in generator):
-        raise ValueError(
-            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(5), or a list of them, "
-            f"got {generator!r}."
-        )
-    if len(generator) not in (photos, results):
-        many = f"{photos} photos" if photos > 1 else "1 photo"
-        raise ValueError(f"There are {many} and {len(generator)} generators: give one for each photo, or one for all.")
-    return list(generator)
-
-
-def check_request(pipe: EmoRigPipeline, request: Request) -> None:
-    """Raise ValueError with one sentence for what cannot be done."""
-    _check_components(pipe)
-    _check_edit(pipe, request)
-    _check_lending(pipe, request)
-    _check_sampling(pipe, request)
-    pipe.painter.check(request)
-
-
-def _need(pipe: EmoRigPipeline, capability: str, what: str) -> None:
-    if capability not in pipe.capabilities:
-        raise ValueError(f"{what} needs a network that draws the whole crop, as a converted rig does.")
-
-
-def _check_components(pipe: EmoRigPipeline) -> None:
-    if pipe.unet is not None and pipe.scheduler is None:
-        raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
-    if pipe.unet is not None and "appearance" in pipe.code_parts and pipe.appearance_encoder is None:
-        raise ValueError(
-            "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
-            "of its checkpoint."
-        )
-
-
-def _check_edit(pipe: EmoRigPipeline, request: Request) -> None:
-    config = pipe.head.config
-    check_amount("intensity", request.intensity)
-    if isinstance(request.emotion, (list, tuple)) and not request.emotion:
-        raise ValueError("The list of emotions is empty: give at least one.")
-    for emotion in request.emotions(1):
-        if emotion is not None:
-            pipe.emotion_change(emotion)
-    if request.action_units is not None:
-        action_unit_offset(request.action_units, config.expression_names)
-        for unit in pipe.painter.undrawn_units:
-            if request.action_units.get(unit):
-                raise ValueError(f"The unit {unit} cannot be shown: no tongue is drawn outside a mouth. Leave it out.")
-    given = (request.emotion, request.reference, request.codes)
-    if sum(x is not None for x in given) > 1:
-        raise ValueError("Give one of emotion, reference and codes, not several.")
-    if all(x is None for x in (*given, request.action_units, request.rotate)):
-        raise ValueError("Nothing to do: give an emotion, a reference photo, action units, codes or a rotation.")
-    codes, shape = request.codes, (1, config.num_expression)
-    if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
-        raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
-    limit = pipe.painter.max_angle
-    if request.rotate is not None and not _three_angles(request.rotate, limit):
-        raise ValueError(
-            f"rotate must be three angles (yaw, pitch, roll) from {-limit:g} to {limit:g} degrees, got "
-            f"{request.rotate!r}."
-        )
-
-
-def _check_lending(pipe: EmoRigPipeline, request: Request) -> None:
-    """What is taken of whom, and who reads it."""
-    modes = request.modes
-    if isinstance(modes, str) or not isinstance(modes, Sequence) or not modes or any(m not in MODES for m in modes):
-        raise ValueError(f"modes must be some of {', '.join(MODES)} in a list, got {modes!r}.")
-    for mode in modes:
-        if mode in ("light", "latent"):
-            _need(pipe, mode, f"The mode {mode!r}")
-    for name in ("source_encoder", "target_encoder"):
-        branch, known = getattr(request, name), pipe.encoder.branches
-        if branch is not None and branch not in known:
-            can = f"choose one of {', '.join(known)}" if known else "leave it out"
-            raise ValueError(f"This pipeline's encoder cannot be {branch!r} ({name}): {can}.")
-    if request.detail:
-        _need(pipe, "detail", "detail")
-    if request.crop is not None and request.crop not in PICTURE_FRAMES:
-        raise ValueError(f"crop must be one of {', '.join(PICTURE_FRAMES)}, got {request.crop!r}.")
-
-
-def _check_sampling(pipe: EmoRigPipeline, request: Request) -> None:
-    steps, latents, count = request.num_inference_steps, request.latents, request.batch_size
-    check_steps("num_inference_steps", steps, pipe.scheduler)
-    if request.best_of is not None:
-        check_best_of(request.best_of)
-        _need(pipe, "best_of", "best_of")
-    if not whole(count, 1024):
-        raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {count!r}.")
-    if request.output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {request.output_type!r}.")
-    if isinstance(latents, str) and latents == "photo":
-        _need(pipe, "inversion", "latents='photo'")
-        return
-    shape = (1, 3, pipe.latents_side, pipe.latents_side)
-    if latents is not None and not (isinstance(latents, Tensor) and latents.shape == shape):
-        raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, or 'photo'.")
-
-
-def check_best_of(count: Any) -> None:
-    """Raise ValueError for a number of samples that cannot be drawn."""
-    if not whole(count, 64):
-        raise ValueError(f"best_of must be a whole number from 1 to 64, got {count!r}.")
-
-
-def check_steps(name: str, steps: Any, scheduler: Any | None) -> None:
-    """Raise ValueError for steps that a scheduler does not have; `None` is left to the checkpoint."""
-    limit = scheduler.config.get("num_train_timesteps", 1000) if scheduler is not None else 1000
-    if steps is not None and not whole(steps, limit):
-        raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {steps!r}.")
-
-
-def callback_tensors(callback: Any, names: Any) -> list[str]:
-    """What a callback is to be given: names of CALLBACK_TENSORS, its own where it is one of diffusers' classes.
-
-    Raises:
-        ValueError: If there is another name.
-    """
-    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-        names = callback.tensor_inputs
-    if isinstance(names, str) or not isinstance(names, Sequence) or any(name not in CALLBACK_TENSORS for name in names):
-        known = ", ".join(CALLBACK_TENSORS)
-        raise ValueError(f"callback_on_step_end_tensor_inputs must be some of {known} in a list, got {names!r}.")
-    return list(names)
-
-
-def whole(value: Any, limit: int) -> bool:
-    """Whether a value is a whole number from 1 to a limit."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
-
-
-def _three_angles(rotate: Any, limit: float) -> bool:
-    return (
-        isinstance(rotate, (Sequence, np.ndarray))
-        and len(rotate) == 3
-        and all(isinstance(angle, Real) and abs(angle) <= limit for angle in rotate)
+    emotion: Emotion | Sequence[Emotion] | None = argument(
+        None,
+        "One of the pipeline's `emotion_names`, or a blend such as `{'happy': .6, 'surprise': .4}`; a list gives each "
+        "photo its own, and one photo every one of them.",
+        asks="an emotion", option="--emotion", metavar="NAME",
+        help="neutral, happy, sad, surprise, fear, disgust, anger, contempt",
+    )  # fmt: skip
+    intensity: float = argument(
+        1.0,
+        "0 returns the photo itself, 1 is a clear emotion, 1.5 the most; faint smiles have closed lips.",
+        limits=(0, 1.5), option="--intensity", metavar="I", type=float,
+        help="0 (none) to 1.5 (default: 1)",
+    )  # fmt: skip
+    reference: Any | None = argument(
+        None,
+        "A photo whose (largest) face lends what `modes` says; in a Diffusion Autoencoder its code within the classes' "
+        "span.",
+        asks="a reference photo", option="--reference", metavar="PHOTO", help="take over this photo's expression",
+    )  # fmt: skip
+    action_units: Mapping[str, float] | None = argument(
+        None,
+        "Amounts of action units (`AU12`, `L12`, `R12`) or expression units to add, e.g. `{'AU1': .5}`.",
+        needs="head", asks="action units", option="--au", metavar="UNIT=AMOUNT",
+        help="add an action unit, e.g. AU12=.5 (repeatable)",
+    )  # fmt: skip
+    attributes: Mapping[str, float] | None = argument(
+        None,
+        "Amounts by name, of the attribute classifier; below 0 goes the other way.",
+        needs="attributes", asks="attributes", option="--attribute", metavar="NAME=AMOUNT",
+        help="add an attribute, of Diffusion Autoencoders that know some, e.g. Young=-1 (repeatable)",
+    )  # fmt: skip
+    codes: FaceCodes | None = argument(
+        None, "Codes whose expression and pose are used as they are.", needs="head", asks="codes"
     )
+    rotate: Sequence[float] | None = argument(
+        None,
+        "(yaw, pitch, roll) in degrees to turn the head by; the subject's left, up and right shoulder. Moved pixels "
+        "can show 30 degrees a way, and 45 past the camera in all.",
+        needs="head", asks="a rotation", option="--rotate", metavar=("YAW", "PITCH", "ROLL"), type=float, nargs=3,
+        help="turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder",
+    )  # fmt: skip
+    face: int | Literal["largest", "all"] = argument(
+        "largest",
+        "'largest', 'all', or a number from 1 counted from the left.",
+        option="--face", metavar="FACE",
+        help="largest, all, or a number from 1 at the left (default: %(default)s)",
+    )  # fmt: skip
+    faces: Sequence[Face] | Sequence[Any] | Sequence[Sequence[Any]] | None = argument(
+        None,
+        "The faces to edit, where they are known: as `photo.faces.find_faces` or `encode` returns them; of several "
+        "photos, a list for each. None is looked for then.",
+    )
+    num_inference_steps: int | None = argument(
+        None,
+        "Steps of the network; `None` for the checkpoint's.",
+        option="--steps", metavar="N", type=int, help="steps of the network (default: the checkpoint's)",
+    )  # fmt: skip
+    inversion_steps: int | None = argument(
+        None,
+        "Steps T_inv in which the noise x_T is found that a photo came from; `None` for the checkpoint's.",
+        needs="semantic_code",
+    )
+    generator: torch.Generator | Sequence[torch.Generator] | None = argument(
+        None,
+        "For repeatable results: one, or a list with one for each photo (or each emotion of one photo, where pictures "
+        "do not share their noise), whose result is then that of a call with this photo and generator alone.",
+    )
+    output_type: Literal["pil", "np", "pt"] = argument("pil", "'pil', 'np' or 'pt'.")
+    return_dict: bool = argument(True, "Return an `EmoRigOutput`, else a tuple (images, faces).")
+    callback_on_step_end: Callable | None = argument(
+        None,
+        "Called as `f(pipe, step, timestep, {'latents': …})`, as in diffusers; a true `pipe._interrupt` ends the "
+        "sampling, and faces that it has not begun stay as they are.",
+    )
+    callback_on_step_end_tensor_inputs: Sequence[str] = argument(
+        ("latents",), "What it is given, and may give back: of 'latents', 'conditions', 'code'."
+    )
+    latents: torch.Tensor | Literal["photo"] | None = argument(
+        None,
+        "Noise [1, 3, S, S] to start every face from, S being the side of what the network sees; `None` for fresh "
+        "noise for each; 'photo' for the noise that DDIM inversion finds for each photo.",
+    )
+    modes: Sequence[str] = argument(
+        ("exp",),
+        "What the reference lends: 'exp' (expression and jaw), 'pose', 'light', 'latent' (the code of the photo), the "
+        "last two for networks that draw the whole crop.",
+        needs="head",
+    )
+    source_encoder: str | None = argument(
+        None,
+        "'deca' or 'emoca', for encoders that can be both: who reads the codes of the photo; `None` for the "
+        "checkpoint's.",
+        needs="head",
+    )
+    target_encoder: str | None = argument(None, "Who reads those of the reference.", needs="head")
+    crop: str | None = argument(
+        None,
+        "Which square of the photo is the network's picture; 'whole' for pictures that are aligned already, in which a "
+        "Diffusion Autoencoder looks for no face; `None` for the checkpoint's.",
+    )
+    detail: bool = argument(False, "Draw DECA's wrinkles into the normals.", needs="detail")
+    shape_guidance: float = argument(
+        0.0,
+        "How much the shape code β is held while decoding (`guidance.ShapeGuide`); 0 is off.",
+        needs="semantic_code", limits=(0, 10), option="--keep-shape", metavar="W", type=float,
+        help="hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder",
+    )  # fmt: skip
+    batch_size: int = argument(8, "Faces that a network which draws the whole crop draws at a time.", limits=(1, 1024))
+    best_of: int | None = argument(
+        None,
+        "Samples that it draws of each face, from other noise each; the least grainy is kept. `None` for the "
+        "checkpoint's, 1 where `latents` are given.",
+        needs="whole_crop", limits=(1, 64), option="--best-of", metavar="N", type=int,
+        help="draw N samples and keep the least grainy, with models that draw the whole crop",
+    )  # fmt: skip
+    paste: Literal["change", "crop"] = argument(
+        "change",
+        "'change' brings the network's change into the photo and keeps the photo's detail where little changed; 'crop' "
+        "pastes the network's picture as it is.",
+        needs="semantic_code",
+    )
+
+
+ARGUMENTS: dict[str, Field] = {one.name: one for one in fields(EditRequest)}
+POSITIONAL = ("emotion", "intensity")
+"""What may be given without its name, after the photo."""
+
+
+def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
+    """Of `FacePipeline.__call__`, for a pipeline with defaults of its own."""
+    kinds = inspect.Parameter
+    given = [kinds("self", kinds.POSITIONAL_OR_KEYWORD), kinds("image", kinds.POSITIONAL_OR_KEYWORD)]
+    for name, one in ARGUMENTS.items():
+        kind = kinds.POSITIONAL_OR_KEYWORD if name in POSITIONAL else kinds.KEYWORD_ONLY
+        given.append(kinds(name, kind, default=defaults.get(name, one.default), annotation=one.type))
+    return inspect.Signature(given)
+
+
+def describe_arguments() -> str:
+    """The arguments as the docstring of a method lists them."""
+    wrap = lambda text: textwrap.fill(text, 112, initial_indent=" " * 12, subsequent_indent=" " * 16)
+    return "\n".join(wrap(f"{name}: {one.metadata['about']}") for name, one in ARGUMENTS.items())
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """Options of the command line by their names, as arguments of argparse's `add_argument`. What only some pipelines
+    can do is `None` where it is not given."""
+    known = ("metavar", "type", "nargs", "help")
+    return {
+        one.metadata["option"]: {"dest": name, "default": None if one.metadata["needs"] else one.default}
+        | {key: one.metadata[key] for key in known if key in one.metadata}
+        for name, one in ARGUMENTS.items()
+        if "option" in one.metadata
+    }

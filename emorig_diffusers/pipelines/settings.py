@@ -9,7 +9,7 @@ from ..face.encode import OPEN_CODE, part_names
 from ..photo.crops import PICTURE_FRAMES
 from ..photo.pictures import RESAMPLINGS
 from ..render.rasterize import RULES
-from .request import check_best_of
+from .checks import check_best_of
 
 EMORIG = {
     "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),

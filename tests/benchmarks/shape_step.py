@@ -93,7 +93,7 @@ def load_photos(pipe: DiffAEEmotionPipeline, encoder: EmocaEncoder, args: argpar
         sources = sorted(known, key=lambda source: (known[source], source.file))[: args.photos]
     for source in sources:
         try:
-            face = pipe.find(data.read(source), crop="ffhq" if pipe.config.crop == "whole" else None)[0]
+            face = pipe.encode(data.read(source), crop="ffhq" if pipe.config.crop == "whole" else None)[0]
         except NoFaceError:
             continue
         pictures.append(face.picture)
@@ -132,7 +132,7 @@ class Bench:
     ) -> dict[tuple[str, float], Reading]:
         """Readings by emotion and intensity, and of the reconstruction under ("", 0)."""
         pictures, plain = self.photos.pictures, Sampling(self.steps, batch=len(self.photos.pictures))
-        z = pipe.encode(pictures)
+        z = pipe.semantic_code(pictures)
         noise, classifier = pipe.stochastic_code(pictures, z, self.steps), pipe.emotion_classifier
         found = {("", 0.0): self.read(pipe.decode(noise, z, plain))}
         for emotion in emotions:

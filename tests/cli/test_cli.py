@@ -182,7 +182,7 @@ def test_codes_come_back(
     assert emorig("codes", photo, "--face", "1", "-o", tmp_path / "codes.json") == 0
     [face] = json.loads(printed)
     assert [face] == json.loads((tmp_path / "codes.json").read_text())
-    [fitted] = pipe.encode_photo(ASTRONAUT)
+    [fitted] = pipe.encode(ASTRONAUT)
     assert face["number"] == 1
     assert face["box"] == list(fitted.face.box)
     codes = FaceCodes.from_dict(face["codes"])
@@ -379,7 +379,7 @@ def test_interrupt(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RecordingPipeline, "encode_photo", interrupt)
+    monkeypatch.setattr(RecordingPipeline, "encode", interrupt)
     assert emorig("edit", photo, "--emotion", "happy", "-o", tmp_path / "out.png") == 130
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "out.png").exists()

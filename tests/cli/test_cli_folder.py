@@ -155,7 +155,7 @@ def test_an_odd_error_costs_one_photo(
     recorder: RecordingPipeline, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    encode = RecordingPipeline.encode_photo
+    encode = RecordingPipeline.encode
 
     def fail(self: RecordingPipeline, *args: Any) -> Any:
         if not self.calls:
@@ -163,7 +163,7 @@ def test_an_odd_error_costs_one_photo(
             raise RuntimeError("out of\nmemory")
         return encode(self, *args)
 
-    monkeypatch.setattr(RecordingPipeline, "encode_photo", fail)
+    monkeypatch.setattr(RecordingPipeline, "encode", fail)
     assert edit(album, tmp_path / "out") == 1
     assert capsys.readouterr() == (
         "3 of 4 photos edited, 1 failed\n",

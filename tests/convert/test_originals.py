@@ -28,7 +28,6 @@ from emorig_diffusers.convert.adm import Heads
 from emorig_diffusers.convert.deca import read_deca, read_emoca
 from emorig_diffusers.convert.flame import convert_flame
 from emorig_diffusers.convert.rig import CONVENTIONS, convert_rig, read_mean_shape
-from emorig_diffusers.face.edit import MODES
 from emorig_diffusers.face.emotions import EMOTIONS
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.face.retarget import retarget_emotions
@@ -37,6 +36,7 @@ from emorig_diffusers.photo.crops import IBUG68, ffhq_matrix
 from emorig_diffusers.photo.faces import find_faces
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.pipelines.outputs import EditedFace
+from emorig_diffusers.pipelines.request import MODES
 from emorig_diffusers.render.camera import ndc_to_pixels, project, transform_ndc
 from emorig_diffusers.render.rasterize import rasterize
 
@@ -233,7 +233,7 @@ class Scene:
 def scene(rig: EmoRigPipeline, files: Files, squares: Pair, pictures: Pair, points: Pair) -> Scene:
     both = [(i, branch) for i in (0, 1) for branch in BRANCHES]
     reads = {(i, who): original_inference.read(files.held, pictures[i], points[i], who) for i, who in both}
-    faces = {(i, who): rig.encode_photo(squares[i], frame="whole", branch=who)[0] for i, who in both}
+    faces = {(i, who): rig.encode(squares[i], crop="whole", encoder=who)[0] for i, who in both}
     return Scene(rig, files.held, squares, pictures, points, reads, faces)
 
 
@@ -277,7 +277,7 @@ def test_decas_own_file(scene: Scene, files: Files) -> None:
     """deca_model.tar in place of EMOCA's folder."""
     encoder, _ = read_deca(files.deca)
     deca = EmoRigPipeline(**scene.rig.components | {"encoder": encoder}, **SETTINGS)
-    face = deca.encode_photo(scene.photos[0], frame="whole")[0]
+    face = deca.encode(scene.photos[0], crop="whole")[0]
     check_codes(face.codes, scene.reads[0, "deca"].codes)
 
 

@@ -39,6 +39,7 @@ from emorig_diffusers.painting.diffusion_rig import published_scheduler
 from emorig_diffusers.photo import faces
 from emorig_diffusers.photo.faces import Face, find_faces
 from emorig_diffusers.photo.resample import warp_crop
+from emorig_diffusers.pipelines.request import EditRequest
 
 SIDE, STEPS = 64, 2
 PAIRS = [("DECA", "DECA"), ("DECA", "EMOCA"), ("EMOCA", "DECA"), ("EMOCA", "EMOCA")]
@@ -110,7 +111,7 @@ def four(both: EmoRigPipeline, seen: list[torch.Tensor], hopper: np.ndarray, ast
 def sides(both: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray) -> dict[str, list[EncodedFace]]:
     """Hopper and the astronaut as each branch reads them."""
     return {
-        name: [both.encode_photo(p, branch=name.lower())[0] for p in (hopper, astronaut)] for name in ("DECA", "EMOCA")
+        name: [both.encode(p, encoder=name.lower())[0] for p in (hopper, astronaut)] for name in ("DECA", "EMOCA")
     }
 
 
@@ -155,7 +156,7 @@ def test_redrawn_is_the_source_under_its_own_codes(
         own = sides[face.encoders[0]][0]
         assert code_distance(face.after, own.codes) == code_distance(face.wanted, own.codes) == (0, 0)
         with torch.no_grad():
-            edits = PhotoEdits(hopper, [own], [[own.codes]], (hopper, own))
+            edits = PhotoEdits(hopper, [own], [[own.codes]], EditRequest(), redraw=True)
             [drawn] = both.painter.paint([edits], Sampling(STEPS, latents=NOISE))
         assert np.abs(face.result.astype(int) - drawn.rgb).max() <= 1
 

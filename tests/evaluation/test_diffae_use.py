@@ -124,8 +124,8 @@ def test_codes_are_semantic(
 ) -> None:
     assert emorig("codes", photo, "--model", folder) == 0
     [face] = json.loads(capsys.readouterr().out)
-    [found] = coded.find(astronaut)
-    z = coded.encode(found.picture[None])
+    [found] = coded.encode(astronaut)
+    z = coded.semantic_code(found.picture[None])
     assert face["number"] == 1 and face["box"] == list(found.box)
     assert len(face["z_sem"]) == CODE and torch.allclose(torch.tensor([face["z_sem"]]), z, atol=1e-5)
     assert list(face["emotions"]) == list(EMOTIONS) and sum(face["emotions"].values()) == pytest.approx(1)
@@ -143,16 +143,16 @@ def test_export_comes_back(folder: Path, photo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "says"),
     [
-        ("dae", ("--au", "AU12=.5"), "has no head, so no action_units"),
-        ("dae", ("--rotate", "5", "0", "0", "--emotion", "sad"), "has no head, so no rotate"),
+        ("dae", ("--au", "AU12=.5"), "has no head, so no --au"),
+        ("dae", ("--rotate", "5", "0", "0", "--emotion", "sad"), "has no head, so no --rotate"),
         ("dae", ("--attribute", "Beard=1"), "Unknown attribute 'Beard': choose from Smiling, Young"),
         ("dae", ("--attribute", "Young=9"), "must be a number from -5 to 5"),
         ("dae", ("--attribute", "Young"), "NAME=NUMBER"),
         ("dae", ("--emotion", "sad", "--keep-shape", "-1"), "shape_guidance must be a number from 0 to 10"),
         ("dae", ("--emotion", "joy"), "Unknown emotion"),
         ("dae", (), "Nothing to do"),
-        ("open", ("--attribute", "Young=1"), "--attribute and --keep-shape need a Diffusion Autoencoder"),
-        ("open", ("--emotion", "sad", "--keep-shape", "1"), "--attribute and --keep-shape need a Diffusion"),
+        ("open", ("--attribute", "Young=1"), "use a Diffusion Autoencoder with one, or leave --attribute out"),
+        ("open", ("--emotion", "sad", "--keep-shape", "1"), "--keep-shape needs a Diffusion Autoencoder"),
     ],
 )
 def test_what_a_kind_cannot_do_is_said_before_a_photo_is_read(

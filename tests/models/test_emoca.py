@@ -305,7 +305,7 @@ def test_the_bundled_encoder_is_near_the_landmark_fit(
 ) -> None:
     encoder = EmocaEncoder.from_pretrained(resolve("encoder-open"))
     fast = EmoRigPipeline.from_pretrained("emorig-open", encoder=encoder)
-    faces = [fast.encode_photo(photo)[0] for photo in (astronaut, hopper)]
+    faces = [fast.encode(photo)[0] for photo in (astronaut, hopper)]
     assert all(face.error * 192 < 7 for face in faces)  # pixels of a 384-pixel crop
     own, other = ((face.codes.expression - astronaut_face.codes.expression).abs().mean() for face in faces)
     assert own < 0.1 and other > 1.3 * own  # it tells faces apart

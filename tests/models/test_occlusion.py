@@ -55,7 +55,7 @@ def masked(hopper: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def masked_face(pipe: EmoRigPipeline, masked: np.ndarray) -> EncodedFace:
-    return pipe.encode_photo(masked)[0]
+    return pipe.encode(masked)[0]
 
 
 def lipstick(photo: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def test_a_mouth_in_an_edited_photo(
     """Painted teeth neither glow in a dim photo nor are beige in a blue one."""
     photo = lit(hopper, np.float32(light) * 2.0**stops)
     edited = pipe(photo, "happy", output_type="np", generator=torch.Generator().manual_seed(0)).images[0]
-    face = pipe.encode_photo(photo)[0].face
+    face = pipe.encode(photo)[0].face
     x0, y0, x1, y1 = map(int, face.box)
     chin = slice((y0 + 2 * y1) // 3, y1), slice(x0, x1)
     before, after = (picture[chin].reshape(-1, 3).astype(int) for picture in (photo, edited))

@@ -43,7 +43,7 @@ def eyes(astronaut_face: EncodedFace) -> Callable[[np.ndarray], list[np.ndarray]
 
 def opened(pipe: EmoRigPipeline, photo: np.ndarray) -> list[float]:
     """Heights of the openings of the person's right and left eye as they are read from a photo, in their widths."""
-    points = pipe.encode_photo(photo)[0].face.landmarks[:, :2]
+    points = pipe.encode(photo)[0].face.landmarks[:, :2]
     return [outline_height(points[list(outline)]) for outline in LIDS]
 
 
@@ -51,8 +51,8 @@ def test_shut_eyes_are_read_from_a_photo(
     pipe: EmoRigPipeline, astronaut_face: EncodedFace, hopper_face: EncodedFace, shut: dict[str, np.ndarray]
 ) -> None:
     assert astronaut_face.shut_eyes == hopper_face.shut_eyes == (False, False)
-    assert pipe.encode_photo(shut["wink"])[0].shut_eyes == (False, True)
-    assert pipe.encode_photo(shut["both"])[0].shut_eyes == (True, True)
+    assert pipe.encode(shut["wink"])[0].shut_eyes == (False, True)
+    assert pipe.encode(shut["both"])[0].shut_eyes == (True, True)
 
 
 @pytest.mark.parametrize("photo", ["wink", "both"])
@@ -85,6 +85,6 @@ def test_shut_eyes_are_lent(
     result = edited(hopper, reference=shut[reference])
     for before, after, is_shut in zip(opened(pipe, hopper), opened(pipe, result), closed):
         assert after < 0.35 * before if is_shut else after > 0.7 * before
-    assert pipe.encode_photo(result)[0].shut_eyes == closed
+    assert pipe.encode(result)[0].shut_eyes == closed
     half = opened(pipe, edited(hopper, reference=shut[reference], intensity=0.5))
     assert all(after > 0.45 * before for before, after in zip(opened(pipe, hopper), half))

@@ -264,7 +264,7 @@ def test_the_pipeline_shades_its_edits_and_zero_switches_it_off(
     on = EmoRigPipeline(pipe.head, pipe.encoder)
     (with_them,), (without,) = (p(hopper, "fear", output_type="np").images for p in (on, off))
     change = np.abs(with_them.astype(int) - without).max(-1)
-    x0, y0, x1, y1 = map(int, pipe.encode_photo(hopper)[0].face.box)
+    x0, y0, x1, y1 = map(int, pipe.encode(hopper)[0].face.box)
     assert 4 < change.max() < 80
     assert not change[:y0].any() and not change[y1:].any() and not change[:, :x0].any() and not change[:, x1:].any()
     assert (change == 0).mean() > 0.9

@@ -315,7 +315,7 @@ def test_own_recipes_of_a_checkpoint(pipe: EmoRigPipeline, astronaut: np.ndarray
     assert own.recipes == recipes
     with pytest.raises(ValueError, match=r"Unknown emotion 'happy': choose one of calm\."):
         own(astronaut, "happy")
-    face = own.encode_photo(astronaut)[0]
+    face = own.encode(astronaut)[0]
     relaxed = relaxed_expression(own.head, face.codes, own.encoder.relaxed_range, face.offsets)
     expected = relaxed + emotion_offset("calm", names, recipes)
     blink = names.index("eyeBlinkLeft")

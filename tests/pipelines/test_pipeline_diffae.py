@@ -42,8 +42,8 @@ def edit(pipe: DiffAEEmotionPipeline, photo: Any, **options: Any) -> Any:
 
 
 def test_the_photo_comes_back_from_its_codes(pipe: DiffAEEmotionPipeline, astronaut: np.ndarray) -> None:
-    face = pipe.find(astronaut)[0].picture[None]
-    z = pipe.encode(face)
+    face = pipe.encode(astronaut)[0].picture[None]
+    z = pipe.semantic_code(face)
     drawn = pipe.decode(pipe.stochastic_code(face, z, 100), z, Sampling(100))
     other = pipe.decode(torch.randn(face.shape), z, Sampling(10))
     assert (drawn - face).square().mean() < 1e-3 < 0.05 < (other - face).square().mean()
@@ -54,7 +54,7 @@ def test_photos_are_resized_as_the_checkpoint_says(pipe: DiffAEEmotionPipeline, 
     side = published.latents_side
     shown = lambda found: ((found.picture.permute(1, 2, 0).numpy() + 1) * 127.5).round()
     for crop in ("ffhq", "whole"):
-        ours, theirs = (one.find(hopper, crop=crop)[0] for one in (pipe, published))
+        ours, theirs = (one.encode(hopper, crop=crop)[0] for one in (pipe, published))
         wanted = take_picture(hopper, crop, theirs.landmarks, side, "pil")
         assert np.array_equal(shown(theirs), wanted.pixels) and np.array_equal(theirs.matrix, wanted.matrix)
         assert np.abs(shown(ours) - wanted.pixels).max() > 5
@@ -111,7 +111,7 @@ def test_only_the_face_changes(pipe: DiffAEEmotionPipeline, hopper: np.ndarray) 
     for paste in ("change", "crop"):
         result = edit(pipe, hopper, emotion="surprise", intensity=1.5, paste=paste)
         ys, xs = np.nonzero((result.images[0] != hopper).any(-1))
-        matrix = pipe.find(hopper)[0].matrix
+        matrix = pipe.encode(hopper)[0].matrix
         crop = np.column_stack([xs + 0.5, ys + 0.5]) @ matrix[:, :2].T + matrix[:, 2]
         assert len(xs) and crop.min() > -1 and crop.max() < pipe.latents_side + 1  # bicubic
 
@@ -128,7 +128,7 @@ def test_whose_noise(pipe: DiffAEEmotionPipeline, astronaut: np.ndarray) -> None
 
 def test_another_photos_emotion(pipe: DiffAEEmotionPipeline, astronaut: np.ndarray, hopper: np.ndarray) -> None:
     one = edit(pipe, astronaut, reference=hopper).faces[0][0]
-    classifier, lent = pipe.emotion_classifier, pipe.encode(pipe.find(hopper)[0].picture[None])
+    classifier, lent = pipe.emotion_classifier, pipe.semantic_code(pipe.encode(hopper)[0].picture[None])
     assert torch.allclose(classifier(one.target), classifier(lent), atol=1e-3)  # the classes see the other's face
     assert not torch.allclose(one.target, lent, atol=0.02)  # and all else stays
     assert torch.allclose(edit(pipe, astronaut, reference=astronaut).faces[0][0].target, one.source, atol=1e-4)

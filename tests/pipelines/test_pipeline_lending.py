@@ -137,7 +137,7 @@ def test_the_latent_mode_takes_the_references_look(
     changed = (lent.images[0] != hopper).any(-1)
     assert changed.any()
     rig.scheduler.set_timesteps(1)
-    face, other = rig.encode_photo(hopper)[0], rig.encode_photo(astronaut)[0]
+    face, other = rig.encode(hopper)[0], rig.encode(astronaut)[0]
     z = rig.painter.appearance_code(rig.painter.crop(astronaut, other))
     conditions = draw_conditions(rig.head, face.codes, SIDE)
     sample, _ = rig.sample(noise, conditions, rig.condition_code(face.codes, z), Sampling(1))
@@ -154,7 +154,7 @@ def test_four_pairs_of_encoders(
 ) -> None:
     lab = drawing(encoder=two_branches)
     assert lab.encoder.branches == ("deca", "emoca")
-    encode = lambda branch: [lab.encode_photo(photo, branch=branch)[0] for photo in (hopper, astronaut)]
+    encode = lambda branch: [lab.encode(photo, encoder=branch)[0] for photo in (hopper, astronaut)]
     read = {branch: encode(branch) for branch in lab.encoder.branches}
     assert not torch.equal(read["deca"][0].codes.expression, read["emoca"][0].codes.expression)
     assert torch.equal(read["deca"][0].codes.shape, read["emoca"][0].codes.shape)
@@ -229,7 +229,7 @@ def test_the_photos_own_noise(rig: EmoRigPipeline, hopper: np.ndarray) -> None:
     options = {"emotion": "surprise", "latents": "photo", "num_inference_steps": 4}
     pictures = [np.asarray(rig(hopper, **options).faces[0][0].drawn) for _ in range(2)]
     assert_close(*pictures)
-    face = rig.encode_photo(hopper)[0]
+    face = rig.encode(hopper)[0]
     photo, conditions = rig.painter.crop(hopper, face), draw_conditions(rig.head, face.codes, SIDE)
     code = rig.condition_code(face.codes, rig.painter.appearance_code(photo))
     back, _ = rig.sample(rig.invert(photo, conditions, code, 50), conditions, code, Sampling(50))
@@ -255,7 +255,7 @@ def test_one_photo_with_many_emotions(rig: EmoRigPipeline, pipe: EmoRigPipeline,
 def test_each_photo_its_own_emotion(rig: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray) -> None:
     faces = rig([hopper, astronaut], ["fear", "neutral"], num_inference_steps=1).faces
     for photo, mood, (edited,) in zip((hopper, astronaut), ("fear", "neutral"), faces, strict=True):
-        expected = rig.edit_codes(rig.encode_photo(photo)[0], mood)
+        expected = rig.edit_codes(rig.encode(photo)[0], mood)
         assert torch.equal(edited.target.expression, expected.expression)
     with pytest.raises(ValueError, match="There are 2 photos and 3 emotions"):
         rig([hopper, astronaut], ["fear"] * 3)

@@ -321,7 +321,7 @@ def test_the_photo_stays_where_the_network_saw_it_blurred(published: EmoRigPipel
     rig.set_progress_bar_config(disable=True)
     result = rig(photo, "happy", num_inference_steps=1, output_type="np")
     changed = (result.images[0] != photo).any(-1)
-    own = rig.encode_photo(photo)[0].picture.own
+    own = rig.encode(photo)[0].picture.own
     assert own.min() == 0 and own.max() == 1
     assert changed[60:150, 60:120].mean() > 0.9
     difference = np.abs(result.images[0].astype(int) - photo)
@@ -354,7 +354,7 @@ def test_reference_lends_expression_and_jaw(
     published: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray, hopper_face: EncodedFace
 ) -> None:
     target = published(hopper, reference=astronaut, num_inference_steps=1).faces[0][0].target
-    lent = published.edit_codes(hopper_face, reference=published.encode_photo(astronaut)[0])
+    lent = published.edit_codes(hopper_face, reference=published.encode(astronaut)[0])
     assert torch.equal(target.expression, lent.expression)
     assert torch.equal(target.pose[:, :3], hopper_face.codes.pose[:, :3])
     assert torch.equal(target.light, hopper_face.codes.light)
@@ -399,7 +399,7 @@ def test_encoders_see_the_crop_and_may_give_light(
 ) -> None:
     encoder = LitEncoder(pipe.head.config.num_expression)
     encoder.load_state_dict(pipe.encoder.state_dict())
-    face = EmoRigPipeline(pipe.head, encoder).encode_photo(astronaut)[0]
+    face = EmoRigPipeline(pipe.head, encoder).encode(astronaut)[0]
     assert torch.equal(face.codes.light, torch.full((1, 9, 3), 0.25))
     assert torch.equal(face.codes.expression, astronaut_face.codes.expression)
     crop = warp_crop(astronaut, astronaut_face.grid_matrix(50), 50)

@@ -1,0 +1,170 @@
+"""What every pipeline is: faces of a photo are encoded, their codes edited, and the edited faces painted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from ..diffusion.sampling import Sampling, SamplingMixin
+from ..hub.repository import HubMixin
+from ..painting.base import PhotoEdits
+from ..photo.io import read_photo
+from .checks import broadcast_emotions, broadcast_faces, callback_tensors, check_generators, check_request
+from .naming import naming_photo, naming_reference
+from .outputs import EditedFace, EmoRigOutput, as_type
+from .request import EditRequest, describe_arguments, signature
+
+PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae"}
+"""Class -> its module here: what `hub.repository.open_pipeline` can open. A new system adds a line."""
+
+
+def pipeline_class(name: str | None) -> type[FacePipeline]:
+    """The class of a name of PIPELINES; `EmoRigPipeline` for any other."""
+    name = name if name in PIPELINES else "EmoRigPipeline"
+    return getattr(import_module(f".{PIPELINES[name]}", __package__), name)
+
+
+class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
+    """A photo and an edit in, the edited photo out. A system gives `encode`, `edit`, `paint` and `capabilities`.
+
+    Attributes:
+        defaults: Arguments of a call whose defaults are not those of `EditRequest`.
+        noise_per_result: Whether each of several results of one photo has noise of its own.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {}
+    noise_per_result: ClassVar[bool] = True
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What a request may ask of this checkpoint, as `EditRequest`'s fields need it; "mesh" is a head to export."""
+        raise NotImplementedError
+
+    @property
+    def emotion_names(self) -> tuple[str, ...]:
+        """Emotions that this checkpoint knows."""
+        raise NotImplementedError
+
+    def encode(
+        self, photo: np.ndarray, faces: Any = "largest", crop: str | None = None, encoder: str | None = None
+    ) -> list[Any]:
+        """Faces of a photo uint8 [H, W, 3] with their codes.
+
+        Args:
+            photo: The photo.
+            faces: "largest", "all", a number from 1 counted from the left; or faces as `photo.faces.find_faces` finds
+                them or as this method returns them.
+            crop: Which square of the photo is the network's picture; `None` for the checkpoint's.
+            encoder: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
+
+        Raises:
+            NoFaceError: If there is no such face.
+        """
+        raise NotImplementedError
+
+    def edit(self, face: Any, request: EditRequest, reference: Any | None = None) -> Any:
+        """Codes that a face is to show.
+
+        Args:
+            face: As `encode` returns it.
+            request: What is asked, of one emotion.
+            reference: The reference's face.
+        """
+        raise NotImplementedError
+
+    def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[tuple[np.ndarray, list[EditedFace]]]:
+        """Every result of photos: uint8 [H, W, 3], and its faces.
+
+        Args:
+            photos: Photos and target codes.
+            sampling: How the network is sampled; a list of generators has one for each result, or for each photo where
+                its results share their noise.
+        """
+        raise NotImplementedError
+
+    def describe_codes(self, face: Any) -> dict[str, Any]:
+        """How a face was read, as JSON holds it: number, box (x0, y0, x1, y1) in photo pixels, and its codes."""
+        raise NotImplementedError
+
+    def check(self, request: EditRequest) -> None:
+        """Raise ValueError with one sentence for what cannot be done."""
+        check_request(self, request)
+
+    def check_inputs(self, **given: Any) -> None:
+        """As `check`, from arguments of `__call__` by name."""
+        self.check(EditRequest(**self.defaults | given))
+
+    @torch.no_grad()
+    def __call__(self, image: Any, *positional: Any, **given: Any) -> EmoRigOutput | tuple:
+        """Edit one photo or a list of photos.
+
+        Args:
+            image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
+{arguments}
+
+        Raises:
+            PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
+            TypeError: An argument that there is not.
+        """
+        # 1. check
+        bound = signature(self.defaults).bind(self, image, *positional, **given).arguments
+        request = EditRequest(**self.defaults | {k: v for k, v in bound.items() if k not in ("self", "image")})
+        self.check(request)
+        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        emotions = broadcast_emotions(request.emotion, len(images))
+        results = [[emotion] for emotion in emotions] if len(images) == len(emotions) else [emotions]
+        sampling = self._sampling(request, len(images), len(emotions))
+
+        # 2. read, find, encode
+        reference, photos, encoded = None, [], []
+        if request.reference is not None:
+            with naming_reference():
+                rgb = read_photo(request.reference).rgb
+                reference = rgb, self.encode(rgb, "largest", request.crop, request.target_encoder)[0]
+        for i, (one, faces) in enumerate(zip(images, broadcast_faces(request, len(images))), 1):
+            with naming_photo(i, len(images)):
+                photos.append(read_photo(one))
+                encoded.append(self.encode(photos[-1].rgb, faces, request.crop, request.source_encoder))
+
+        # 3. edit, 4. paint
+        edits = []
+        for i, (photo, faces, wanted) in enumerate(zip(photos, encoded, results), 1):
+            with naming_photo(i, len(images)):
+                requests = [replace(request, emotion=emotion) for emotion in wanted]
+                lent = reference and reference[1]
+                targets = [[self.edit(face, one, lent) for face in faces] for one in requests]
+            edits.append(PhotoEdits(photo.rgb, faces, targets, request, reference))
+        with self._interruptible():
+            painted = self.paint(edits, sampling)
+
+        # 5. hand over
+        owners = [i for i, wanted in enumerate(results) for _ in wanted]
+        pictures = [as_type(photos[i], rgb, request.output_type) for i, (rgb, _) in zip(owners, painted)]
+        edited = [faces for _, faces in painted]
+        for note in sorted({note for faces in edited for face in faces for note in face.notes}):
+            warnings.warn(note, stacklevel=3)
+        self.maybe_free_model_hooks()
+        return EmoRigOutput(pictures, edited) if request.return_dict else (pictures, edited)
+
+    __call__.__wrapped__.__signature__ = signature({})
+    __call__.__doc__ = __call__.__doc__.format(arguments=describe_arguments())
+
+    def _sampling(self, request: EditRequest, photos: int, results: int) -> Sampling:
+        """How the network is sampled for a request."""
+        per_result = results if self.noise_per_result else photos
+        generator = check_generators(request.generator, photos, per_result)
+        if isinstance(generator, list) and len(generator) < per_result:
+            generator = generator * per_result
+        callback, names = request.callback_on_step_end, request.callback_on_step_end_tensor_inputs
+        return Sampling(
+            request.num_inference_steps or self.config.default_num_inference_steps, generator, request.latents,
+            callback, request.batch_size, callback_tensors=callback_tensors(callback, names),
+            best_of=request.best_of or (self.config.get("best_of", 1) if request.latents is None else 1),
+        )  # fmt: skip

@@ -1,0 +1,252 @@
+"""Whether a pipeline can do what is asked: each mistake is one sentence, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
+
+from ..diffusion.sampling import CALLBACK_TENSORS
+from ..face.codes import FaceCodes
+from ..face.emotions import action_unit_offset, blend_shares, check_amount
+from ..photo.crops import PICTURE_FRAMES
+from .request import ARGUMENTS, MODES, OUTPUT_TYPES, PASTES, EditRequest
+
+if TYPE_CHECKING:
+    from .base import FacePipeline
+    from .diffae import DiffAEEmotionPipeline
+    from .emorig import EmoRigPipeline
+
+MAX_ATTRIBUTE = 5.0  # of a direction's strength, either way
+LACKING = {
+    "head": "This pipeline has no head, so no {}: use one such as emorig-open.",
+    "whole_crop": "{} needs a network that draws the whole crop, as a converted rig does.",
+    "inversion": "{} needs a network that draws the whole crop, as a converted rig does.",
+    "latent": "{} needs a network that takes a code of the photo.",
+    "detail": "{} needs DECA's encoder, its detail model and a network that draws the whole crop.",
+    "attributes": "This pipeline has no attribute classifier: use a Diffusion Autoencoder with one, or leave {} out.",
+    "semantic_code": "{} needs a Diffusion Autoencoder, which this pipeline is not.",
+}
+"""What is said where a pipeline lacks a capability."""
+
+
+def need(pipe: FacePipeline, capability: str, what: str) -> None:
+    """Raise ValueError for what a pipeline without a capability cannot do."""
+    if capability not in pipe.capabilities:
+        raise ValueError(LACKING[capability].format(what))
+
+
+def check_request(pipe: FacePipeline, request: EditRequest) -> None:
+    """Raise ValueError for what no pipeline, or none with these capabilities, can do."""
+    for name, one in ARGUMENTS.items():
+        value, capability = getattr(request, name), one.metadata["needs"]
+        plain = value is one.default or (one.default is not None and value == one.default)
+        if capability and not plain:
+            need(pipe, capability, name)
+    check_amount("intensity", request.intensity)
+    if isinstance(request.emotion, (list, tuple)) and not request.emotion:
+        raise ValueError("The list of emotions is empty: give at least one.")
+    ways = {name: one.metadata for name, one in ARGUMENTS.items() if one.metadata["asks"]}
+    known = [way["asks"] for way in ways.values() if not way["needs"] or way["needs"] in pipe.capabilities]
+    if all(getattr(request, name) is None for name in ways):
+        raise ValueError(f"Nothing to do: give {', '.join(known[:-1])} or {known[-1]}.")
+    for name, choices in (("crop", PICTURE_FRAMES), ("output_type", OUTPUT_TYPES), ("paste", PASTES)):
+        value = getattr(request, name)
+        if value not in choices and (value is not None or name != "crop"):
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    for name in ("num_inference_steps", "inversion_steps"):
+        check_steps(name, getattr(request, name), pipe.scheduler)
+    if not is_count(request.batch_size, 1024):
+        raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {request.batch_size!r}.")
+    _check_latents(pipe, request.latents)
+
+
+def _check_latents(pipe: FacePipeline, latents: Any) -> None:
+    if isinstance(latents, str) and latents == "photo":
+        need(pipe, "inversion", "latents='photo'")
+    elif latents is not None:
+        shape = (1, 3, pipe.latents_side, pipe.latents_side)
+        if not (isinstance(latents, Tensor) and latents.shape == shape):
+            raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, None or 'photo'.")
+
+
+def check_rig_request(pipe: EmoRigPipeline, request: EditRequest) -> None:
+    """What pipelines with a head cannot do."""
+    _check_components(pipe)
+    _check_expression(pipe, request)
+    _check_reference(pipe, request)
+    if request.best_of is not None:
+        check_best_of(request.best_of)
+    pipe.painter.check(request)
+
+
+def _check_components(pipe: EmoRigPipeline) -> None:
+    if pipe.unet is not None and pipe.scheduler is None:
+        raise ValueError("This pipeline has a network but no scheduler: give it the one of its checkpoint.")
+    if pipe.unet is not None and "appearance" in pipe.code_parts and pipe.appearance_encoder is None:
+        raise ValueError(
+            "This pipeline's network takes a code of the photo but there is no appearance_encoder: give it the one "
+            "of its checkpoint."
+        )
+
+
+def _check_expression(pipe: EmoRigPipeline, request: EditRequest) -> None:
+    config = pipe.head.config
+    for emotion in broadcast_emotions(request.emotion, 1):
+        if emotion is not None:
+            pipe.emotion_change(emotion)
+    if request.action_units is not None:
+        action_unit_offset(request.action_units, config.expression_names)
+        for unit in pipe.painter.undrawn_units:
+            if request.action_units.get(unit):
+                raise ValueError(f"The unit {unit} cannot be shown: no tongue is drawn outside a mouth. Leave it out.")
+    if sum(x is not None for x in (request.emotion, request.reference, request.codes)) > 1:
+        raise ValueError("Give one of emotion, reference and codes, not several.")
+    codes, shape = request.codes, (1, config.num_expression)
+    if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
+        raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
+    limit = pipe.painter.max_angle
+    if request.rotate is not None and not _three_angles(request.rotate, limit):
+        raise ValueError(
+            f"rotate must be three angles (yaw, pitch, roll) from {-limit:g} to {limit:g} degrees, got "
+            f"{request.rotate!r}."
+        )
+
+
+def _check_reference(pipe: EmoRigPipeline, request: EditRequest) -> None:
+    """What is taken of whom, and who reads it."""
+    modes = request.modes
+    if isinstance(modes, str) or not isinstance(modes, Sequence) or not modes or any(m not in MODES for m in modes):
+        raise ValueError(f"modes must be some of {', '.join(MODES)} in a list, got {modes!r}.")
+    for mode in modes:
+        if mode in ("light", "latent"):
+            need(pipe, "whole_crop", f"The mode {mode!r}")
+    if "latent" in modes:
+        need(pipe, "latent", "The mode 'latent'")
+    for name in ("source_encoder", "target_encoder"):
+        branch, known = getattr(request, name), pipe.encoder.branches
+        if branch is not None and branch not in known:
+            can = f"choose one of {', '.join(known)}" if known else "leave it out"
+            raise ValueError(f"This pipeline's encoder cannot be {branch!r} ({name}): {can}.")
+
+
+def check_diffae_request(pipe: DiffAEEmotionPipeline, request: EditRequest) -> None:
+    """What Diffusion Autoencoders cannot do."""
+    asked = [emotion for emotion in broadcast_emotions(request.emotion, 1) if emotion is not None]
+    if pipe.emotion_classifier is None and (asked or request.reference is not None):
+        raise ValueError("This pipeline has no emotion classifier: train one (train/train_emotion_classifier.py).")
+    for emotion in asked:
+        blend_shares(emotion, dict.fromkeys(pipe.emotion_names))
+    if asked and request.reference is not None:
+        raise ValueError("Give one of emotion and reference, not both.")
+    if request.attributes is not None:
+        _check_attributes(pipe.attribute_classifier.names, request.attributes)
+    check_amount("shape_guidance", request.shape_guidance, 10.0)
+    if request.shape_guidance:
+        if pipe.shape_encoder is None:
+            raise ValueError("shape_guidance needs a shape_encoder: give this pipeline an EmocaEncoder.")
+        if (request.crop or pipe.config.crop) == "whole":
+            raise ValueError("shape_guidance needs to know where the face is: use crop='aligned' or 'ffhq'.")
+
+
+def _check_attributes(known: Sequence[str], attributes: Any) -> None:
+    if not isinstance(attributes, Mapping):
+        raise ValueError(f"attributes must be amounts by name, such as {{'Smiling': 1.0}}, got {attributes!r}.")
+    for name, amount in attributes.items():
+        if name not in known:
+            raise ValueError(f"Unknown attribute {name!r}: choose from {', '.join(known)}.")
+        if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(amount) <= MAX_ATTRIBUTE:
+            raise ValueError(f"The amount of {name} must be a number from -5 to 5, got {amount!r}.")
+
+
+def broadcast_emotions(emotion: Any, photos: int) -> list[Any]:
+    """The emotion of every result: one for all photos, one each, or several for one photo.
+
+    Raises:
+        ValueError: If there are neither one photo nor as many as emotions.
+    """
+    if not isinstance(emotion, (list, tuple)):
+        return [emotion] * photos
+    if photos not in (1, len(emotion)):
+        raise ValueError(f"There are {photos} photos and {len(emotion)} emotions: give one each, or one photo.")
+    return list(emotion)
+
+
+def broadcast_faces(request: EditRequest, photos: int) -> list[Any]:
+    """What `encode` is to take of every photo: `faces`, or else the choice `face`.
+
+    Raises:
+        ValueError: If there are lists of faces, and not one for each photo.
+    """
+    faces = request.faces
+    if faces is None:
+        return [request.face] * photos
+    if photos == 1 and not any(isinstance(one, (list, tuple)) for one in faces):
+        faces = [faces]
+    if len(faces) != photos or not all(isinstance(one, (list, tuple)) for one in faces):
+        raise ValueError(f"faces must be a list of faces for each of the {photos} photos.")
+    return list(faces)
+
+
+def check_generators(generator: Any, photos: int, results: int | None = None) -> Any:
+    """One generator for all, or a list with one for each photo (or for each of the results of one photo), as it is.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if not isinstance(generator, (list, tuple)) or not all(isinstance(one, torch.Generator) for one in generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(5), or a list of them, "
+            f"got {generator!r}."
+        )
+    if len(generator) not in (photos, results):
+        many = f"{photos} photos" if photos > 1 else "1 photo"
+        raise ValueError(f"There are {many} and {len(generator)} generators: give one for each photo, or one for all.")
+    return list(generator)
+
+
+def check_best_of(count: Any) -> None:
+    """Raise ValueError for a number of samples that cannot be drawn."""
+    if not is_count(count, 64):
+        raise ValueError(f"best_of must be a whole number from 1 to 64, got {count!r}.")
+
+
+def check_steps(name: str, steps: Any, scheduler: Any | None) -> None:
+    """Raise ValueError for steps that a scheduler does not have; `None` is left to the checkpoint."""
+    limit = scheduler.config.get("num_train_timesteps", 1000) if scheduler is not None else 1000
+    if steps is not None and not is_count(steps, limit):
+        raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {steps!r}.")
+
+
+def callback_tensors(callback: Any, names: Any) -> list[str]:
+    """What a callback is to be given: names of CALLBACK_TENSORS, its own where it is one of diffusers' classes.
+
+    Raises:
+        ValueError: If there is another name.
+    """
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(name not in CALLBACK_TENSORS for name in names):
+        known = ", ".join(CALLBACK_TENSORS)
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be some of {known} in a list, got {names!r}.")
+    return list(names)
+
+
+def is_count(value: Any, limit: int) -> bool:
+    """Whether a value is a whole number from 1 to a limit."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
+
+
+def _three_angles(rotate: Any, limit: float) -> bool:
+    return (
+        isinstance(rotate, (Sequence, np.ndarray))
+        and len(rotate) == 3
+        and all(isinstance(angle, Real) and abs(angle) <= limit for angle in rotate)
+    )
