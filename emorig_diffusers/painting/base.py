@@ -77,26 +77,26 @@ class Painter(Protocol):
         undrawn_units: Units of expression that it cannot show.
         keeps_fit_residual: Whether its heads keep what the landmark fit left over.
         keeps_covered_mouths: Whether it leaves a mouth alone that something covers.
+        latents_side: Side of what the network sees, pixels of the crop.
     """
 
-    capabilities: frozenset[str]
     max_angle: float
-    undrawn_units: Sequence[str]
-    keeps_fit_residual: bool
-    keeps_covered_mouths: bool
+    undrawn_units: Sequence[str] = ()
+    keeps_fit_residual: bool = False
+    keeps_covered_mouths: bool = False
 
     @property
-    def latents_side(self) -> int:
-        """Side of what the network sees, pixels of the crop."""
-        ...
+    def capabilities(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def latents_side(self) -> int: ...
 
     def check(self, request: EditRequest) -> None:
         """Raise ValueError with one sentence for what this painter cannot do."""
-        ...
 
     def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
         """Raise ValueError with one sentence for codes [1, ...] that cannot be shown."""
-        ...
 
     def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
         """Vertices [B, V, 3] in metres of the target's head where the picture shows it."""

@@ -25,7 +25,7 @@ from ..photo.masks import border_mask, smooth
 from ..photo.resample import paste
 from ..render.buffers import Buffers, to_picture
 from ..timing import timed
-from .base import PaintedFace, PaintedPhoto, PhotoEdits
+from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
 
 if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
@@ -107,7 +107,7 @@ class _Drawn:
     buffers: Buffers
 
 
-class DiffusionRigPainter:
+class DiffusionRigPainter(Painter):
     """Draws the whole crop of each face, many at a time, as `base.Painter`.
 
     Args:
@@ -115,8 +115,6 @@ class DiffusionRigPainter:
     """
 
     max_angle = 90.0
-    undrawn_units = ()
-    keeps_fit_residual = keeps_covered_mouths = False
 
     def __init__(self, pipe: EmoRigPipeline) -> None:
         self.pipe, self.config = pipe, pipe.config
@@ -137,9 +135,6 @@ class DiffusionRigPainter:
         """As `base.Painter`."""
         if request.latents is not None and (request.best_of or 1) > 1:
             raise ValueError("best_of draws other noise each time: leave latents out, or best_of.")
-
-    def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
-        """As `base.Painter`: heads may turn anywhere."""
 
     def place_head(self, source: FaceCodes, target: FaceCodes) -> Tensor:
         """As `base.Painter`."""

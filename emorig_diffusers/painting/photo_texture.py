@@ -20,13 +20,12 @@ from ..photo.landmarks import IRISES
 from ..photo.resample import transform_points, warp_crop
 from ..photo.sharpness import photo_blur
 from ..timing import timed
-from .base import PaintedFace, PaintedPhoto, PhotoEdits
+from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
 from .stages import composite, flow, frown_lines, inpaint, lids, lips, shading, wrinkles
 from .stages.face_light import eyes_hidden
 
 if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
-    from ..pipelines.request import EditRequest
 
 FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels
 LATER: Any = None  # what a stage has yet to fill in
@@ -226,7 +225,7 @@ def run_stages(state: EditState, skip: Collection[str] = ()) -> EditState:
     return state
 
 
-class PhotoTexturePainter:
+class PhotoTexturePainter(Painter):
     """Moves the photo's pixels and inpaints the rest, as `base.Painter`.
 
     Args:
@@ -234,21 +233,22 @@ class PhotoTexturePainter:
         skip: Names of OPTIONAL stages to leave out.
     """
 
-    capabilities: frozenset[str] = frozenset()
     max_angle = MAX_ANGLE
     undrawn_units = UNDRAWN_UNITS
     keeps_fit_residual = keeps_covered_mouths = True
 
     def __init__(self, pipe: EmoRigPipeline, skip: Collection[str] = ()) -> None:
-        self.pipe, self.skip, self.config, self.texture = pipe, skip, pipe.config, pipe.texture
+        self.pipe, self.skip, self.config = pipe, skip, pipe.config
+
+    @property
+    def texture(self) -> flow.PhotoTexture:
+        """What moving pixels knows of the head's mesh."""
+        return self.pipe.texture
 
     @property
     def latents_side(self) -> int:
         """As `base.Painter`."""
         return self.config.repaint_window[2]
-
-    def check(self, request: EditRequest) -> None:
-        """As `base.Painter`: all that it can do, every request can ask for."""
 
     def check_target(self, source: FaceCodes, target: FaceCodes) -> None:
         """As `base.Painter`."""

@@ -105,13 +105,13 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
     def __call__(self, image: Any, *positional: Any, **given: Any) -> EmoRigOutput | tuple:
         """Edit one photo or a list of photos.
 
-        Args:
-            image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
-{arguments}
+                Args:
+                    image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
+        {arguments}
 
-        Raises:
-            PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
-            TypeError: An argument that there is not.
+                Raises:
+                    PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
+                    TypeError: An argument that there is not.
         """
         # 1. check
         bound = signature(self.defaults).bind(self, image, *positional, **given).arguments

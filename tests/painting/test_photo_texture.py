@@ -1,0 +1,73 @@
+"""The open default's stages: their order, what may be left out, that none changes what another was given, times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.diffusion.sampling import Sampling
+from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.painting.photo_texture import OPTIONAL, STAGES, EditState, PhotoTexturePainter, run_stages
+from emorig_diffusers.timing import recorded
+
+
+@pytest.fixture(scope="module")
+def bare(pipe: EmoRigPipeline) -> EmoRigPipeline:
+    """Without a network."""
+    return EmoRigPipeline(pipe.head, pipe.encoder)
+
+
+@pytest.fixture
+def start(bare: EmoRigPipeline, hopper: np.ndarray, hopper_face: EncodedFace) -> EditState:
+    """Hopper, about to be happy."""
+    target = bare.edit_codes(hopper_face, "happy")
+    return EditState(PhotoTexturePainter(bare), hopper, hopper_face, target, Sampling(1))
+
+
+def test_a_call_is_the_stages_in_their_order(bare: EmoRigPipeline, hopper: np.ndarray, start: EditState) -> None:
+    with recorded() as seconds:
+        called = bare(hopper, "happy", output_type="np")
+    assert np.array_equal(run_stages(start).result, called.images[0])
+    names = [stage.__name__ for stage in STAGES]
+    assert [name for name in seconds if name in names] == names
+    assert list(seconds)[:2] == ["find faces", "fit codes"]
+    assert all(len(times) == 1 and times[0] > 0 for times in seconds.values())
+
+
+def test_no_stage_changes_what_it_was_given(start: EditState) -> None:
+    arrays = lambda state: {k: v.tobytes() for k, v in vars(state).items() if isinstance(v, np.ndarray)}
+    states, before = [start], [arrays(start)]
+    for stage in STAGES:
+        states.append(stage(states[-1]))
+        before.append(arrays(states[-1]))
+    assert all(arrays(state).items() >= seen.items() for state, seen in zip(states, before, strict=True))
+    assert len({seen["result"] for seen in before if "result" in seen}) > 4
+
+
+@pytest.mark.parametrize(
+    ("names", "settings"),
+    [(["shade_wrinkles"], {"wrinkles": 0.0}), (["shade_expression", "soften_frown"], {"shading": 0.0})],
+)
+def test_a_stage_may_be_left_out(
+    bare: EmoRigPipeline, hopper: np.ndarray, start: EditState, names: list[str], settings: dict[str, Any]
+) -> None:
+    without = EmoRigPipeline(bare.head, bare.encoder, **settings)(hopper, "happy", output_type="np").images[0]
+    skipped = run_stages(start, names).result
+    assert np.array_equal(skipped, without) and not np.array_equal(skipped, run_stages(start).result)
+
+
+@pytest.mark.parametrize("name", ["facial_flow", "wrinkle"])
+def test_a_stage_that_others_need_may_not(start: EditState, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' cannot be left out: choose from {OPTIONAL[0]}"):
+        run_stages(start, [name])
+
+
+def test_a_pipelines_texture_follows_its_head(pipe: EmoRigPipeline, bare: EmoRigPipeline) -> None:
+    made = EmoRigPipeline(**bare.components)
+    assert made.texture is made.texture and made.texture.head is bare.head
+    other = type(bare.head).from_config(bare.head.config)
+    made.head = other
+    assert made.texture.head is other
