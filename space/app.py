@@ -25,12 +25,12 @@ from heads import write_fitted_heads, write_heads
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.cli.amounts import by_name, parse_amounts
 from emorig_diffusers.cli.main import load_pipeline, sentence
-from emorig_diffusers.face.emotions import MAX_INTENSITY
 from emorig_diffusers.files.assets import AssetError
 from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
 from emorig_diffusers.pipelines.base import FacePipeline
 from emorig_diffusers.pipelines.outputs import notes_of
+from emorig_diffusers.pipelines.request import ARGUMENTS
 
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
@@ -291,7 +291,7 @@ def add_api(editor: Editor) -> None:
         inputs = [
             page.upload("photo", ["upload"]),
             gr.Radio(names, value="happy" if "happy" in names else None, label="emotion"),
-            gr.Slider(0, MAX_INTENSITY, 1.0, label="intensity"),
+            gr.Slider(*ARGUMENTS["intensity"].metadata["limits"], ARGUMENTS["intensity"].default, label="intensity"),
             gr.Textbox("largest", label="face"),
             page.upload("reference", ["upload"]),
             gr.Textbox("", label="action_units"),

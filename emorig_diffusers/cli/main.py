@@ -130,6 +130,9 @@ _SHARED = ("intensity", "face", "num_inference_steps")
 _SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
 
 
+_EDITS = [name for name in options() if name not in ("--emotion", "--reference", *_SAMPLING)]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; every command sets `run`, a function from the parsed arguments to the exit code."""
     about = "Change the emotion of a face in a photo and keep the person."
@@ -148,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
     edit = command(run_edit, "Change the emotion in a photo or in a folder of photos and all below it", "PHOTO")
     edit.epilog = _SHARING
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    _add(edit, "--au", "--rotate", "--attribute", "--keep-shape", "--best-of", *_SAMPLING, "--skip-existing")
+    _add(edit, *_EDITS, *_SAMPLING, "--skip-existing")
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")

@@ -142,7 +142,7 @@ class EncodedFace:
 
 
 @dataclass
-class _Look:
+class _EncoderView:
     """How an encoder sees a face: landmarks in NDC of its crop, the crop of a side, NDC -> the picture's, and the
     picture where `EncodedFace` keeps it."""
 
@@ -179,24 +179,24 @@ class RigMixin:
             branch: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
         """
         frame = str(frame or self.config.crop)
-        look = self._look(photo, face, frame)
+        view = self._view(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
-        fit = self.encoder.fit(self.head, look.points, scores, look.crop, branch)
+        fit = self.encoder.fit(self.head, view.points, scores, view.crop, branch)
         offsets = torch.from_numpy(residual_offsets(self.head, fit.residual)).float()
         known = self.head.landmark_weight[:MESH].numpy() > 0
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
-        transform = torch.from_numpy(look.transform).float()[None]
+        transform = torch.from_numpy(view.transform).float()[None]
         encoded = EncodedFace(
             face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform,
-            seen=look.crop(self.encoder.config.image_size) if self.encoder.crop == "deca" else None,
-            picture=look.picture,
+            seen=view.crop(self.encoder.config.image_size) if self.encoder.crop == "deca" else None,
+            picture=view.picture,
             covered=self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks),
         )  # fmt: skip
         if fit.codes.light.any():
             return encoded
         return replace(encoded, codes=fit.codes.with_(light=self._fit_light(photo, encoded)))
 
-    def _look(self, photo: np.ndarray, face: Face, frame: str) -> _Look:
+    def _view(self, photo: np.ndarray, face: Face, frame: str) -> _EncoderView:
         landmarks, size = face.landmarks[:, :2], self.config.crop_size
         deca, as_published = self.encoder.crop == "deca", self.config.resampling != "area"
         picture = None
@@ -204,23 +204,23 @@ class RigMixin:
             picture = take_picture(photo, frame, face.landmarks, size, self.config.resampling)
         kept = picture if as_published else None
         if deca and picture is not None:
-            return self._look_of_deca(picture, transform_points(picture.matrix, landmarks), kept)
+            return self._view_of_deca(picture, transform_points(picture.matrix, landmarks), kept)
         aligned = lambda side: align(face.landmarks, side)
         ndc = transform_points(aligned(2), landmarks) - 1
         crop = lambda side: crop_tensor(photo, aligned(side), side)
         if frame == "aligned":
-            return _Look(ndc, crop, np.eye(3), kept)
+            return _EncoderView(ndc, crop, np.eye(3), kept)
         matrix = picture_matrix(frame, face.landmarks, photo.shape, size) if picture is None else picture.matrix
-        return _Look(ndc, crop, ndc_transform(aligned(size), matrix, size), kept)
+        return _EncoderView(ndc, crop, ndc_transform(aligned(size), matrix, size), kept)
 
-    def _look_of_deca(self, picture: Picture, points: np.ndarray, kept: Picture | None) -> _Look:
+    def _view_of_deca(self, picture: Picture, points: np.ndarray, kept: Picture | None) -> _EncoderView:
         """DECA's crop of a picture, in which the face's landmarks are `points` [N, 2]."""
         size, fan = len(picture.pixels), self.config.crop_landmarks == "fan"
         box = deca_box(fan_points(picture.pixels) if fan else points[list(IBUG68)])
         transform = deca_transform(box, size)
         ndc = np.column_stack([points * 2 / size - 1, np.ones(len(points))]) @ np.linalg.inv(transform).T
         crop = functools.cache(lambda side: deca_crop(picture.pixels, box, side))
-        return _Look(ndc[:, :2], crop, transform, kept)
+        return _EncoderView(ndc[:, :2], crop, transform, kept)
 
     def _fit_light(self, photo: np.ndarray, face: EncodedFace) -> Tensor:
         """Light [1, 9, 3] that explains the skin's colours, seen on a small picture."""

@@ -105,13 +105,13 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
     def __call__(self, image: Any, *positional: Any, **given: Any) -> EmoRigOutput | tuple:
         """Edit one photo or a list of photos.
 
-                Args:
-                    image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
-        {arguments}
+        Args:
+            image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
+            {arguments}
 
-                Raises:
-                    PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
-                    TypeError: An argument that there is not.
+        Raises:
+            PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
+            TypeError: An argument that there is not.
         """
         # 1. check
         bound = signature(self.defaults).bind(self, image, *positional, **given).arguments
@@ -154,7 +154,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         return EmoRigOutput(pictures, edited) if request.return_dict else (pictures, edited)
 
     __call__.__wrapped__.__signature__ = signature({})
-    __call__.__doc__ = __call__.__doc__.format(arguments=describe_arguments())
+    __call__.__doc__ = __call__.__doc__.format(arguments=describe_arguments().strip())
 
     def _sampling(self, request: EditRequest, photos: int, results: int) -> Sampling:
         """How the network is sampled for a request."""

@@ -183,7 +183,7 @@ def stages_of(pipe: EmoRigPipeline) -> list[tuple[str, Any, str]]:
         reads += [("wrinkles", pipe.detail, name) for name in ("code", "decode", "normals")]
     look = [("look of the photo", pipe.appearance_encoder, "forward")] if pipe.appearance_encoder else []
     return [
-        ("detect", encode, "find_faces"), ("crop", RigMixin, "_look"), ("crop", encode, "take_picture"),
+        ("detect", encode, "find_faces"), ("crop", RigMixin, "_view"), ("crop", encode, "take_picture"),
         ("crop", encode, "deca_crop"), *reads, ("head", pipe.head, "forward"), ("buffers", RigMixin, "draw_head"),
         *look, ("network", EmoRigPipeline, "sample"), ("paste", diffusion_rig, "paste_mask"),
         ("paste", diffusion_rig, "_paste"), ("sheet of the result", EmoRigPipeline, "_describe"),
