@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..evaluation.compare import OtherPipeline
@@ -33,7 +33,7 @@ def run_compare(args: argparse.Namespace) -> int:
     main.refuse_same(args.target, out)
     if source.samefile(args.target):
         raise ValueError(f"Source and target are both '{source}': give two photos.")
-    pipe = main.load_pipeline(args.model)
+    pipe: Any = main.load_pipeline(args.model)
     import torch
 
     from ..evaluation.compare import compare, describe_comparison, draw_comparison
