@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from original_diffae import Diffusion
-from original_rig import SMALL, TINY, Functional, Original, State, encode, random_state
+from original_rig import SMALL, TINY, Functional, State, encode, random_state
+from rig_checkpoints import inputs, relative, save, seed
 from safetensors.torch import load_file
 
 from emorig_diffusers import EmoRigPipeline
@@ -40,27 +41,6 @@ from emorig_diffusers.models.unet import RigUNet
 LAB = replace(TINY, code=314)
 MODEL = replace(SMALL, blocks=1)
 ONE_HEAD, U = Heads(), "denoisingUNet."
-
-
-def save(state: object, file: Path) -> Path:
-    torch.save(state, file)
-    return file
-
-
-def seed(number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(number)
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference, over the largest number; what is compared must vary."""
-    assert ours.shape == theirs.shape and theirs.std() > 0.02
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def inputs(model: Original, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy samples with conditions, steps and codes of two faces."""
-    stacked = torch.randn(2, 12, side, side, generator=seed(1))
-    return stacked, torch.tensor([950, 3]), torch.randn(2, model.code, generator=seed(2))
 
 
 @pytest.fixture(scope="module")

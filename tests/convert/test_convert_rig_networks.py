@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from original_rig import SMALL, TINY, Functional, Original, State, encode, pooled_state, random_state
+from rig_checkpoints import inputs, relative, save, seed
 
 from emorig_diffusers.convert.adm import Heads, filled, read_layout, rename, settings_of
 from emorig_diffusers.convert.rig import read_networks
@@ -16,33 +17,12 @@ from emorig_diffusers.models.unet import RigUNet
 U = "denoisingUNet."
 
 
-def save(state: object, file: Path) -> Path:
-    torch.save(state, file)
-    return file
-
-
-def seed(number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(number)
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference, over the largest number; what is compared must vary."""
-    assert ours.shape == theirs.shape and theirs.std() > 0.02
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
 def unet_of(state: State, heads: Heads = Heads()) -> RigUNet:  # noqa: B008
     """What `read_networks` makes of a UNet, without a file."""
     file, tensors = Path("model.pt"), {k.removeprefix(U): v for k, v in state.items() if k.startswith(U)}
     layout = read_layout(tensors, file)
     settings = settings_of(tensors, layout, heads, file)
     return filled(RigUNet, settings, rename(tensors, layout, heads), file, "DiffusionRig")
-
-
-def inputs(model: Original, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy samples with conditions, steps and codes of two faces."""
-    stacked = torch.randn(2, 12, side, side, generator=seed(1))
-    return stacked, torch.tensor([950, 3]), torch.randn(2, model.code, generator=seed(2))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from emorig_diffusers.files.folders import FolderError, update_folder
 from emorig_diffusers.photo.files import WRITABLE
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
 
-resource = pytest.importorskip("resource", reason="no limit on files that can stand for a full disk")
-
+Limit = Callable[[int], AbstractContextManager[None]]
 FEW = Image.fromarray(np.random.default_rng(0).integers(60, 190, (3, 4, 3), np.uint8))
 COLOUR = np.asarray(FEW.resize((64, 48), Image.Resampling.BICUBIC))  # smooth: lossy formats keep it
 
@@ -38,34 +37,23 @@ def same(path: Path, rgb: np.ndarray) -> int:
 # full disks
 
 
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Files cannot grow beyond some bytes: as on a disk that fills up, a write that fits in part is cut short."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("suffix", WRITABLE)
-def test_a_full_disk_costs_nothing(suffix: str, picture: Image.Image, tmp_path: Path) -> None:
+def test_a_full_disk_costs_nothing(suffix: str, picture: Image.Image, full_disk: Limit, tmp_path: Path) -> None:
     path = save_photo(picture, tmp_path / f"a{suffix}")
     old, other = path.read_bytes(), Image.fromarray(COLOUR[::-1])
     whole = len(save_photo(other, tmp_path / f"whole{suffix}").read_bytes())
     (tmp_path / f"whole{suffix}").unlink()
     for size in (*range(0, whole, max(whole // 12, 1)), whole - 1):
-        with room(size), pytest.raises(PhotoError, match="Cannot write"):
+        with full_disk(size), pytest.raises(PhotoError, match="Cannot write"):
             save_photo(other, path)
         assert path.read_bytes() == old and os.listdir(tmp_path) == [path.name], size
-    with room(whole):
+    with full_disk(whole):
         save_photo(other, path)
     assert same(path, COLOUR[::-1]) < 16
 
 
 def test_commands_on_a_full_disk(
-    pipe: EmoRigPipeline, astronaut: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    pipe: EmoRigPipeline, astronaut: np.ndarray, full_disk: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(main, "load_pipeline", lambda model: pipe)
@@ -79,7 +67,7 @@ def test_commands_on_a_full_disk(
     for name, command in commands.items():
         out = tmp_path / name
         out.write_bytes(b"old")
-        with room(3000):
+        with full_disk(3000):
             assert main.main([str(word) for word in (*command, out)]) == 2, name
         assert out.read_bytes() == b"old"
         printed, err = capsys.readouterr()
@@ -87,26 +75,27 @@ def test_commands_on_a_full_disk(
     assert sorted(os.listdir(tmp_path)) == sorted([*commands, photo.name])
 
 
-def test_files_that_belong_together_are_written_together(tmp_path: Path) -> None:
+def test_files_that_belong_together_are_written_together(full_disk: Limit, tmp_path: Path) -> None:
     files = {tmp_path / "a.obj": b"o" * 50, tmp_path / "a.mtl": b"m" * 200}
     for size in (49, 50, 199):
         for path in files:
             path.write_bytes(b"old")
-        with room(size), pytest.raises(OSError) as error:
+        with full_disk(size), pytest.raises(OSError) as error:
             write_files(files)
         assert error.value.filename == str(tmp_path / ("a.obj" if size < 50 else "a.mtl"))
         assert [path.read_bytes() for path in files] == [b"old", b"old"]
-    with room(200):
+    with full_disk(200):
         write_files(files)
     assert {path: path.read_bytes() for path in files} == files and len(os.listdir(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("size", [100, 5000, 1_000_000])  # within the first JSON, within weights
 def test_an_export_on_a_full_disk(
-    size: int, pipe: EmoRigPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    size: int, pipe: EmoRigPipeline, full_disk: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(main, "load_pipeline", lambda model: pipe)
-    with room(size):
+    with full_disk(size):
         assert main.main(["export", str(tmp_path / "new" / "hub")]) == 2
     printed, err = capsys.readouterr()
     assert printed == "" and err.count("\n") == 1 and "hub cannot be written (" in err and "make room" in err

@@ -5,15 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from plain_faces import GRID, IDENTITY, SKIN
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.frown_lines import soften_frown
 
-GRID = 512
-SAME = np.eye(2, 3)  # a photo that is the grid
-SKIN, CREASE = (205, 160, 135), (120, 80, 60)
+CREASE = (120, 80, 60)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def contrast(photo: np.ndarray, point: np.ndarray) -> float:
 @pytest.mark.parametrize("gone", [0.3, 1.0])
 def test_lines_between_the_brows_fade_with_the_frown(creased: np.ndarray, warp: Warp, gone: float) -> None:
     change = {"browDownLeft": -gone, "browDownRight": -gone}
-    softened = soften_frown(creased, creased, SAME, warp, change)
+    softened = soften_frown(creased, creased, IDENTITY, warp, change)
     line, cheek = beside(warp, 107), warp.points[50]
     left = contrast(softened, line) / contrast(creased, line)
     assert 1 - gone < left < 1 - 0.3 * gone
@@ -58,16 +57,16 @@ def test_lines_between_the_brows_fade_with_the_frown(creased: np.ndarray, warp: 
 
 def test_a_frown_that_stays_or_deepens_keeps_every_pixel(creased: np.ndarray, warp: Warp) -> None:
     for change in ({}, {"browDownLeft": 0.5, "browDownRight": 0.5}, {"mouthSmileLeft": -1.0}):
-        assert soften_frown(creased, creased, SAME, warp, change) is creased
+        assert soften_frown(creased, creased, IDENTITY, warp, change) is creased
 
 
 def test_smooth_skin_and_the_lights_own_edge_stay(warp: Warp) -> None:
     release = {"browDownLeft": -1.0, "browDownRight": -1.0}
     smooth = np.full((GRID, GRID, 3), SKIN, np.uint8)
-    np.testing.assert_array_equal(soften_frown(smooth, smooth, SAME, warp, release), smooth)
+    np.testing.assert_array_equal(soften_frown(smooth, smooth, IDENTITY, warp, release), smooth)
     edge = smooth.copy()
     x, y = warp.points[9].astype(int)
     edge[:, x:] //= 5  # the other half lies in the dark
-    softened = soften_frown(edge, edge, SAME, warp, release)
+    softened = soften_frown(edge, edge, IDENTITY, warp, release)
     row = softened[y - 3 : y + 3].mean((0, 2))
     assert row[x - 4] - row[x + 4] > 60

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from plain_faces import GRID, HAIR, IDENTITY, SKIN
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
@@ -15,22 +16,12 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.shading import DARKEST, LIGHTEST, sample_maps, shade_expression
 
-GRID = 512
-SAME = np.eye(2, 3)  # a photo that is the grid
-SKIN, HAIR = (205, 160, 135), (45, 32, 25)
-
 
 @pytest.fixture(scope="module")
 def warp(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> Warp:
     """A calm face, unmoved."""
     head = pipe.grid_vertices(hopper_face, hopper_face.codes, GRID)
     return pipe.texture.warp(head, head, GRID)
-
-
-@pytest.fixture(scope="module")
-def plain() -> np.ndarray:
-    """Nothing but skin."""
-    return np.full((GRID, GRID, 3), SKIN, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +36,16 @@ def darkening(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def test_no_change_and_no_strength_give_the_photo_itself(
     plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
 ) -> None:
-    assert shade_expression(plain, plain, SAME, warp, head, still) is plain
+    assert shade_expression(plain, plain, IDENTITY, warp, head, still) is plain
     frown = still | {"browDownLeft": 1.0}
-    assert shade_expression(plain, plain, SAME, warp, head, frown, 0.0) is plain
+    assert shade_expression(plain, plain, IDENTITY, warp, head, frown, 0.0) is plain
 
 
 def test_a_frown_darkens_the_root_of_the_nose_and_leaves_the_chin(
     plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
 ) -> None:
     frown = still | {"browDownLeft": 1.0, "browDownRight": 1.0}
-    shaded = darkening(plain, shade_expression(plain, plain, SAME, warp, head, frown))
+    shaded = darkening(plain, shade_expression(plain, plain, IDENTITY, warp, head, frown))
     at = lambda point: shaded[tuple(warp.points[point].astype(int)[::-1])]
     brow_corner = shaded[tuple(((warp.points[55] + warp.points[190]) / 2).astype(int)[::-1])]
     assert brow_corner > 60 and abs(at(152)) < 6 and abs(at(0)) < 20
@@ -66,7 +57,7 @@ def test_one_side_is_shaded_where_one_side_moves(
     total = {}
     for side in ("Left", "Right"):
         change = still | {"noseSneer" + side: 1.0}
-        shaded = np.abs(darkening(plain, shade_expression(plain, plain, SAME, warp, head, change)))
+        shaded = np.abs(darkening(plain, shade_expression(plain, plain, IDENTITY, warp, head, change)))
         middle = int(warp.points[168, 0])  # the person's right is the picture's left
         total[side] = shaded[:, :middle].sum() / shaded.sum()
     assert total["Right"] > 0.85 and total["Left"] < 0.15
@@ -88,7 +79,7 @@ def test_a_frown_that_goes_lightens_creases_and_not_plain_skin(
     creased = plain.copy()
     middle = ((warp.points[55] + warp.points[190]) / 2).astype(int)
     cv2.circle(creased, tuple(middle.tolist()), 8, [c // 2 for c in SKIN], -1)
-    lighter = [-darkening(p, shade_expression(p, p, SAME, warp, head, release)) for p in (plain, creased)]
+    lighter = [-darkening(p, shade_expression(p, p, IDENTITY, warp, head, release)) for p in (plain, creased)]
     assert np.abs(lighter[0]).max() <= 6
     assert lighter[1][middle[1], middle[0]] > 25
 
@@ -100,7 +91,7 @@ def test_what_is_no_skin_of_the_face_stays_bit_for_bit(
     rows = slice(0, int(warp.points[[105, 334], 1].min()) - 30)
     hair[rows] = HAIR
     smile = still | {name: 1.0 for name in still if name.startswith(("mouthSmile", "browInnerUp", "browOuterUp"))}
-    shaded = shade_expression(hair, hair, SAME, warp, head, smile)
+    shaded = shade_expression(hair, hair, IDENTITY, warp, head, smile)
     assert np.abs(darkening(hair, shaded)[rows]).max() <= 3  # within a grey level of each channel
     outside = (warp.place < 0).all(-1)
     np.testing.assert_array_equal(shaded[outside], hair[outside])
@@ -113,7 +104,7 @@ def test_nothing_is_shaded_between_parted_lips_or_lids(
     source, there = (pipe.grid_vertices(hopper_face, codes, GRID) for codes in (hopper_face.codes, target))
     opened = pipe.texture.warp(source, there, GRID)
     change = dict(zip(names, (target.expression - hopper_face.codes.expression)[0].tolist()))
-    shaded = darkening(plain, shade_expression(plain, plain, SAME, opened, head, change))
+    shaded = darkening(plain, shade_expression(plain, plain, IDENTITY, opened, head, change))
     assert opened.mouth.sum() > 500 and not shaded[opened.mouth].any() and np.abs(shaded).max() > 20
     iris = opened.points[[159, 145]].mean(0).astype(int)
     assert abs(shaded[iris[1], iris[0]]) <= 3
@@ -121,7 +112,7 @@ def test_nothing_is_shaded_between_parted_lips_or_lids(
 
 def test_shade_is_bounded_whatever_is_asked(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:
     wild = dict.fromkeys(still, 2.0)
-    shaded = shade_expression(plain, plain, SAME, warp, head, wild).astype(float)
+    shaded = shade_expression(plain, plain, IDENTITY, warp, head, wild).astype(float)
     ratio = shaded[..., 1] / plain[..., 1]  # green is neither warmed nor cooled
     assert np.exp(DARKEST) - 0.01 <= ratio.min() and ratio.max() <= np.exp(LIGHTEST) + 0.01
 
@@ -130,7 +121,7 @@ def test_a_head_without_maps_shades_nothing(plain: np.ndarray, warp: Warp, head:
     config = {k: v for k, v in head.config.items() if not k.startswith("_")} | {"shading_units": (), "shading_size": 0}
     bare = HeadModel(**config)
     frown = still | {"browDownLeft": 1.0}
-    assert shade_expression(plain, plain, SAME, replace(warp, place=None), bare, frown) is plain
+    assert shade_expression(plain, plain, IDENTITY, replace(warp, place=None), bare, frown) is plain
 
 
 def test_both_strengths_are_checked(pipe: EmoRigPipeline) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from plain_faces import GRID, HAIR, IDENTITY, SKIN
 from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
@@ -17,13 +18,10 @@ from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.wrinkles import FOLDS, shade_wrinkles, shading, strokes, unfolding
 from emorig_diffusers.photo.landmarks import MIRROR
 
-GRID = 512
-SAME = np.eye(2, 3)  # a photo that is the grid
 ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
 RAISED = {"browInnerUp": 1.0, "browOuterUpLeft": 1.0, "browOuterUpRight": 1.0}
 SMILE = {f"mouth{unit}{side}": 0.4 for unit in ("Smile", "UpperUp") for side in ("Left", "Right")}
 FROWN = {"mouthFrownLeft": 1.0, "mouthFrownRight": 1.0}
-SKIN, HAIR = (205, 160, 135), (45, 32, 25)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +36,6 @@ def light(astronaut_face: EncodedFace) -> Tensor:
     return astronaut_face.codes.light[0]
 
 
-@pytest.fixture(scope="module")
-def plain() -> np.ndarray:
-    """Nothing but skin."""
-    return np.full((GRID, GRID, 3), SKIN, np.uint8)
-
-
 def field_of(warp: Warp, change: dict[str, float], light: Tensor) -> np.ndarray:
     return shading(strokes(warp, change), warp, light)
 
@@ -52,14 +44,14 @@ def field_of(warp: Warp, change: dict[str, float], light: Tensor) -> np.ndarray:
 def test_nothing_that_folds_skin_gives_the_photo_itself(
     plain: np.ndarray, warp: Warp, light: Tensor, change: dict[str, float]
 ) -> None:
-    assert shade_wrinkles(plain, plain, SAME, warp, change, light) is plain
+    assert shade_wrinkles(plain, plain, IDENTITY, warp, change, light) is plain
 
 
 def test_no_strength_gives_the_photo_itself_and_more_strength_more(
     plain: np.ndarray, warp: Warp, light: Tensor
 ) -> None:
-    assert shade_wrinkles(plain, plain, SAME, warp, ANGER, light, 0.0) is plain
-    shaded = (shade_wrinkles(plain, plain, SAME, warp, ANGER, light, depth) for depth in (0.5, 1))
+    assert shade_wrinkles(plain, plain, IDENTITY, warp, ANGER, light, 0.0) is plain
+    shaded = (shade_wrinkles(plain, plain, IDENTITY, warp, ANGER, light, depth) for depth in (0.5, 1))
     change = [np.abs(one - plain.astype(float)).sum() for one in shaded]
     assert 1.7 * change[0] < change[1] < 2.3 * change[0]
 
@@ -156,7 +148,7 @@ def test_folds_go_when_a_smile_goes_but_not_when_sorrow_or_anger_takes_its_place
 
 
 def test_grooves_are_dark_and_warm_between_lighter_skin(plain: np.ndarray, warp: Warp, light: Tensor) -> None:
-    change = shade_wrinkles(plain, plain, SAME, warp, ANGER, light).astype(float) - plain
+    change = shade_wrinkles(plain, plain, IDENTITY, warp, ANGER, light).astype(float) - plain
     points, depth, _ = strokes(warp, ANGER)[0]  # the frown's line
     x, y = points[depth.argmax()].astype(int)
     assert change[y, x].max() < -8
@@ -180,7 +172,7 @@ def test_only_skin_changes(plain: np.ndarray, warp: Warp, light: Tensor) -> None
     x, top, bottom = int(warp.points[9, 0]), *(int(warp.points[i, 1]) for i in (10, 9))
     photo = plain.copy()
     photo[top - 60 : bottom, :x] = HAIR  # a fringe over the right half of the forehead
-    bare, fringed = (shade_wrinkles(p, p, SAME, warp, RAISED, light) != p for p in (plain, photo))
+    bare, fringed = (shade_wrinkles(p, p, IDENTITY, warp, RAISED, light) != p for p in (plain, photo))
     assert bare[top:bottom, :x].sum() > 1000
     assert not fringed[: bottom - 8, : x - 8].any()
     assert fringed[top:bottom, x:].sum() > 0.7 * bare[top:bottom, x:].sum()
@@ -190,14 +182,14 @@ def test_lines_that_are_there_are_not_drawn_again(plain: np.ndarray, warp: Warp,
     waves = 1 + 0.16 * np.sin(2 * np.pi * np.arange(GRID) / (0.005 * warp.scale))
     lined = (plain * waves[:, None, None]).round().clip(0, 255).astype(np.uint8)
     smooth, rough = (
-        np.abs(shade_wrinkles(p, p, SAME, warp, RAISED, light) - p.astype(float)).sum() for p in (plain, lined)
+        np.abs(shade_wrinkles(p, p, IDENTITY, warp, RAISED, light) - p.astype(float)).sum() for p in (plain, lined)
     )
     assert rough < 0.5 * smooth
 
 
 def test_dark_skin_gets_the_same_share_of_shade(warp: Warp, light: Tensor, plain: np.ndarray) -> None:
     dark = (plain * 0.4).astype(np.uint8)
-    shares = [(shade_wrinkles(p, p, SAME, warp, RAISED, light) / p)[..., 1].min() for p in (plain, dark)]
+    shares = [(shade_wrinkles(p, p, IDENTITY, warp, RAISED, light) / p)[..., 1].min() for p in (plain, dark)]
     assert shares[0] < 0.95 and shares[1] == pytest.approx(shares[0], abs=0.02)
 
 
@@ -206,13 +198,13 @@ def test_clipped_skin_gets_no_shade(warp: Warp, light: Tensor, plain: np.ndarray
     changes = []
     for skin in ((255, 255, 255), (255, 253, 250), (255, 255, 190), (255, 246, 225), (250, 225, 200), SKIN):
         photo = np.full_like(plain, skin)
-        changes.append((shade_wrinkles(photo, photo, SAME, warp, ANGER, light) / photo)[..., 1].min())
+        changes.append((shade_wrinkles(photo, photo, IDENTITY, warp, ANGER, light) / photo)[..., 1].min())
     assert changes[:3] == [1, 1, 1]
     assert 0.97 > changes[3] > changes[4] > changes[5] - 0.01
 
 
 def test_wrinkles_of_a_blurred_photo_are_blurred(warp: Warp, light: Tensor, plain: np.ndarray) -> None:
-    sharp, soft = (shade_wrinkles(plain, plain, SAME, replace(warp, blur=blur), RAISED, light) / plain
+    sharp, soft = (shade_wrinkles(plain, plain, IDENTITY, replace(warp, blur=blur), RAISED, light) / plain
                    for blur in (0.0, 8.0))  # fmt: skip
     slope = lambda shade: np.abs(np.diff(shade[..., 1], axis=0)).max()
     assert slope(sharp) > 4 * slope(soft) > 0
@@ -221,7 +213,7 @@ def test_wrinkles_of_a_blurred_photo_are_blurred(warp: Warp, light: Tensor, plai
 
 def test_a_grey_photo_stays_grey(warp: Warp, light: Tensor) -> None:
     grey = np.full((GRID, GRID, 3), 170, np.uint8)
-    shaded = shade_wrinkles(grey, grey, SAME, warp, ANGER, light)
+    shaded = shade_wrinkles(grey, grey, IDENTITY, warp, ANGER, light)
     assert shaded.min() < 160
     assert np.ptp(shaded, axis=-1).max() == 0
 

@@ -1,10 +1,11 @@
-"""What the judges of this package want of the pictures they are given."""
+"""What the judges of this package want of the pictures they are given, and the square they look at."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...photo.landmarks import MESH
+from ...photo.resample import warp_crop
 
 
 class MetricError(ValueError):
@@ -31,6 +32,15 @@ def check_box(rgb: np.ndarray, box: tuple[float, float, float, float], judge: st
     (height, width), (x0, y0, x1, y1) = rgb.shape[:2], box
     if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
         raise ValueError(f"{judge} needs a box (x0, y0, x1, y1) inside the picture, not {tuple(box)}.")
+
+
+def face_square(rgb: np.ndarray, box: tuple[float, ...], side: int, margin: float) -> np.ndarray:
+    """The square round a face's box (x0, y0, x1, y1), `margin` times its longer side, uint8 [side, side, 3]; beyond the
+    border of the picture [H, W, 3] its edge pixels repeat."""
+    x0, y0, x1, y1 = box
+    scale = side / (margin * max(x1 - x0, y1 - y0))
+    shift_x, shift_y = (side / 2 - scale * (low + high) / 2 for low, high in ((x0, x1), (y0, y1)))
+    return warp_crop(rgb, np.array([[scale, 0, shift_x], [0, scale, shift_y]]), side)
 
 
 def check_landmarks(landmarks: np.ndarray, judge: str) -> None:

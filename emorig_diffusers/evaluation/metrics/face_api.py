@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...photo.resample import warp_crop
-from .checks import check_box
+from .checks import check_box, face_square
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "face-api-expression" / "model.safetensors"
 _OUTPUTS = ("neutral", "happy", "sad", "anger", "fear", "disgust", "surprise")
@@ -50,11 +49,7 @@ class FaceApiJudge:
             ValueError: `rgb` is no uint8 RGB picture, or the box is empty or beside the picture.
         """
         check_box(rgb, box, "FaceApiJudge")
-        x0, y0, x1, y1 = box
-        scale = _SIDE / (_MARGIN * max(x1 - x0, y1 - y0))
-        shift_x, shift_y = (_SIDE / 2 - scale * (low + high) / 2 for low, high in ((x0, x1), (y0, y1)))
-        crop = warp_crop(rgb, np.array([[scale, 0, shift_x], [0, scale, shift_y]]), _SIDE)
-        picture = torch.from_numpy(crop).float().permute(2, 0, 1)[None]
+        picture = torch.from_numpy(face_square(rgb, box, _SIDE, _MARGIN)).float().permute(2, 0, 1)[None]
         return dict(zip(_OUTPUTS, self.network(picture).softmax(-1)[0].tolist()))
 
     def valence_arousal(self, rgb: np.ndarray, box: tuple[float, float, float, float]) -> None:

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...files.assets import fetch
-from ...photo.resample import warp_crop
-from .checks import check_box
+from .checks import check_box, face_square
 
 # FER2013's order of the seven outputs, in AffectNet's names.
 _OUTPUTS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -66,11 +65,7 @@ class FerJudge:
 def _grey_crop(rgb: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """The square round the box, [64, 64] float32 grey 0–255; beyond the border the edge pixels repeat."""
     check_box(rgb, box, "FerJudge")
-    x0, y0, x1, y1 = box
-    scale = _SIDE / (_MARGIN * max(x1 - x0, y1 - y0))
-    shift_x, shift_y = (_SIDE / 2 - scale * (low + high) / 2 for low, high in ((x0, x1), (y0, y1)))
-    crop = warp_crop(rgb, np.array([[scale, 0, shift_x], [0, scale, shift_y]]), _SIDE)
-    return cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.cvtColor(face_square(rgb, box, _SIDE, _MARGIN), cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
 class _MiniXception(nn.Module):
