@@ -27,15 +27,10 @@ LIP_PAIRS = ((13, 14), (312, 317), (82, 87), (311, 402), (81, 178), (310, 318), 
 """Points of the upper and the lower lip's inner edge that meet."""
 LID_PAIRS = (((160, 144), (159, 145), (158, 153)), ((385, 380), (386, 374), (387, 373)))
 """The same of each eye's lids."""
-TWINS = np.array((
-    (22, 23, 24, 31, 34, 35, 36, 43, 49, 54, 55, 57, 61, 63, 66, 67, 83, 92, 98, 103, 105, 107, 108, 109, 110, 111,
-     116, 122, 128, 129, 130, 142, 143, 165, 174, 182, 186, 188, 189, 193, 194, 196, 201, 202, 203, 204, 205,
-     206, 207, 210, 212, 214, 216, 226, 228, 229, 230, 231, 232, 233, 244, 245),
-    (252, 253, 254, 261, 264, 265, 266, 273, 279, 284, 285, 287, 291, 293, 296, 297, 313, 322, 327, 332, 334, 336,
-     337, 338, 339, 340, 345, 351, 357, 358, 359, 371, 372, 391, 399, 406, 410, 412, 413, 417, 418, 419, 421,
-     422, 423, 424, 425, 426, 427, 430, 432, 434, 436, 446, 448, 449, 450, 451, 452, 453, 464, 465),
-))  # fmt: skip
-"""Landmarks of the right half and their like in the left one, as far as something is drawn there."""
+MIDDLE = (0, 1, 2, 4, 5, 6, *range(8, 20), 94, 151, 152, 164, 168, 175, 195, 197, 199, 200)
+"""Points of the middle line."""
+TWINS = np.stack((np.setdiff1d(np.arange(248), MIDDLE), np.arange(248, MESH)))
+"""Points of the right half, and their like in the left one: MediaPipe numbers both in the same order."""
 MIRROR = np.arange(MESH)  # landmark -> its twin on the other side
 MIRROR[TWINS] = TWINS[::-1]
 

@@ -143,7 +143,8 @@ def test_a_smile_is_taken_back_on_the_side_that_shows_it(
 ) -> None:
     """Less of the smile's units than their range leaves; nothing on a side that does not smile."""
     codes, calm = astronaut_face.codes, torch.zeros(1, 52)
-    calm[0, [names.index("browOuterUpLeft"), names.index("browOuterUpRight")]] = -0.4  # as fits read calm brows
+    for unit, amount in (("browOuterUp", -0.4), ("mouthUpperUp", -0.12)):  # as fits read calm faces
+        calm[0, [names.index(unit + "Left"), names.index(unit + "Right")]] = amount
     pick = lambda expression, unit: expression[0, names.index(unit)].item()
     for side, other in (("Left", "Right"), ("Right", "Left")):
         shown = calm.clone()
@@ -156,7 +157,7 @@ def test_a_smile_is_taken_back_on_the_side_that_shows_it(
     slight = calm.clone()
     slight[0, [names.index("mouthSmileLeft"), names.index("mouthSmileRight")]] = SMILE_SHOWN[0]
     kept = relaxed_expression(head, codes.with_(expression=slight), encoder.relaxed_range)
-    assert pick(kept, "mouthSmileLeft") == pytest.approx(0.2, abs=1e-5)
+    assert pick(kept, "mouthSmileLeft") == pytest.approx(SMILE_SHOWN[0], abs=1e-5)
 
 
 def test_neutral_of_a_relaxed_face_is_itself(

@@ -23,10 +23,10 @@ from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_featu
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
 DIM = 4.0  # grey levels that shades in the dark are told from
 SPREAD = np.array([30, 9, 9], np.float32)  # Lab: standard deviations of skin about its samples; shadows are skin
-CREASING = ("browDown", "browInnerUp", "browOuterUp", "eyeWide", "noseSneer")
-"""Units whose shade, when they go down, is taken back as far as skin is darker or lighter than what is around it, and
-no further: not every face has the creases of those whose shade was measured."""
 AROUND = 0.006  # metres: standard deviation of what is around
+ARRIVES = 0.82
+"""Share of a shade's logarithm that skin's luminance shows: red, of which skin has most, changes least (`WARMTH`), and
+maps were measured in luminance. Nine people's edits, measured as `training.expressions.fields` does."""
 OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
 
 
@@ -54,13 +54,13 @@ def shade_expression(
         return photo
     amounts = torch.tensor([change[name] for name in head.config.expression_names])
     field = sample_maps(head.shading(amounts).numpy(), warp)
-    lift = torch.tensor([min(change[n], 0.0) if n.startswith(CREASING) else 0.0 for n in head.config.expression_names])
-    if lift.any():
+    lift = amounts.clamp(max=0)
+    if lift.any():  # no further than skin is darker or lighter than around: not every face has the measured creases
         light, darker = sample_maps(head.shading(lift).numpy(), warp), _darker(moved, matrix, warp)
         field -= light - np.clip(light, np.minimum(darker, 0), np.maximum(darker, 0))
-    field = strength * np.clip(field, DARKEST, LIGHTEST)
-    field = field if warp.free is None else field * warp.free
     skin, colour = skin_colour(moved, matrix, warp)
+    field = strength * np.clip(field * (1 + (1 / ARRIVES - 1) * colour), DARKEST, LIGHTEST)
+    field = field if warp.free is None else field * warp.free
     field = field * cv2.resize(skin, field.shape)
     return apply_field(photo, field, matrix, 1 + (WARMTH - 1) * colour, warp.blur)
 
