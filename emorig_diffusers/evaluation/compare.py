@@ -8,12 +8,12 @@ a Diffusion Autoencoder, stands beside them, read by the same encoders.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..timing import recorded, timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,41 +170,33 @@ def compare(
     for other in (others or {}).values():
         other.pipe.check_inputs(reference=target, num_inference_steps=other.steps)
     seed = None if generator is None else generator.initial_seed()
-    times: dict[str, float] = {}
-    with torch.no_grad():
-        found = {role: _find(photo, role, times) for role, photo in (("source", source), ("target", target))}
+    with torch.no_grad(), recorded() as seconds:
+        found = {role: _find(photo, role) for role, photo in (("source", source), ("target", target))}
         pipe.encode_face(*found["source"], crop)  # untimed: the first pass sets up what all use
-        here, there = (_read(pipe, *face, role, crop, times) for role, face in found.items())
+        here, there = (_read(pipe, *face, role, crop) for role, face in found.items())
         plans = _plan(pipe, here, there, request)
         if latents is None and pipe.unet is not None:
             latents = pipe.prepare_latents(1, generator)
         steps = num_inference_steps or pipe.config.default_num_inference_steps
         sampling = Sampling(steps, generator, latents, batch=len(plans))
-        drawn = _paint(pipe, here, plans, request, sampling, times)
-        faces = [_finish(pipe, plan, here, face, times) for plan, face in zip(plans, drawn)]
-        beside = [_beside(pipe, label, one, (here, there), seed, times) for label, one in (others or {}).items()]
+        drawn = _paint(pipe, here, plans, request, sampling)
+        faces = [_finish(pipe, plan, here, face) for plan, face in zip(plans, drawn)]
+        beside = [_beside(pipe, label, one, (here, there), seed) for label, one in (others or {}).items()]
     pipe.maybe_free_model_hooks()
+    times = {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
     count = len(here.faces) * len(there.faces)
     source_crop, target_crop = (_crop(pipe, read.rgb, next(iter(read.faces.values()))) for read in (here, there))
     return Comparison(source_crop, target_crop, faces[:count], faces[count:], times, beside)
 
 
-@contextmanager
-def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
-    """Add what the block takes to a stage, milliseconds."""
-    start = time.perf_counter()
-    yield
-    times[stage] = times.get(stage, 0.0) + 1000 * (time.perf_counter() - start)
-
-
-def _find(photo: Any, role: str, times: dict[str, float]) -> tuple[np.ndarray, Face]:
+def _find(photo: Any, role: str) -> tuple[np.ndarray, Face]:
     """A photo and its largest face."""
     from ..photo.faces import NoFaceError, choose_faces, find_faces
     from ..photo.io import read_photo
 
     rgb = read_photo(photo).rgb
     try:
-        with _timed(times, "find faces"):
+        with timed("find faces"):
             return rgb, choose_faces(find_faces(rgb))[0]
     except NoFaceError as error:
         name = f"'{photo}'" if isinstance(photo, (str, Path)) else f"The {role}"
@@ -212,12 +204,12 @@ def _find(photo: Any, role: str, times: dict[str, float]) -> tuple[np.ndarray, F
 
 
 def _read(
-    pipe: EmoRigPipeline, rgb: np.ndarray, face: Face, role: str, crop: str | None, times: dict[str, float]
+    pipe: EmoRigPipeline, rgb: np.ndarray, face: Face, role: str, crop: str | None
 ) -> _Read:
     """A face as every encoder reads it."""
     faces: dict[str | None, EncodedFace] = {}
     for branch in pipe.encoder.branches or (None,):
-        with _timed(times, f"encode {role}, {_kind(pipe, branch)}"):
+        with timed(f"encode {role}, {_kind(pipe, branch)}"):
             faces[branch] = pipe.encode_face(rgb, face, crop, branch)
     return _Read(rgb, faces)
 
@@ -243,23 +235,19 @@ Drawn = tuple["np.ndarray", dict[str, "Image.Image"]]  # the whole photo, and bu
 
 def _paint(
     pipe: EmoRigPipeline, here: _Read, plans: list[_Plan], request: EditRequest, sampling: Sampling,
-    times: dict[str, float],
 ) -> list[Drawn]:  # fmt: skip
     """All faces in one batch, where the network draws the whole crop."""
     from ..painting.base import PhotoEdits
-    from ..timing import recorded
 
     edits = [PhotoEdits(here.rgb, [here.faces[p.source]], [[p.after]], request, p.reference, True) for p in plans]
-    with recorded() as seconds:
-        results = pipe.paint(edits, sampling)
-    times |= {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
+    results = pipe.paint(edits, sampling)
     return [(rgb, {name: face.buffers[name] for name in BUFFERS}) for rgb, [face] in results]
 
 
-def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times: dict[str, float]) -> ComparedFace:
+def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn) -> ComparedFace:
     """A drawn face with what the target's encoder reads from it."""
     face, (result, buffers) = here.faces[plan.source], drawn
-    [seen] = _read_result(pipe, result, face.frame, [plan.target], times)
+    [seen] = _read_result(pipe, result, face.frame, [plan.target])
     return ComparedFace(
         (_kind(pipe, plan.source), _kind(pipe, plan.target)), face.codes, plan.after, plan.wanted.codes, seen,
         result, _crop(pipe, result, face), buffers,
@@ -267,12 +255,12 @@ def _finish(pipe: EmoRigPipeline, plan: _Plan, here: _Read, drawn: Drawn, times:
 
 
 def _read_result(
-    pipe: EmoRigPipeline, result: np.ndarray, frame: str, branches: Sequence[str | None], times: dict[str, float]
+    pipe: EmoRigPipeline, result: np.ndarray, frame: str, branches: Sequence[str | None]
 ) -> list[FaceCodes | None]:
     """What encoders read from a result uint8 [H, W, 3]; `None` where no face is found in it."""
     from ..photo.faces import choose_faces, find_faces
 
-    with _timed(times, "read results"):
+    with timed("read results"):
         found = find_faces(result)
         if not found:
             return [None for _ in branches]
@@ -282,18 +270,17 @@ def _read_result(
 
 def _beside(
     pipe: EmoRigPipeline, label: str, other: OtherPipeline, photos: tuple[_Read, _Read], seed: int | None,
-    times: dict[str, float],
 ) -> OtherResult:  # fmt: skip
     """What a further pipeline makes of source and target, as the first one's encoders read it."""
     import torch
 
     (here, there), generator = photos, None if seed is None else torch.Generator().manual_seed(seed)
     asked = {"reference": there.rgb, "num_inference_steps": other.steps, "generator": generator}
-    with _timed(times, f"edit, {label}"):
+    with timed(f"edit, {label}"), recorded():  # its own stages are not told apart
         output = other.pipe(here.rgb, **asked, output_type="np")
     result, branches = output.images[0], list(here.faces)
     face = here.faces[branches[0]]
-    seen = _read_result(pipe, result, face.frame, branches, times)
+    seen = _read_result(pipe, result, face.frame, branches)
     read = {_kind(pipe, b): (here.faces[b].codes, there.faces[b].codes, codes) for b, codes in zip(branches, seen)}
     return OtherResult(label, result, _crop(pipe, result, face), _below(output.faces[0][0]), read)
 

@@ -64,7 +64,7 @@ from emorig_diffusers.photo.io import read_photo
 from emorig_diffusers.render.buffers import draw_buffers, vertex_normals
 from emorig_diffusers.render.camera import project
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "originals"))
 from original_flame import write_flame  # noqa: E402
 
 WHOLE = ("network", "sheet of the result")
