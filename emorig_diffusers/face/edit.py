@@ -12,9 +12,17 @@ from ..models.head import rotation_matrix
 from ..models.landmark_fit import axis_angle
 from ..models.occlusion import MOUTH_UNITS, SEEN_UNITS
 from .codes import FaceCodes
-from .emotions import RECIPES, action_unit_offset, blend_expression, blend_shares, emotion_offset, in_order, part_late
+from .emotions import (
+    RECIPES,
+    action_unit_offset,
+    blend_expression,
+    blend_shares,
+    delay_lip_parting,
+    emotion_offset,
+    in_order,
+)
 from .encode import EncodedFace, RigMixin
-from .relax import relaxed_expression, settle_lids
+from .relax import clamp_lid_gap, relaxed_expression
 from .signs import shown_already
 
 MAX_ANGLE = 30.0  # degrees by which moved pixels turn a head about one axis; this and the next two by eye, on six heads
@@ -89,7 +97,7 @@ class EditMixin(RigMixin):
         target, closing = face.codes, (0.0, 0.0)
         if emotion is not None:
             change = self.emotion_change(emotion)
-            expression = part_late(change[:-3], self.head.config.expression_names, intensity)
+            expression = delay_lip_parting(change[:-3], self.head.config.expression_names, intensity)
             target = self._express(face, target, expression[None], change[None, -3:], intensity)
             kept = self._kept(face, emotion, intensity)
             target = target.with_(expression=torch.lerp(target.expression, face.codes.expression, kept))
@@ -108,8 +116,8 @@ class EditMixin(RigMixin):
         return target
 
     def _settled(self, face: EncodedFace, target: FaceCodes, closing: Sequence[float]) -> Tensor:
-        """The target's expression [1, E] with lids that a head can show, `closing` as for `settle_lids`."""
-        return settle_lids(self.head, face.codes, target, face.offsets, face.shut_eyes, closing)
+        """The target's expression [1, E] with lids that a head can show, `closing` as for `clamp_lid_gap`."""
+        return clamp_lid_gap(self.head, face.codes, target, face.offsets, face.shut_eyes, closing)
 
     def keep_mouth(self, source: FaceCodes, target: FaceCodes) -> FaceCodes:
         """The target with the source's mouth and jaw, as far as the expression's components have names."""

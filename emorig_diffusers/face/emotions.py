@@ -168,7 +168,7 @@ def mirrored_units(names: Sequence[str]) -> list[int]:
     return [names.index(twin) if twin in names else i for i, twin in enumerate(twins)]
 
 
-def part_late(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tensor:
+def delay_lip_parting(offset: Tensor, names: tuple[str, ...], intensity: float) -> Tensor:
     """A smile's offset [E] with lips that part late, so that a faint smile is one of closed lips and not a slit; the
     offset of another emotion as it is."""
     smile, jaw = (sum(offset[i] for i, n in enumerate(names) if n.startswith(u)) for u in ("mouthSmile", "jawOpen"))

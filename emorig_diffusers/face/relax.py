@@ -84,7 +84,7 @@ def _close_lips(
     return expression
 
 
-def settle_lids(
+def clamp_lid_gap(
     head: HeadModel,
     source: FaceCodes,
     target: FaceCodes,

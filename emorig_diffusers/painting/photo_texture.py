@@ -97,7 +97,7 @@ def limit_lip_thickness(state: EditState) -> EditState:
     """The lower lip gets no thicker than the photo's."""
     if state.face.covered:
         return state
-    target = lips.keep_flesh(state.painter.pipe.head, state.source_vertices, state.target_vertices)
+    target = lips.limit_lip_thickness(state.painter.pipe.head, state.source_vertices, state.target_vertices)
     return replace(state, target_vertices=target)
 
 
@@ -132,8 +132,8 @@ def plan_inpainting(state: EditState) -> EditState:
     """Masks of what motion cannot give, and plain teeth and skin that stand there."""
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
     near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
-    unfolded = 0.0 if state.face.covered else wrinkles.unfolding(state.unit_changes)
-    plan = composite.plan(state.flow, warp_crop(state.moved, grid, FLOW_SIZE), size, unfolded, near)
+    release = 0.0 if state.face.covered else wrinkles.fold_release(state.unit_changes)
+    plan = composite.plan(state.flow, warp_crop(state.moved, grid, FLOW_SIZE), size, release, near)
     return replace(state, plan=plan, inpainted=plan.base)
 
 
@@ -156,7 +156,7 @@ def draw_lip_line(state: EditState) -> EditState:
     """A sharp line where painted lips touch."""
     if not composite.mouth_changes(state.flow):
         return state
-    return replace(state, result=lips.shade_seam(state.result, state.photo_to_flow, state.flow))
+    return replace(state, result=lips.draw_lip_line(state.result, state.photo_to_flow, state.flow))
 
 
 def shade_expression(state: EditState) -> EditState:

@@ -16,10 +16,10 @@ from emorig_diffusers.face.emotions import (
     blend_expression,
     check_amount,
     check_emotion,
+    delay_lip_parting,
     emotion_offset,
     expand_unit,
     mirrored_units,
-    part_late,
 )
 
 
@@ -156,7 +156,8 @@ def test_intensity_on_a_relaxed_face() -> None:
 
 def test_a_smiles_lips_part_late(names: tuple[str, ...]) -> None:
     happy = emotion_offset("happy", names)
-    amounts = [moved(part_late(happy, names, i), names) for i in (0.0, PARTING[0], 0.55, 0.65, PARTING[1], 1.0, 1.5)]
+    strengths = (0.0, PARTING[0], 0.55, 0.65, PARTING[1], 1.0, 1.5)
+    amounts = [moved(delay_lip_parting(happy, names, i), names) for i in strengths]
     jaw = [a.get("jawOpen", 0.0) for a in amounts]
     assert jaw[:2] == [0, 0] and jaw == sorted(jaw) and 0 < jaw[2] < jaw[3] < jaw[4]
     assert jaw[4:] == [pytest.approx(RECIPES["happy"]["jawOpen"])] * 3
@@ -164,8 +165,8 @@ def test_a_smiles_lips_part_late(names: tuple[str, ...]) -> None:
         assert len({a[unit] for a in amounts}) == 1
     for emotion in ("surprise", "fear", "disgust", {"happy": 0.1, "surprise": 0.9}):
         offset = emotion_offset(emotion, names)
-        assert torch.equal(part_late(offset, names, 0.5), offset)
-    assert not part_late(torch.zeros(4), (), 0.5).any()  # a code without names
+        assert torch.equal(delay_lip_parting(offset, names, 0.5), offset)
+    assert not delay_lip_parting(torch.zeros(4), (), 0.5).any()  # a code without names
 
 
 def test_intensity_zero_is_the_photos_own_expression() -> None:

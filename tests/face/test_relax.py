@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emorig_diffusers import FaceCodes
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.face.relax import LID_PAIRS, LIPS_CLOSED, LIPS_TOUCH, relaxed_expression, settle_lids
+from emorig_diffusers.face.relax import LID_PAIRS, LIPS_CLOSED, LIPS_TOUCH, clamp_lid_gap, relaxed_expression
 from emorig_diffusers.face.signs import SMILE, SMILE_SHOWN
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import LandmarkEncoder
@@ -96,7 +96,7 @@ def test_lids_do_not_cross(head: HeadModel, names: tuple[str, ...], astronaut_fa
     expression = codes.expression.clone()
     expression[0, lids[0]] += amount
     wink = codes.with_(expression=expression)
-    settled = settle_lids(head, codes, wink, offsets)
+    settled = clamp_lid_gap(head, codes, wink, offsets)
     right, left = (gaps(head, wink, settled, offsets, pairs).mean() for pairs in LID_PAIRS)
     assert right > 0.004 and torch.equal(settled[0, lids[1]], expression[0, lids[1]])
     if amount < 1:
@@ -105,7 +105,7 @@ def test_lids_do_not_cross(head: HeadModel, names: tuple[str, ...], astronaut_fa
         assert settled[0, lids[0]] < expression[0, lids[0]] and left == pytest.approx(0, abs=1e-5)
     opened = wink.with_(expression=settled.clone())
     opened.expression[0, lids[0]] -= 0.5
-    again = settle_lids(head, wink.with_(expression=settled), opened, offsets)
+    again = clamp_lid_gap(head, wink.with_(expression=settled), opened, offsets)
     assert torch.equal(again, opened.expression)
 
 
@@ -117,7 +117,7 @@ def test_lids_of_a_shut_eye_stay_as_far_apart_as_the_landmarks_are(
     target = codes.with_(expression=codes.expression.clone())
     for unit, amount in units.items():
         target.expression[0, [names.index(unit + side) for side in ("Right", "Left")]] += amount
-    settled = settle_lids(head, codes, target, offsets, shut=(False, True))
+    settled = clamp_lid_gap(head, codes, target, offsets, shut=(False, True))
     pairs = dict(zip(("Right", "Left"), LID_PAIRS))
     apart = lambda expression, side: gaps(head, codes, expression, offsets, pairs[side]).mean().item()
     assert apart(settled, "Left") == pytest.approx(apart(codes.expression, "Left"), abs=1e-5)
@@ -132,7 +132,7 @@ def test_eyes_close_as_far_as_they_are_told_to(
     pairs = dict(zip(("Right", "Left"), LID_PAIRS))
     apart = lambda expression, side: gaps(head, codes, expression, offsets, pairs[side]).mean().item()
     for share in (0.5, 1.0):
-        settled = settle_lids(head, codes, codes, offsets, closing=(share, 0.0))
+        settled = clamp_lid_gap(head, codes, codes, offsets, closing=(share, 0.0))
         wanted = (1 - share) * apart(codes.expression, "Right")
         assert apart(settled, "Right") == pytest.approx(wanted, abs=1e-5)
         assert apart(settled, "Left") == apart(codes.expression, "Left")

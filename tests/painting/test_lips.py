@@ -16,7 +16,14 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.painting.stages.composite import mouth_changes
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.inpaint import regions, teeth_seen
-from emorig_diffusers.painting.stages.lips import DARKNESS, LOWER_LIP, MOST_FLESH, TOUCHING, keep_flesh, shade_seam
+from emorig_diffusers.painting.stages.lips import (
+    DARKNESS,
+    LOWER_LIP,
+    MOST_FLESH,
+    TOUCHING,
+    draw_lip_line,
+    limit_lip_thickness,
+)
 from emorig_diffusers.photo.landmarks import INNER_LIPS, lips_apart
 from emorig_diffusers.photo.masks import fill_polygon
 
@@ -45,7 +52,7 @@ def test_a_lip_that_closes_stays_as_thick_as_it_was(pipe: EmoRigPipeline, hopper
     here, there = vertices(pipe, hopper_face), vertices(pipe, hopper_face, mouthClose=0.8, jawOpen=-0.1)
     before, after = thickness(pipe.head, here), thickness(pipe.head, there)
     assert (after / before).max() > 1.2
-    kept = keep_flesh(pipe.head, here, there)
+    kept = limit_lip_thickness(pipe.head, here, there)
     assert (thickness(pipe.head, kept) / before).max() < MOST_FLESH + 0.05
     slim = after < MOST_FLESH * before
     np.testing.assert_allclose(thickness(pipe.head, kept)[slim], after[slim], rtol=0.05)
@@ -57,11 +64,11 @@ def test_a_lip_that_closes_stays_as_thick_as_it_was(pipe: EmoRigPipeline, hopper
 
 def test_a_lip_that_does_not_swell_is_left_alone(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
     here, there = vertices(pipe, hopper_face), vertices(pipe, hopper_face, jawOpen=0.5)
-    assert keep_flesh(pipe.head, here, there) is there
+    assert limit_lip_thickness(pipe.head, here, there) is there
 
 
 def test_lips_meet_in_a_dark_line_from_corner_to_corner(closed: Warp) -> None:
-    drawn = np.log(shade_seam(LIP, SAME, closed).mean(-1) / LIP.mean(-1))
+    drawn = np.log(draw_lip_line(LIP, SAME, closed).mean(-1) / LIP.mean(-1))
     points, scale = closed.points, closed.scale
     line = (points[[13, 81, 311]] + points[[14, 178, 402]]) / 2
     for x, y in line.astype(int):
@@ -98,16 +105,16 @@ def test_lips_that_run_through_each_other_are_closed(pipe: EmoRigPipeline, hoppe
 def test_parted_lips_get_no_line(closed: Warp) -> None:
     apart = closed.points.copy()
     apart[[*LOWER_LIP[1]]] += [0, 3 * TOUCHING[1] * closed.scale]
-    result = shade_seam(LIP, SAME, replace(closed, points=apart))
+    result = draw_lip_line(LIP, SAME, replace(closed, points=apart))
     x = int(apart[13, 0])
     assert np.array_equal(result[:, x - 20 : x + 20], LIP[:, x - 20 : x + 20])
     assert (result != LIP).any()  # corners still touch
 
 
 def test_a_larger_photo_gets_the_same_line(closed: Warp) -> None:
-    large = shade_seam(np.repeat(np.repeat(LIP, 2, 0), 2, 1), SAME / 2, closed)
+    large = draw_lip_line(np.repeat(np.repeat(LIP, 2, 0), 2, 1), SAME / 2, closed)
     back = cv2.resize(large, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(float)
-    assert np.abs(back - shade_seam(LIP, SAME, closed)).max() < 6
+    assert np.abs(back - draw_lip_line(LIP, SAME, closed)).max() < 6
 
 
 def test_nothing_that_may_be_teeth_stays_between_lips_that_close(closed: Warp) -> None:

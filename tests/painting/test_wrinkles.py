@@ -15,7 +15,7 @@ from torch import Tensor
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
-from emorig_diffusers.painting.stages.wrinkles import FOLDS, shade_wrinkles, shading, strokes, unfolding
+from emorig_diffusers.painting.stages.wrinkles import FOLDS, fold_release, shade_wrinkles, shading, strokes
 from emorig_diffusers.photo.landmarks import MIRROR
 
 ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
@@ -138,12 +138,12 @@ def test_a_mouth_turned_down_draws_lines_below_its_corners(warp: Warp, light: Te
 
 def test_folds_go_when_a_smile_goes_but_not_when_sorrow_or_anger_takes_its_place() -> None:
     gone = {unit: -amount for unit, amount in SMILE.items()}
-    assert unfolding({}) == unfolding(SMILE) == unfolding(FROWN) == unfolding(ANGER) == 0
-    assert unfolding(gone) == 1
-    assert unfolding(gone | FROWN) < 0.2
-    assert unfolding(gone | dict.fromkeys(("noseSneerLeft", "noseSneerRight"), 0.8)) < 0.2
-    assert unfolding({unit: 0.15 * amount for unit, amount in gone.items()}) == 0  # hardly a smile
-    shares = [unfolding({unit: part * amount for unit, amount in gone.items()}) for part in np.linspace(0, 1, 11)]
+    assert fold_release({}) == fold_release(SMILE) == fold_release(FROWN) == fold_release(ANGER) == 0
+    assert fold_release(gone) == 1
+    assert fold_release(gone | FROWN) < 0.2
+    assert fold_release(gone | dict.fromkeys(("noseSneerLeft", "noseSneerRight"), 0.8)) < 0.2
+    assert fold_release({unit: 0.15 * amount for unit, amount in gone.items()}) == 0  # hardly a smile
+    shares = [fold_release({unit: part * amount for unit, amount in gone.items()}) for part in np.linspace(0, 1, 11)]
     assert shares == sorted(shares) and any(0.1 < share < 0.9 for share in shares)
 
 

@@ -103,14 +103,14 @@ def close_up(
     return CloseUp(near, warp_crop(moved, _then(matrix, place), len(near.mouth)), place, times)
 
 
-def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0, near: CloseUp | None = None) -> Plan:
+def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, near: CloseUp | None = None) -> Plan:
     """Choose masks and make the base.
 
     Args:
         warp: On a grid of side G.
         fine: The crop after motion on that grid, uint8 [G, G, 3].
         size: Side S of what the network sees.
-        unfolding: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
+        fold_release: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
             stay the photo's own skin, for wrinkles.py to shade.
         near: Where the mouth is drawn, if not on that grid.
     """
@@ -122,7 +122,7 @@ def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0, near: 
     small = lambda mask: _resize(mask.astype(np.float32), size) > 0.5
     edge = small(area.edge) if mouth_changes(warp) else np.zeros((size, size), bool)
     mouth = small(area.mouth) & edge
-    folds = small(area.folds) & ~edge if unfolding > 0 else np.zeros((size, size), bool)
+    folds = small(area.folds) & ~edge if fold_release > 0 else np.zeros((size, size), bool)
     hole = cv2.dilate(small(warp.hole & ~warp.mouth).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
@@ -137,7 +137,7 @@ def plan(warp: Warp, fine: np.ndarray, size: int, unfolding: float = 0.0, near: 
         edges = area.edge if near.warp is warp else regions(near.warp).edge
         inside = _feather(edges, float(near.times))
         drawn = toned(draw_fine(near.warp, edges, usual(near.picture), light))
-    skin = np.maximum(unfolding * _feather(folds, 2.0), _feather(hole, 2.0))
+    skin = np.maximum(fold_release * _feather(folds, 2.0), _feather(hole, 2.0))
     skin = skin * (1 - _shrunk_mask(inside, place, size))
     return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth), skin, inside,
                 drawn, place, near.warp.blur, tone, adaptation)  # fmt: skip

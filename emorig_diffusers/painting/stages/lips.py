@@ -30,7 +30,7 @@ DARKNESS, WIDTH = (0.19, 0.26), 0.0005
 GLEAM, BELOW = 0.45, 0.0015
 
 
-def keep_flesh(head: HeadModel, here: Tensor, there: Tensor) -> Tensor:
+def limit_lip_thickness(head: HeadModel, here: Tensor, there: Tensor) -> Tensor:
     """The edited head with a lower lip about as thick as the photo shows it.
 
     Args:
@@ -53,7 +53,7 @@ def keep_flesh(head: HeadModel, here: Tensor, there: Tensor) -> Tensor:
     return there
 
 
-def shade_seam(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
+def draw_lip_line(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
     """A photo uint8 [H, W, 3] with a sharp line where painted lips touch.
 
     Args:

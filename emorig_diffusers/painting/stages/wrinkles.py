@@ -131,7 +131,7 @@ def strokes(warp: Warp, change: Mapping[str, float]) -> list[Stroke]:
     return drawn
 
 
-def unfolding(change: Mapping[str, float]) -> float:
+def fold_release(change: Mapping[str, float]) -> float:
     """How much of a photo's nasolabial folds a change of expression smooths out, from 0 (they stay or deepen) to 1."""
     pull = sum(w * (change.get(u + "Right", 0.0) + change.get(u + "Left", 0.0)) / 2 for u, w in CHEEK.items())
     return float(ramp(-pull, *KEPT))

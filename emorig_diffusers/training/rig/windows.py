@@ -49,6 +49,8 @@ def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) 
     """What the network of the open default sees of one photo, before anything is blanked.
 
     The photo is moved to a random other expression and back: the product's own smear, with the real photo as answer.
+    The grid of the flow is the crop's, which is quick. Inference (`painting.photo_texture.STAGES`) has a finer one,
+    shrunk for the network, and moves lids, whose state the shards do not hold, and lips of limited thickness.
 
     Returns:
         Arrays [W, W, ...] of the repainted window: `photo`, `returned`, `painted`, `normal` (n * 127 + 128) and
