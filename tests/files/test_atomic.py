@@ -133,7 +133,7 @@ def test_long_names(picture: Image.Image, tmp_path: Path) -> None:
 # folders that hold others' files too
 
 
-def test_a_folder_is_updated_at_once_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_updated_at_once_or_not_at_all(full_disk: Limit, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "head"
 
     def write(scratch: Path, data: bytes) -> None:
@@ -142,7 +142,8 @@ def test_a_folder_is_updated_at_once_or_not_at_all(tmp_path: Path) -> None:
 
     update_folder(folder, lambda scratch: write(scratch, b"old"))
     (folder / "shim.py").write_text("stays")
-    with room(1000), pytest.raises(FolderError, match=r"head cannot be written \(File too large\): make room there"):
+    error = r"head cannot be written \(File too large\): make room there"
+    with full_disk(1000), pytest.raises(FolderError, match=error):
         update_folder(folder, lambda scratch: write(scratch, b"x" * 500 * 4))
     kept = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert os.listdir(tmp_path / "new") == ["head"]
