@@ -35,7 +35,7 @@ class Sign:
 
 
 SIGNS: Mapping[str, Sign] = {
-    "frown": Sign({"browDown": 1.0, "mouthSmile": -1.0, "mouthFrown": 0.55}, 0.54, 6.0,
+    "frown": Sign({"browDown": 1.0, "mouthSmile": -1.0, "mouthFrown": 0.55}, 0.54, 9.0,
                   {"browDown": 0.85, "eyeSquint": 0.2}),
     "raised brows": Sign({"browOuterUp": 1.0, "mouthPucker": 1.0}, 0.1, 5.0,
                          {"browInnerUp": 0.55, "browOuterUp": 0.8, "eyeWide": 0.8}),
