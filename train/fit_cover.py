@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from emorig_diffusers.models.occlusion import SURE
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.covers.fit import fit_cover
 
 
@@ -26,10 +27,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=14000, help="samples of either kind")
     parser.add_argument("--sure", type=float, default=SURE, help="logit from which a mouth counts as covered")
     args = parser.parse_args()
-    try:
+    with refusals():
         fit_cover(args.photos, args.out, args.also, args.count, args.sure)
-    except (OSError, ValueError) as error:  # DataError and PhotoError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

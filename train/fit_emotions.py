@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from emorig_diffusers.data.shards import CodeShards
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.expressions.emotion_codes import fit_emotions
 
 
@@ -39,13 +40,11 @@ def main() -> None:
     args = parse_args()
     if not Accelerator().is_main_process:
         return
-    try:
+    with refusals():
         fit_emotions(
             CodeShards(args.train_data_dir), args.pretrained_model_name_or_path, args.output_dir, args.min_photos,
             args.max_photos, args.weight_by_error,
         )  # fmt: skip
-    except (OSError, ValueError) as error:  # DataError and FolderError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.expressions.units import fit_expressions
 
 
@@ -23,10 +24,8 @@ def main() -> None:
     parser.add_argument("pipeline", type=Path, help="folder with head/, which is written anew")
     parser.add_argument("--without", nargs="*", default=(), help="people to leave out")
     args = parser.parse_args()
-    try:
+    with refusals():
         fit_expressions(args.expressions, args.pipeline, args.without)
-    except (OSError, ValueError) as error:  # DataError, PhotoError and NoFaceError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

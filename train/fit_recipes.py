@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.expressions.recipes import fit_recipes
 
 
@@ -22,10 +23,8 @@ def main() -> None:
     parser.add_argument("--emotions", nargs="+", required=True)
     parser.add_argument("--evaluations", type=int, default=120, help="candidates an emotion; each takes 2 s a person")
     args = parser.parse_args()
-    try:
+    with refusals():
         fit_recipes(args.expressions, args.pipeline, args.emotions, args.evaluations)
-    except (OSError, ValueError) as error:  # DataError, PhotoError and NoFaceError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

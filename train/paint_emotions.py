@@ -16,9 +16,8 @@ import torch
 from accelerate import PartialState
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.painted import paint_dataset
-from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.training.config import refusals
 
 
 def main() -> None:
@@ -31,14 +30,12 @@ def main() -> None:
     add("--intensity", type=float, nargs=2, default=(0.7, 1.3), metavar=("LEAST", "MOST"), help="drawn in between")
     add("--seed", type=int, default=0)
     args, state = parser.parse_args(), PartialState(cpu=not torch.cuda.is_available())
-    try:
+    with refusals():
         pipe = EmoRigPipeline.from_pretrained(args.pretrained_model_name_or_path)
         pipe.set_progress_bar_config(disable=True)
         if pipe.unet is not None:
             pipe.unet.to(state.device)
         paint_dataset(args.photos, args.out, pipe, args.intensity, args.seed, state)
-    except (AssetError, DataError, OSError) as error:
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

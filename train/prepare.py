@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.preparation import (
     MAX_ERROR,
     MAX_READ_ERROR,
@@ -23,8 +22,8 @@ from emorig_diffusers.data.preparation import (
     Settings,
     prepare,
 )
-from emorig_diffusers.files.assets import AssetError
 from emorig_diffusers.photo.crops import PICTURE_FRAMES
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.trainer import PATIENCE
 
 
@@ -56,10 +55,8 @@ def main() -> None:
     """Exits with one sentence where the photos or the folder cannot be used."""
     settings, patience = parse_args(), InitProcessGroupKwargs(timeout=PATIENCE)
     torch.set_num_threads(1)  # the fits are small: threads only wait for each other
-    try:
+    with refusals():
         prepare(settings, Accelerator(kwargs_handlers=[patience]))
-    except (DataError, AssetError) as error:
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

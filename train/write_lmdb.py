@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from emorig_diffusers.data.attributes import one_hot_rows, write_attributes
-from emorig_diffusers.data.dataset import DataError
 from emorig_diffusers.data.lmdb_layouts import write_diffae_lmdb
 from emorig_diffusers.data.shards import CodeShards
+from emorig_diffusers.training.config import refusals
 
 
 def pictures(shards: CodeShards, chosen: list[int], resolution: int) -> Iterator[np.ndarray]:
@@ -48,10 +48,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.resolution < 1:
         parser.error("--resolution must be at least 1.")
-    try:
+    with refusals():
         print(write(CodeShards(args.shards), args.out, args.resolution))
-    except (DataError, OSError) as error:
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

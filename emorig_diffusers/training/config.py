@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from ..files.assets import AssetError
+
 
 def parse_with_preset(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; a YAML preset named by --config sets defaults, the command line wins."""
@@ -79,6 +81,15 @@ def parse_trainer(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *
     args = parse_with_preset(parser, argv)
     require(parser, args, "train_data_dir", "output_dir", *required)
     return args
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Where a script's work is done: what is wrong with its input, or a file, ends it with one sentence."""
+    try:
+        yield
+    except (AssetError, OSError, ValueError) as error:  # DataError, PhotoError and FolderError are ValueErrors
+        raise SystemExit(str(error)) from None
 
 
 @contextmanager

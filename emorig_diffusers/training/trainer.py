@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..files.assets import AssetError
 from ..photo.io import save_photo
 from .checkpoints import Extras, resume, save_checkpoint
+from .config import refusals
 from .progress import Log, Progress
 from .samplers import StepSampler
 
@@ -245,11 +245,9 @@ def start(make: Callable[[argparse.Namespace, Accelerator], Run], args: argparse
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     set_seed(args.seed)
-    try:
+    with refusals():
         args.output_dir.mkdir(parents=True, exist_ok=True)
         run = make(args, accelerator)
-    except (AssetError, OSError, ValueError) as error:  # DataError and PhotoError are ValueErrors
-        raise SystemExit(str(error)) from None
     if args.report_to:
         accelerator.init_trackers(name)
     accelerator.print(f"{sum(p.numel() for p in run.parameters) / 1e6:.2f} M parameters, {run}")

@@ -6,28 +6,26 @@ python train/tools/bundle.py run/pipeline emorig_diffusers/weights/emorig-open [
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import RECIPES
+from emorig_diffusers.training.trainer import write_whole
 
 
 def bundle(source: Path, target: Path, steps: int | None = None) -> None:
     """Write `target` anew from the pipeline in `source`; the old folder stays until the new one is whole."""
     pipe = EmoRigPipeline.from_pretrained(source)
     pipe = EmoRigPipeline(**pipe.components, emotions=RECIPES, default_num_inference_steps=steps)
-    new = target.with_name(f".{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    for name in ("head", "unet"):
-        pipe.components[name].half().save_pretrained(new / name)
-    pipe.encoder.save_pretrained(new / "encoder")
-    pipe.scheduler.save_pretrained(new / "scheduler")
-    pipe.save_config(new)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(new, target)
+
+    def save(folder: Path) -> None:
+        for name in ("head", "unet"):
+            pipe.components[name].half().save_pretrained(folder / name)
+        pipe.encoder.save_pretrained(folder / "encoder")
+        pipe.scheduler.save_pretrained(folder / "scheduler")
+        pipe.save_config(folder)
+
+    write_whole(save, target)
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     print(f"{target}: {size / 1e6:.1f} MB")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.encoder.calibration import calibrate_pipeline
 
 
@@ -23,10 +24,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=3, help="use every n-th photo")
     parser.add_argument("--network", type=Path, help="folder of a network whose last layer is fitted to the codes")
     args = parser.parse_args()
-    try:
+    with refusals():
         calibrate_pipeline(sorted(args.photos.glob("*.jpg"))[:: args.every], args.pipeline, args.network)
-    except (OSError, ValueError) as error:  # DataError and PhotoError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -23,6 +23,7 @@ from ...data.shards import CodeShards, Sample
 from ...face.codes import FaceCodes
 from ...face.emotions import EMOTIONS, emotion_offset, mirrored_units
 from ...face.relax import relaxed_expression
+from ...files.atomic import write_file
 from ...models.mesh_fields import residual_offsets
 from ...painting.stages.face_light import find_adaptation
 from ...painting.stages.flow import move_pixels
@@ -110,9 +111,7 @@ def fill_cache(pipe: EmoRigPipeline, shards: CodeShards, folder: Path, accelerat
         for start, file in bar:
             count = range(start, min(start + CACHE_SHARD, len(shards)))
             drawn = [draw_window(pipe, shards[i], np.random.default_rng([0, i])) for i in count]
-            temporary = file.with_suffix(".tmp")
-            save_file({name: np.stack([d[name] for d in drawn]) for name in drawn[0]}, temporary, metadata=origin)
-            os.replace(temporary, file)
+            write_file(file, save({name: np.stack([d[name] for d in drawn]) for name in drawn[0]}, origin))
     accelerator.wait_for_everyone()
 
 

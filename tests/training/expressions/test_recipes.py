@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,21 @@ def test_a_search_that_finds_nothing_better_keeps_the_recipe() -> None:
             return float(recipe["AU1"] != 0.4)
 
     assert search(Peak(), {"AU1": 0.4, "AU4": 0.4}, 12) == {"AU1": 0.4, "AU4": 0.4}
+
+
+def test_the_command_writes_the_recipe_it_found(
+    run_script: Callable[..., None], refusal: Callable[..., str], plain: EmoRigPipeline, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(RecipeSearch, "loss", lambda self, recipe: sum((v - 0.5) ** 2 for v in recipe.values()))
+    plain.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    before = json.loads(index.read_text())
+    assert "Unknown emotion 'joy'" in refusal("fit_recipes", folder, tmp_path, "--emotions", "surprise", "joy")
+    assert "has nobody left who acts sad" in refusal("fit_recipes", folder, tmp_path, "--emotions", "sad")
+    assert json.loads(index.read_text()) == before
+    run_script("fit_recipes", folder, tmp_path, "--emotions", "surprise", "--evaluations", 400)
+    after = json.loads(index.read_text())
+    found, former = after["emotions"].pop("surprise"), before["emotions"].pop("surprise")
+    assert found == pytest.approx(dict.fromkeys(former, 0.5), abs=0.1)
+    assert after == before

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import action_unit_offset
 from emorig_diffusers.models.head import PARTS, HeadModel
 from emorig_diffusers.photo.faces import find_faces
+from emorig_diffusers.training.expressions import units as fitting
 from emorig_diffusers.training.expressions.fields import Motion, average, make_atlas, measure, mirrored_vertices
 from emorig_diffusers.training.expressions.units import UnitFit, apply_to
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 RECIPES = {"frown": {"browDown": 1.0}, "mixed": {"browDown": 0.5, "browInnerUp": 1.0}}
 
 
@@ -84,3 +90,31 @@ def test_the_median_of_people_is_the_same_on_both_sides(pipe: EmoRigPipeline, ho
     seen = np.isfinite(middle.flow).all(1) & (mirror[mirror] == np.arange(len(mirror)))
     np.testing.assert_allclose(middle.flow[seen], middle.flow[mirror][seen] * [-1, 1], atol=1e-9)
     assert len(find_faces(hopper)) == 1
+
+
+def test_the_command_writes_the_head_alone(
+    run_script: Callable[..., None], refusal: Callable[..., str], pipe: EmoRigPipeline, hopper: np.ndarray,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fitting, "FITTED", ("surprise",))
+    bare = EmoRigPipeline(pipe.head, pipe.encoder)
+    bare.set_progress_bar_config(disable=True)
+    bare.save_pretrained(tmp_path / "pipe")
+    (tmp_path / "pipe" / "head" / "LICENSE").write_text("stays")
+    before = {file: file.read_bytes() for file in (tmp_path / "pipe").rglob("*") if file.is_file()}
+    (tmp_path / "acted").mkdir()
+    acted = bare(hopper, "surprise", output_type="np").images[0]
+    for name, photo in (("neutral", hopper), ("surprise", acted), ("wall", np.full_like(hopper, 128))):
+        Image.fromarray(photo).save(tmp_path / "acted" / f"{name}.png")
+    manifest = tmp_path / "acted" / "manifest.csv"
+    manifest.write_text("file,person,expression\nneutral.png,a,neutral\nwall.png,a,surprise\n")
+    assert "face" in refusal("fit_expressions", tmp_path / "acted", tmp_path / "pipe")
+    manifest.write_text("file,person,expression\nneutral.png,a,neutral\nsurprise.png,a,surprise\n")
+    assert "has nobody called b" in refusal("fit_expressions", tmp_path / "acted", tmp_path / "pipe", "--without", "b")
+    assert {file: file.read_bytes() for file in before} == before
+    run_script("fit_expressions", tmp_path / "acted", tmp_path / "pipe")
+    after = {file: file.read_bytes() for file in (tmp_path / "pipe").rglob("*") if file.is_file()}
+    assert {file.name for file in after if before.get(file) != after[file]} <= {"config.json", WEIGHTS}
+    assert before.keys() == after.keys() and {f.parent.name for f in after if before[f] != after[f]} == {"head"}
+    new = HeadModel.from_pretrained(tmp_path / "pipe" / "head")
+    assert 0 < float((new.expression_basis - pipe.head.expression_basis).abs().max()) < 0.02  # metres
