@@ -336,7 +336,7 @@ def test_quality_of_edits(autoencoder: Path) -> None:
     pipe = DiffAEEmotionPipeline.from_pretrained(autoencoder)
     pipe.set_progress_bar_config(disable=True)
     shade = torch.tensor([0.2, 0.8, -1])[:, None, None, None].expand(3, 3, SIDE, SIDE)
-    pipe.encode = lambda pictures: pictures.mean((1, 2, 3))[:, None].expand(-1, WIDTH)
+    pipe.semantic_code = lambda pictures: pictures.mean((1, 2, 3))[:, None].expand(-1, WIDTH)
     pipe.stochastic_code = lambda pictures, z, steps: pictures
     pipe.decode = lambda noise, z, sampling: noise + (z[:, :1, None, None] - noise) * (noise > -1)
     happy = LatentClassifier(("happy", "contempt"), WIDTH).requires_grad_(False)
