@@ -293,7 +293,8 @@ def refuse_same(photo: Path, out: Path) -> None:
 def load_pipeline(model: str) -> FacePipeline:
     """Open a pipeline without the libraries' chatter; ValueError where that fails."""
     quiet()
-    from ..hub.repository import bundled, open_pipeline
+    from ..hub.repository import bundled
+    from ..pipelines.base import open_pipeline
 
     try:
         pipe = open_pipeline(model)

@@ -24,9 +24,8 @@ from ..models.aligned import align_weights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from diffusers import DiffusionPipeline as _Pipeline
 
-    from ..pipelines.base import FacePipeline
+    _Pipeline = DiffusionPipeline
 else:
     _Pipeline = object
 
@@ -134,21 +133,6 @@ class HubMixin(_Pipeline):
         """As `DiffusionPipeline.components`, and `settings`, so that `type(pipe)(**pipe.components)` is the same
         pipeline; settings that are given beside them count."""
         return super().components | {"settings": self.settings}
-
-
-def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> FacePipeline:
-    """Open whichever of the package's pipelines a bundled name, a folder or a Hub id holds.
-
-    Args:
-        name: As for `from_pretrained`.
-        kwargs: Likewise.
-    """
-    from ..pipelines.base import pipeline_class
-
-    index = Path(fetch(name, **kwargs)) / INDEX
-    kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
-    kind = kind[-1] if isinstance(kind, list) else kind
-    return pipeline_class(kind).from_pretrained(name, **kwargs)
 
 
 def bundled() -> list[str]:

@@ -1,1 +1,1 @@
-"""Network families, one file each; nothing here knows of pipelines, training or photos."""
+"""Network families, one file each; nothing here knows of pipelines or training."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..diffusion.sampling import Sampling, SamplingMixin
-from ..hub.repository import HubMixin
+from ..hub.repository import INDEX, HubMixin, fetch
 from ..painting.base import PhotoEdits
 from ..photo.io import read_photo
 from .checks import broadcast_emotions, broadcast_faces, callback_tensors, check_generators, check_request
@@ -22,13 +25,26 @@ from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import EditRequest, describe_arguments, signature
 
 PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae"}
-"""Class -> its module here: what `hub.repository.open_pipeline` can open. A new system adds a line."""
+"""Class -> its module here: what `open_pipeline` can open. A new system adds a line."""
 
 
 def pipeline_class(name: str | None) -> type[FacePipeline]:
     """The class of a name of PIPELINES; `EmoRigPipeline` for any other."""
     name = name if name in PIPELINES else "EmoRigPipeline"
     return getattr(import_module(f".{PIPELINES[name]}", __package__), name)
+
+
+def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> FacePipeline:
+    """Open whichever of the package's pipelines a bundled name, a folder or a Hub id holds.
+
+    Args:
+        name: As for `from_pretrained`.
+        kwargs: Likewise.
+    """
+    index = Path(fetch(name, **kwargs)) / INDEX
+    kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
+    kind = kind[-1] if isinstance(kind, list) else kind
+    return pipeline_class(kind).from_pretrained(name, **kwargs)
 
 
 class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):

@@ -19,7 +19,7 @@ import emorig_diffusers.models
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
 from emorig_diffusers.evaluation.metrics import FerJudge
 from emorig_diffusers.evaluation.metrics.perceptual import LPIPS
-from emorig_diffusers.hub.repository import export_hub, open_pipeline, resolve
+from emorig_diffusers.hub.repository import export_hub, resolve
 from emorig_diffusers.models.aligned import ALIGNMENT, AlignedMixin, align_weights
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel
@@ -29,6 +29,7 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.models.semantic_classifier import LatentClassifier
 from emorig_diffusers.models.unet import RigUNet
+from emorig_diffusers.pipelines.base import open_pipeline
 
 MODELS: dict[type, Callable[[], nn.Module]] = {
     AppearanceEncoder: lambda: AppearanceEncoder(cond_dim=5),

@@ -15,11 +15,12 @@ from PIL import Image
 from small_diffae import CODE, small_diffae
 
 from emorig_diffusers.diffusion.sampling import Sampling
-from emorig_diffusers.hub.repository import export_hub, open_pipeline, resolve
+from emorig_diffusers.hub.repository import export_hub, resolve
 from emorig_diffusers.models.diffae import SemanticEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.photo.faces import NoFaceError
 from emorig_diffusers.photo.pictures import take_picture
+from emorig_diffusers.pipelines.base import open_pipeline
 from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
 
 

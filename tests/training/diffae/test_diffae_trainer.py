@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_diffae import small_diffae
 
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.hub.repository import open_pipeline
+from emorig_diffusers.pipelines.base import open_pipeline
 from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
 from emorig_diffusers.training.diffae.data import PictureData
 from emorig_diffusers.training.diffae.trainer import build, parse_args
