@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..evaluation.run import Editor
-    from ..pipelines.base import FacePipeline
 
 _ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
 _NOTES = (
@@ -81,7 +80,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     plan = match(args.source, edited, made, args.emotions, args.reference, intensities)
     state = start_processes()
     editors = open_editors(models, plan.emotions, args, state.device)
-    judges = load_judges(main.load_pipeline(CODES), args.judge, args.identity, state.device)
+    reader: Any = main.load_pipeline(CODES)
+    judges = load_judges(reader, args.judge, args.identity, state.device)
     args.out.mkdir(parents=True, exist_ok=True)
     records = score_all(plan, judges, args.out, editors, state)
     origins = {label: str(folder) for label, folder in edited.items()} | {m: e.settings for m, e in editors.items()}
@@ -180,7 +180,7 @@ def open_editors(
     return editors
 
 
-def leave_network_out(pipe: FacePipeline, model: str) -> None:
+def leave_network_out(pipe: Any, model: str) -> None:
     """Take a pipeline's network away; ValueError where it is nothing without it."""
     if "unet" not in pipe._optional_components:
         raise ValueError(f"The model '{model}' can do nothing without its network: give it 1 step or more.")

@@ -190,7 +190,7 @@ def run_edit(args: argparse.Namespace) -> int:
 
     check_edit(pipe, args)
     state = start_processes()
-    if state.device.type == "cuda":
+    if "cuda" in str(state.device):
         pipe.to(state.device)
     if args.photo.is_dir():
         if state.is_main_process:

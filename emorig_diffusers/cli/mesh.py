@@ -77,7 +77,7 @@ def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> l
     from ..photo.io import read_photo
     from . import main
 
-    reader = pipe if "mesh" in pipe.capabilities else main.load_pipeline(READER)
+    reader: Any = pipe if "mesh" in pipe.capabilities else main.load_pipeline(READER)
     rgb = read_photo(args.photo).rgb
     with main.naming(args.photo):
         [face] = reader.encode(rgb, args.face)
@@ -89,7 +89,7 @@ def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> l
         main.say_notes(args.photo, result)
         picture, [after] = result.images[0], result.faces[0]
         if reader is pipe:
-            return [mesh_of_edit(pipe, face, after, picture, args.size), *meshes]
+            return [mesh_of_edit(reader, face, after, picture, args.size), *meshes]
         [seen] = reader.encode(picture, number)
         return [mesh_of_photo(reader, seen, picture, args.size), *meshes]
     return meshes

@@ -66,6 +66,8 @@ class Editor:
 
     def _edit(self, pair: Pair, intensity: float, file: Path) -> None:
         generator = torch.Generator().manual_seed(self.seed)
+        if self.pipe is None:
+            raise ValueError("There is no pipeline to edit with: give one.")
         result = self.pipe(
             pair.source, pair.emotion, intensity, num_inference_steps=self.steps or None, generator=generator
         )

@@ -214,11 +214,11 @@ class DiffusionRigPainter(Painter):
             return [None] * len(tasks)
         known: dict[tuple[int, int | None], Tensor] = {}
         places = [(task.photo, None if photos[task.photo].appearance and not own else task.face) for task in tasks]
-        for photo, face in places:
-            if (photo, face) not in known:
-                edits = photos[photo]
-                source = edits.appearance if face is None else (edits.rgb, edits.faces[face])
-                known[photo, face] = self.appearance_code(self.crop(*source))
+        for task, place in zip(tasks, places):
+            if place not in known:
+                edits = photos[task.photo]
+                lent = edits.appearance if place[1] is None else None
+                known[place] = self.appearance_code(self.crop(*(lent or (edits.rgb, edits.faces[task.face]))))
         return [known[place] for place in places]
 
     def _draw_batch(
@@ -227,15 +227,16 @@ class DiffusionRigPainter(Painter):
         """A batch of faces, with a generator for each or one for all; nothing after an interruption."""
         pipe, faces = self.pipe, [photos[task.photo].faces[task.face] for task in tasks]
         device, dtype = pipe._execution_device, pipe.unet.dtype
-        inverted, detail = isinstance(sampling.latents, str), photos[tasks[0].photo].request.detail
+        latents, detail = sampling.latents, photos[tasks[0].photo].request.detail
         read, wanted = FaceCodes.cat([face.codes for face in faces]), FaceCodes.cat([task.target for task in tasks])
         source, target = self._one_shape(read), self._one_shape(wanted)
         with timed("draw buffers"):
-            before = self._draw_heads(tasks, faces, source, detail and inverted)  # else only its outline counts
+            # where noise is not the photo's own, only the head's outline counts
+            before = self._draw_heads(tasks, faces, source, detail and isinstance(latents, str))
             after = self._draw_heads(tasks, faces, target, detail)
         conditions = stack_conditions(after).to(device, dtype)
         code = pipe.condition_code(target, _together(looks), wanted.shape).to(device, dtype)
-        if inverted:
+        if isinstance(latents, str):
             crops = torch.cat([self.crop(photos[t.photo].rgb, face) for t, face in zip(tasks, faces)])
             own = _together(self._appearance_codes(photos, tasks, own=True))
             told = pipe.condition_code(source, own, read.shape).to(device, dtype)
@@ -243,7 +244,7 @@ class DiffusionRigPainter(Painter):
                 seen = stack_conditions(before).to(device, dtype)
                 latents = pipe.invert(crops.to(device, dtype), seen, told, sampling.steps)
         else:
-            latents = pipe.prepare_latents(len(tasks), sampling.generator, sampling.latents)
+            latents = pipe.prepare_latents(len(tasks), sampling.generator, latents)
         if pipe.interrupt:
             return []
         with timed("network"):
@@ -268,7 +269,8 @@ class DiffusionRigPainter(Painter):
         """Normals [B, 3, h, w] with the wrinkles that DECA reads from the photo and expects of an expression."""
         detail, places = self.pipe.detail, [(task.photo, task.face) for task in tasks]
         distinct = dict(zip(places, faces))
-        known = {at: detail.code(face.seen.to(detail.device, detail.dtype)) for at, face in distinct.items()}
+        views = {place: face.seen for place, face in distinct.items() if face.seen is not None}
+        known = {place: detail.code(view.to(detail.device, detail.dtype)) for place, view in views.items()}
         code = torch.cat([known[place] for place in places])
         displacement = detail.decode(code, codes.pose[:, 3:].to(code), codes.expression.to(code))
         return detail.normals(self.pipe.head, vertices, displacement, self.config.rasterizer)
@@ -302,7 +304,8 @@ def _own_share(face: EncodedFace) -> np.ndarray | float:
 
 
 def _together(looks: Sequence[Tensor | None]) -> Tensor | None:
-    return None if looks[0] is None else torch.cat(list(looks))
+    told = [look for look in looks if look is not None]
+    return torch.cat(told) if told else None
 
 
 def paste_mask(heads: Tensor) -> np.ndarray:

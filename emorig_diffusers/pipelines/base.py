@@ -118,12 +118,15 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         self.check(EditRequest(**self.defaults | given))
 
     @torch.no_grad()
-    def __call__(self, image: Any, *positional: Any, **given: Any) -> EmoRigOutput | tuple:
+    def __call__(self, image: Any, *positional: Any, **given: Any) -> EmoRigOutput:
         """Edit one photo or a list of photos.
 
         Args:
             image: Path, PIL image, array [H, W(, C)] or tensor [3, H, W] in [0, 1], or a list of them.
             {arguments}
+
+        Returns:
+            Photos and faces; with `return_dict=False` the two as a tuple.
 
         Raises:
             PhotoError, NoFaceError, ValueError: With one sentence that says what to do.
@@ -167,10 +170,11 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         for note in sorted({note for faces in edited for face in faces for note in face.notes}):
             warnings.warn(note, stacklevel=3)
         self.maybe_free_model_hooks()
-        return EmoRigOutput(pictures, edited) if request.return_dict else (pictures, edited)
+        output: Any = EmoRigOutput(pictures, edited) if request.return_dict else (pictures, edited)
+        return output
 
     __call__.__wrapped__.__signature__ = signature({})
-    __call__.__doc__ = __call__.__doc__.format(arguments=describe_arguments().strip())
+    __call__.__doc__ = str(__call__.__doc__).format(arguments=describe_arguments().strip())
 
     def _sampling(self, request: EditRequest, photos: int, results: int) -> Sampling:
         """How the network is sampled for a request."""

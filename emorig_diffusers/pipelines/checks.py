@@ -160,7 +160,7 @@ def _check_attributes(known: Sequence[str], attributes: Any) -> None:
     for name, amount in attributes.items():
         if name not in known:
             raise ValueError(f"Unknown attribute {name!r}: choose from {', '.join(known)}.")
-        if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(amount) <= MAX_ATTRIBUTE:
+        if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(float(amount)) <= MAX_ATTRIBUTE:
             raise ValueError(f"The amount of {name} must be a number from -5 to 5, got {amount!r}.")
 
 
@@ -241,12 +241,12 @@ def callback_tensors(callback: Any, names: Any) -> list[str]:
 
 def is_count(value: Any, limit: int) -> bool:
     """Whether a value is a whole number from 1 to a limit."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= limit
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= limit
 
 
 def _three_angles(rotate: Any, limit: float) -> bool:
     return (
         isinstance(rotate, (Sequence, np.ndarray))
         and len(rotate) == 3
-        and all(isinstance(angle, Real) and abs(angle) <= limit for angle in rotate)
+        and all(isinstance(angle, Real) and abs(float(angle)) <= limit for angle in rotate)
     )

@@ -134,7 +134,8 @@ class DiffAEEmotionPipeline(CodingMixin, FacePipeline):
         """As `FacePipeline.edit`: z_sem [1, C]."""
         z, emotions, attributes = face.z, self.emotion_classifier, self.attribute_classifier
         if request.emotion is not None:
-            shares = blend_shares(request.emotion, dict.fromkeys(self.emotion_names))
+            emotion: Any = request.emotion  # of one result
+            shares = blend_shares(emotion, dict.fromkeys(self.emotion_names))
             z = _on(emotions, lambda codes: emotions.moved(codes, shares, request.intensity), z)
         if reference is not None and request.intensity > 0:
             share = min(request.intensity, 1.0)
@@ -190,7 +191,7 @@ class DiffAEEmotionPipeline(CodingMixin, FacePipeline):
         classifier = self.emotion_classifier or self.attribute_classifier
 
         def guide(part: slice) -> ShapeGuide:
-            views = [encoder_transform(kind, face.landmarks, face.matrix, side) for face in faces[part]]
+            views = [encoder_transform(kind, np.asarray(face.landmarks), face.matrix, side) for face in faces[part]]
             transform = torch.from_numpy(np.stack(views)).float().to(device)
             pictures = torch.stack([face.picture for face in faces[part]]).to(device)
             goal = reader(pictures, transform)

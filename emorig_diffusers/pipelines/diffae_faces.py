@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from ..diffusion.sampling import Sampling, batches
+from ..diffusion.sampling import Sampling, SamplingMixin, batches
 from ..face.encode import picture_tensor
 from ..models.diffae import LatentNet, SemanticEncoder
 from ..photo.faces import Face, choose_faces, find_faces
@@ -47,12 +47,13 @@ class CodedFace:
     own: np.ndarray | None = None
 
 
-class CodingMixin:
+class CodingMixin(SamplingMixin):
     """Methods of a pipeline with `semantic_encoder`, `unet`, `scheduler`, and perhaps `latent_net`."""
 
     semantic_encoder: SemanticEncoder
     latent_net: LatentNet | None
     latent_scheduler: Any | None
+    config: Any
 
     @property
     def latents_side(self) -> int:
@@ -107,12 +108,12 @@ class CodingMixin:
         encoder: str | None = None,
     ) -> list[CodedFace]:
         """As `FacePipeline.encode`; there is one encoder only, and no face is looked for in a crop "whole"."""
-        crop = crop or self.config.crop
-        if isinstance(faces, (str, int)):
+        crop, found = str(crop or self.config.crop), faces
+        if isinstance(found, (str, int)):
             with timed("find faces"):
-                faces = [None] if crop == "whole" else choose_faces(find_faces(photo), faces)
+                found = [None] if crop == "whole" else choose_faces(find_faces(photo), found)
         with timed("encode faces"):
-            return [face if isinstance(face, CodedFace) else self._encode_face(photo, face, crop) for face in faces]
+            return [face if isinstance(face, CodedFace) else self._encode_face(photo, face, crop) for face in found]
 
     def _encode_face(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
         size, landmarks = self.latents_side, None if face is None else face.landmarks
@@ -161,7 +162,7 @@ class CodingMixin:
         first, second = (self.encode(read_photo(photo).rgb, "largest", crop)[0] for photo in (image, other))
         noise = self.noise_of([first, second], sampling)
         z = torch.cat([torch.lerp(first.z, second.z, share) for share in map(float, shares)])
-        latents = torch.stack([_on_arc(*noise, float(share)) for share in shares])
+        latents = torch.stack([_on_arc(noise[0], noise[1], float(share)) for share in shares])
         return [unit_picture(picture) for picture in self.decode(latents, z, sampling)]
 
     @torch.no_grad()

@@ -196,7 +196,8 @@ class EmoRigPipeline(EditMixin, FacePipeline):
             target = self.keep_mouth(face.codes, target) if face.covered else target
         else:
             units, rotate = request.action_units, request.rotate
-            target = self.edit_codes(face, request.emotion, request.intensity, reference, units, rotate, request.modes)
+            emotion: Any = request.emotion  # of one result
+            target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
         self.painter.check_target(face.codes, target)
         return target
 
@@ -231,5 +232,6 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         lent = reference is not None and "exp" in request.modes
         moved = request.intensity > 0 and (request.emotion is not None or lent)
         hidden = face.covered and (moved or bool(request.action_units) or request.codes is not None)
-        lacking = moved and lent and reference[1].covered and bool(self.head.config.expression_names)
+        uncovered = reference is None or not reference[1].covered
+        lacking = moved and lent and not uncovered and bool(self.head.config.expression_names)
         return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking

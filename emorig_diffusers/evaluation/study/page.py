@@ -14,9 +14,11 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from .pictures import Folders, picture_address, ruined_address
@@ -108,7 +110,7 @@ class Page:
     closing: gr.Markdown
 
     @property
-    def outputs(self) -> list[Component]:
+    def outputs(self) -> list[Block]:
         """What a view can change."""
         shown = [self.consent, self.instructions, self.asked, self.sides, self.named, self.closing]
         return [*self.stages.values(), *self.sent[:2], *shown]
@@ -127,7 +129,7 @@ class Study:
     def __init__(self, store: Store, folders: Folders, design: Design, consent: str) -> None:
         self.store, self.folders, self.design, self.consent = store, folders, design, consent
 
-    def open(self, page: Page, request: gr.Request) -> dict[Component, Any]:
+    def open(self, page: Page, request: gr.Request) -> dict[Block, Any]:
         """What a new visitor sees, or one who comes back with `?participant=…`."""
         who = request.query_params.get("participant") or secrets.token_hex(6)
         if not PARTICIPANT.fullmatch(who):
@@ -137,19 +139,19 @@ class Study:
         text = f"{self.consent}\n\nYour participant id: `{who}`"
         return _view(page, "consent", {page.consent: text, page.sent[0]: who})
 
-    def join(self, page: Page, who: str) -> dict[Component, Any]:
+    def join(self, page: Page, who: str) -> dict[Block, Any]:
         """Somebody agrees: their questions are stored."""
         self.store.join(who, partial(plan_questions, self.design))
         return self.show(page, who)
 
-    def answer(self, page: Page, answer: str, who: str, position: float, seconds: float | None) -> dict[Component, Any]:
+    def answer(self, page: Page, answer: str, who: str, position: float, seconds: float | None) -> dict[Block, Any]:
         """Keep an answer, then show the next question; nothing for a click that is too quick."""
         if seconds is None or not math.isfinite(seconds) or seconds < MIN_SECONDS:
             return gr.skip()
         self.store.record(who, int(position), answer, seconds)
         return self.show(page, who)
 
-    def show(self, page: Page, who: str, started: bool = False) -> dict[Component, Any]:
+    def show(self, page: Page, who: str, started: bool = False) -> dict[Block, Any]:
         """The stage that a participant has reached."""
         answered, total = self.store.progress(who)
         following = self.store.next_question(who)
@@ -209,7 +211,7 @@ def draw_question(folders: Folders, position: int, question: Question) -> str:
             for side, path, bad in zip(SIDES, paths, ruined)
         ]
     if question.kind == "person":
-        original = picture_address(folders.source / question.photo)
+        original = picture_address(Path(folders.source or "") / question.photo)
         shown.insert(1, _figure("original", "The person", original, caption=True))
     layout = {"real": "pair", "person": "person", "emotion": "one"}[question.kind]
     return f'<h2 class="asked">{html.escape(words)}</h2><div class="pictures {layout}">{"".join(shown)}</div>'
@@ -220,7 +222,7 @@ def _figure(name: str, alt: str, address: str, caption: bool = False) -> str:
     return f'<figure class="{name}"><img alt="{alt}" src="{address}">{below}</figure>'
 
 
-def _view(page: Page, stage: str, values: dict[Component, Any]) -> dict[Component, Any]:
+def _view(page: Page, stage: str, values: dict[Block, Any]) -> dict[Block, Any]:
     """One stage with its values, the others hidden."""
     return {page.stages[name]: gr.update(visible=name == stage) for name in STAGES} | values
 
@@ -257,7 +259,7 @@ def lay_out() -> Page:
         gr.HTML('<p class="hint">Keys: ← and → for left and right, 1 to 9 for the emotions.</p>')
     with gr.Column(visible=False, elem_id="closing") as closing_stage:
         closing = gr.Markdown()
-    stages = dict(zip(STAGES, (consent_stage, instructions_stage, question_stage, closing_stage)))
+    stages: dict[str, gr.Column] = dict(zip(STAGES, (consent_stage, instructions_stage, question_stage, closing_stage)))
     return Page(stages, sent, consent, agree, start, told, asked, sides, named, closing)
 
 
@@ -267,7 +269,7 @@ def wire(page: Page, study: Study, blocks: gr.Blocks) -> None:
     shown = {"outputs": page.outputs, **QUIET}
     clock = {"fn": None, "inputs": position, "js": RESET}
 
-    def opened(request: gr.Request) -> dict[Component, Any]:
+    def opened(request: gr.Request) -> dict[Block, Any]:
         return _friendly(partial(study.open, page))(request)
 
     blocks.load(opened, None, **shown).then(**clock)
@@ -277,12 +279,13 @@ def wire(page: Page, study: Study, blocks: gr.Blocks) -> None:
     begun.then(**clock)
     for answer, button in zip((*SIDES, *NAMED), (*page.sides.children, *page.named.children)):
         given = _friendly(partial(study.answer, page, answer))
-        button.click(given, list(page.sent), js=CLOCK, **shown).then(**clock)
+        if isinstance(button, gr.Button):
+            button.click(given, list(page.sent), js=CLOCK, **shown).then(**clock)
 
 
 def theme() -> gr.themes.Base:
     """Indigo on grey with the reader's own fonts: the page loads nothing from elsewhere."""
-    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    fonts: dict[str, Any] = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     base = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", radius_size="lg", **fonts)
     return base.set(background_fill_primary="*neutral_50", body_text_color_subdued="*neutral_500")
 
