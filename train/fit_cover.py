@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from emorig_diffusers.models.occlusion import SURE
-from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.covers.fit import fit_cover
+from emorig_diffusers.training.scripts import refusals
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.expressions.emotion_codes import fit_emotions
+from emorig_diffusers.training.scripts import refusals
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.expressions.recipes import fit_recipes
+from emorig_diffusers.training.scripts import refusals
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.painted import paint_dataset
-from emorig_diffusers.training.config import refusals
+from emorig_diffusers.training.scripts import refusals
 
 
 def main() -> None:

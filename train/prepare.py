@@ -14,17 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from emorig_diffusers.data.preparation import (
-    MAX_ERROR,
-    MAX_READ_ERROR,
-    RESOLUTION,
-    SHARD_SIZE,
-    Settings,
-    prepare,
-)
+from emorig_diffusers.data.preparation import MAX_ERROR, MAX_READ_ERROR, RESOLUTION, SHARD_SIZE, Settings, prepare
 from emorig_diffusers.photo.crops import PICTURE_FRAMES
-from emorig_diffusers.training.config import refusals
-from emorig_diffusers.training.trainer import PATIENCE
+from emorig_diffusers.training.scripts import PATIENCE, refusals
 
 
 def parse_args() -> Settings:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from emorig_diffusers.data.attributes import one_hot_rows, write_attributes
 from emorig_diffusers.data.lmdb_layouts import write_diffae_lmdb
 from emorig_diffusers.data.shards import CodeShards
-from emorig_diffusers.training.config import refusals
+from emorig_diffusers.training.scripts import refusals
 
 
 def pictures(shards: CodeShards, chosen: list[int], resolution: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What every training script shares: arguments and presets, progress and learning rate, the log of losses."""
+"""Arguments and presets of trainers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-
-from ..files.assets import AssetError
 
 
 def parse_with_preset(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,15 +79,6 @@ def parse_trainer(parser: argparse.ArgumentParser, argv: Sequence[str] | None, *
     args = parse_with_preset(parser, argv)
     require(parser, args, "train_data_dir", "output_dir", *required)
     return args
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Where a script's work is done: what is wrong with its input, or a file, ends it with one sentence."""
-    try:
-        yield
-    except (AssetError, OSError, ValueError) as error:  # DataError, PhotoError and FolderError are ValueErrors
-        raise SystemExit(str(error)) from None
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,9 @@ from tqdm.auto import tqdm
 
 from ..photo.io import save_photo
 from .checkpoints import Extras, resume, save_checkpoint
-from .config import refusals
 from .progress import Log, Progress
 from .samplers import StepSampler
-
-PATIENCE = timedelta(days=1)  # for processes that prepare photos or draw sheets, before the others give up waiting
+from .scripts import PATIENCE, refusals
 
 
 class Run(ABC):

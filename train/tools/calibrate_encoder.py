@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emorig_diffusers.training.config import refusals
 from emorig_diffusers.training.encoder.calibration import calibrate_pipeline
+from emorig_diffusers.training.scripts import refusals
 
 
 def main() -> None:

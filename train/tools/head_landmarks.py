@@ -10,12 +10,12 @@ from scipy.spatial import cKDTree
 
 from emorig_diffusers.models.head import PARTS, HeadModel
 from emorig_diffusers.photo.faces import find_faces
+from emorig_diffusers.photo.landmarks import INNER_LIPS
 from emorig_diffusers.render.buffers import vertex_normals
 from emorig_diffusers.render.camera import ndc_to_pixels, project
 from emorig_diffusers.render.rasterize import interpolate, rasterize
 
 SIZE = 512
-INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 EXPRESSIONS: tuple[dict[str, float], ...] = (
     {},
     {"jawOpen": 0.35},

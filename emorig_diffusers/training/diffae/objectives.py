@@ -1,7 +1,8 @@
-"""The second step of a Diffusion Autoencoder: its UNet learns to keep the shape β when the emotion is edited.
+"""The losses of a Diffusion Autoencoder: denoising under the photo's own code, and a second step that keeps the shape.
 
-Codes besides the expression, above all β, must not change by an edit. The UNet is trained to decode an edited code
-with the photo's β, to denoise under the photo's own code as before, and to show the expression that it showed before.
+In the second step codes besides the expression, above all β, must not change by an edit of the emotion. The UNet is
+trained to decode an edited code with the photo's β, to denoise under the photo's own code as before, and to show the
+expression that it showed before.
 """
 
 from __future__ import annotations

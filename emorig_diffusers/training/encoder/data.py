@@ -1,4 +1,4 @@
-"""Photos with the codes of a landmark fit, for training an encoder: read once, then moved, mirrored and spoilt."""
+"""Photos with the codes of a landmark fit, for training an encoder: read once, kept in memory."""
 
 from __future__ import annotations
 

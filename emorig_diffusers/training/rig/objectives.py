@@ -1,7 +1,4 @@
-"""The losses of a rig: the open default's repainting, DiffusionRig's denoising, and what keeps the shape.
-
-All noise comes from the samples' own seeds: a batch split over several processes gives the same loss.
-"""
+"""The losses of a rig: the open default's repainting, DiffusionRig's denoising, and what keeps the shape."""
 
 from __future__ import annotations
 

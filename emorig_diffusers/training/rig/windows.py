@@ -1,4 +1,4 @@
-"""What a rig is trained on: pictures with their codes, and, for the open default, drawn windows.
+"""Windows of moved photos, which the open default is trained on.
 
 Every random choice about a sample follows from the seed that `samplers.StepSampler` gives it.
 """
@@ -41,9 +41,6 @@ CLOSED_SHARE, WIDE_SHARE = 0.5, 3.0  # how often such a mouth is drawn, relative
 RETURNED_SHARE = 0.5  # how often the source is the warp there and back instead of the photo
 SHIFT = 16  # pixels by which training windows move about
 CACHE_SHARD = 128  # photos a file of the cache
-
-
-# The open default: windows of moved photos
 
 
 def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
