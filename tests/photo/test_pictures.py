@@ -11,6 +11,7 @@ from skimage.transform import resize
 
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.painting.diffusion_rig import DiffusionRigPainter
 from emorig_diffusers.photo.crops import IBUG68, ffhq_matrix, square_matrix
 from emorig_diffusers.photo.faces import Face
 from emorig_diffusers.photo.pictures import ALIGNED_SIDE, ffhq_picture, resize_pil, resize_skimage, take_picture
@@ -188,7 +189,7 @@ def test_a_pipeline_resamples_as_its_checkpoint_says(pipe: EmoRigPipeline, astro
     found = published.encode_face(astronaut, face)
     wanted = take_picture(astronaut, "ffhq", face.landmarks, SIDE, "skimage")
     assert np.array_equal(found.picture.pixels, wanted.pixels)
-    shown = published.painter.crop(astronaut, found)[0].permute(1, 2, 0).numpy()
+    shown = DiffusionRigPainter(published).crop(astronaut, found)[0].permute(1, 2, 0).numpy()
     assert np.array_equal(np.rint((shown + 1) * 127.5), wanted.pixels)
     np.testing.assert_allclose(found.grid_matrix(2 * SIDE), 2 * wanted.matrix)
     ours = EmoRigPipeline(pipe.head, pipe.encoder, crop="ffhq", crop_size=SIDE).encode_face(astronaut, face)
