@@ -31,10 +31,10 @@ def relaxed_expression(
     lips closed by the units that can.
 
     A fit tells an expression by few of its units (`signs.SIGNS`, `signs.SMILE`), so the whole of it is taken back in
-    proportion. (From 26 people's toothy smiles the lips then go the whole way to the same people's neutral photos, in the
-    median, by the range alone 58 %: `tests/benchmarks/smile_distance.py --back`.) Units that tell people apart rather than
-    emotions (how lips roll, where the jaw sits) are kept by a wide range. Without named units no lips are closed, and
-    a range of zero width, as for FLAME, gives expression zero.
+    proportion. (From 26 people's toothy smiles the lips then go the whole way to the same people's neutral photos, in
+    the median, by the range alone 58 %: `tests/benchmarks/smile_distance.py --back`.) Units that tell people apart
+    rather than emotions (how lips roll, where the jaw sits) are kept by a wide range. Without named units no lips are
+    closed, and a range of zero width, as for FLAME, gives expression zero.
 
     Args:
         head: The head the codes belong to.
