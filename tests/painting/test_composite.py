@@ -14,6 +14,7 @@ from torch import Tensor
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.painting import photo_texture
 from emorig_diffusers.painting.stages.composite import (
     LIGHT_RANGE,
     Plan,
@@ -28,7 +29,6 @@ from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.inpaint import paint_mouth, regions
 from emorig_diffusers.painting.stages.mouth_light import find_teeth_light
 from emorig_diffusers.photo.resample import invert, transform_points, warp_crop
-from emorig_diffusers.pipelines import emorig
 
 # plan
 
@@ -233,7 +233,7 @@ def test_nothing_that_is_painted_is_sharper_than_the_photo(
 
     assert steepest() < 1.25
     if blur:
-        monkeypatch.setattr(emorig, "photo_blur", lambda *_: 0.0)
+        monkeypatch.setattr(photo_texture, "photo_blur", lambda *_: 0.0)
         assert steepest() > 1.6
 
 
