@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .photo.io import PhotoError
     from .pipelines.diffae import DiffAEEmotionPipeline
     from .pipelines.emorig import EmoRigOutput, EmoRigPipeline
+    from .pipelines.emotion_ldm import EmotionLDMPipeline as EmotionLDMPipeline
 
 _HOMES = {
     "ACTION_UNITS": "face.emotions",
@@ -21,6 +22,7 @@ _HOMES = {
     "EMOTIONS": "face.emotions",
     "EmoRigOutput": "pipelines.outputs",
     "EmoRigPipeline": "pipelines.emorig",
+    "EmotionLDMPipeline": "pipelines.emotion_ldm",
     "FaceCodes": "face.codes",
     "NoFaceError": "photo.faces",
     "PhotoError": "photo.io",

@@ -29,6 +29,7 @@ def parse_args() -> Settings:
     add("--pretrained_model_name_or_path", default="emorig-open", help="pipeline whose head and encoder fit the faces")
     add("--resolution", type=int, default=RESOLUTION, help="side of the training pictures in pixels")
     add("--crop", choices=PICTURE_FRAMES, help="aligned: the square around the upright face; ffhq: FFHQ's square; "
+        "landmarks: the upright square over the landmarks' box; "
         "whole: the photo's largest square in the middle, for sets that are aligned already (default: what the "
         "pipeline's network draws)")  # fmt: skip
     add("--shard_size", type=int, default=SHARD_SIZE, help="photos a shard")

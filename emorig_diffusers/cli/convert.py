@@ -33,7 +33,7 @@ _DIFFAE = {
 def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
     add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
-    about = "Convert FLAME, DECA, EMOCA, DiffusionRig or Diffusion Autoencoders, whose files you bring"
+    about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders or emotion LDMs, whose files you bring"
     parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
 
@@ -60,6 +60,10 @@ def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     diffae.add_argument("--num-heads", metavar="N", type=int, help="attention heads, if the file does not tell")
     diffae.add_argument("--names", metavar="NAMES", help="of a classifier's classes, with commas between them, if they "
                         "are neither AffectNet's 8 emotions nor CelebA's 40 attributes")  # fmt: skip
+    about = "Convert emotion latent diffusion (a Lightning checkpoint)"
+    ldm = add(kinds, "emotion-ldm", run_emotion_ldm, about, "CKPT", "OUT")
+    ldm.add_argument("--vq", metavar="FILE", type=path, help="checkpoint of an autoencoder to take instead of its own")
+    ldm.add_argument("--raw", action="store_true", help="take the last weights instead of the averaged ones")
     add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
 
     doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
@@ -160,6 +164,16 @@ def run_diffae(args: argparse.Namespace) -> int:
         raise ValueError(f"--num-heads must be at least 1, got {args.num_heads}.")
     files = {name: getattr(args, name) for name in _DIFFAE}
     print(convert_diffae(args.ckpt, args.out, names=names, num_heads=args.num_heads, say=note, **files))
+    return 0
+
+
+def run_emotion_ldm(args: argparse.Namespace) -> int:
+    """`emorig convert emotion-ldm`: a folder for `EmotionLDMPipeline.from_pretrained`."""
+    quiet()
+    from ..convert.emotion_ldm import BROUGHT, convert_emotion_ldm
+
+    print(convert_emotion_ldm(args.ckpt, args.out, vq=args.vq, raw=args.raw, say=note))
+    note(f"{BROUGHT}: they are for you alone.")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import EditRequest, describe_arguments, signature
 
-PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae"}
+PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae", "EmotionLDMPipeline": "emotion_ldm"}
 """Class -> its module here: what `open_pipeline` can open. A new system adds a line."""
 
 
@@ -52,9 +52,12 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
 
     Attributes:
         defaults: Arguments of a call whose defaults are not those of `EditRequest`.
+        judge: Probability of each emotion that a face shows, from a photo uint8 [H, W, 3] and its box (x0, y0, x1, y1)
+            in pixels, where edits start from it: set it before faces are encoded.
         noise_per_result: Whether each of several results of one photo has noise of its own.
     """
 
+    judge: Callable[[np.ndarray, tuple[float, float, float, float]], Mapping[str, float]] | None = None
     defaults: ClassVar[dict[str, Any]] = {}
     noise_per_result: ClassVar[bool] = True
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .base import FacePipeline
     from .diffae import DiffAEEmotionPipeline
     from .emorig import EmoRigPipeline
+    from .emotion_ldm import EmotionLDMPipeline
 
+UNKNOWN = "unknown"
+"""The source emotion of faces of which none is known."""
 MAX_ATTRIBUTE = 5.0  # of a direction's strength, either way
 LACKING = {
     "head": "This pipeline has no head, so no {}: use one such as emorig-open.",
@@ -30,6 +33,8 @@ LACKING = {
     "latent": "{} needs a network that takes a code of the photo.",
     "detail": "{} needs DECA's encoder, its detail model and a network that draws the whole crop.",
     "attributes": "This pipeline has no attribute classifier: use a Diffusion Autoencoder with one, or leave {} out.",
+    "picture": "{} needs a pipeline whose network draws a small picture, such as a Diffusion Autoencoder.",
+    "emotion_guidance": "{} needs an emotion latent-diffusion model, which this pipeline is not.",
     "semantic_code": "{} needs a Diffusion Autoencoder, which this pipeline is not.",
 }
 """What is said where a pipeline lacks a capability."""
@@ -152,6 +157,31 @@ def check_diffae_request(pipe: DiffAEEmotionPipeline, request: EditRequest) -> N
             raise ValueError("shape_guidance needs a shape_encoder: give this pipeline an EmocaEncoder.")
         if (request.crop or pipe.config.crop) == "whole":
             raise ValueError("shape_guidance needs to know where the face is: use crop='aligned' or 'ffhq'.")
+
+
+def check_emotion_ldm_request(pipe: EmotionLDMPipeline, request: EditRequest) -> None:
+    """What emotion latent-diffusion models cannot do."""
+    if request.reference is not None:
+        raise ValueError("This pipeline takes no reference photo: give an emotion.")
+    if not (isinstance(request.latents, str) and request.latents == "photo"):
+        raise ValueError("latents must be 'photo': this pipeline always starts from the photo's own noise.")
+    known = dict.fromkeys(pipe.emotion_names)
+    for emotion in broadcast_emotions(request.emotion, 1):
+        blend_shares(emotion, known)
+    if request.source_emotion is None and pipe.judge is None:
+        raise ValueError(
+            "Which emotion do the faces show? Give source_emotion, 'unknown' for the null class, or set pipe.judge to "
+            "what tells (such as evaluation.metrics.face_api.FaceApiJudge())."
+        )
+    if request.source_emotion not in (None, UNKNOWN):
+        blend_shares(request.source_emotion, known)
+    for name in ("strength", "guidance_scale", "inversion_guidance_scale"):
+        value, (low, high) = pipe.chosen(name, request), ARGUMENTS[name].metadata["limits"]
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (number and low <= float(value) <= high):
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")
+    steps = request.num_inference_steps or pipe.config.default_num_inference_steps
+    pipe.scheduler.timesteps_of(steps, pipe.chosen("strength", request))
 
 
 def _check_attributes(known: Sequence[str], attributes: Any) -> None:

@@ -113,7 +113,7 @@ class DiffAEEmotionPipeline(CodingMixin, FacePipeline):
         """As `FacePipeline.capabilities`."""
         known = {"attributes"} if self.attribute_classifier is not None else set()
         known |= {"shape_guidance"} if self.shape_encoder is not None else set()
-        return frozenset({"semantic_code", "inversion", *known})
+        return frozenset({"semantic_code", "inversion", "picture", *known})
 
     def describe_codes(self, face: CodedFace) -> dict[str, Any]:
         """As `FacePipeline.describe_codes`: z_sem, and how probable emotions and attributes are."""

@@ -161,7 +161,32 @@ class EditRequest:
         "change",
         "'change' brings the network's change into the photo and keeps the photo's detail where little changed; 'crop' "
         "pastes the network's picture as it is.",
-        needs="semantic_code",
+        needs="picture",
+    )
+    source_emotion: Emotion | None = argument(
+        None,
+        "What the photo's faces show, for an emotion latent-diffusion model: a name or a blend, or 'unknown' for its "
+        "null class; `None` for what the pipeline's `judge` sees.",
+        needs="emotion_guidance", option="--source-emotion", metavar="NAME",
+        help="what the faces show, for emotion latent-diffusion models (default: what a small network sees)",
+    )  # fmt: skip
+    strength: float | None = argument(
+        None,
+        "Share t0 of the diffusion that the photo goes through before the emotion brings it back; `None` for the "
+        "checkpoint's.",
+        needs="emotion_guidance", limits=(0.01, 0.999), option="--strength", metavar="T0", type=float,
+        help="share of the noise to go through, for emotion latent-diffusion models (default: the checkpoint's)",
+    )  # fmt: skip
+    guidance_scale: float | None = argument(
+        None,
+        "How far beyond the null class the target emotion is followed (γ); 1 is no guidance, `None` the checkpoint's.",
+        needs="emotion_guidance", limits=(1, 20), option="--guidance", metavar="G", type=float,
+        help="how far the emotion is followed, for emotion latent-diffusion models (default: the checkpoint's)",
+    )  # fmt: skip
+    inversion_guidance_scale: float | None = argument(
+        None,
+        "The same for the source emotion while the photo is inverted; `None` for the checkpoint's, which may be γ.",
+        needs="emotion_guidance", limits=(1, 20),
     )
 
 

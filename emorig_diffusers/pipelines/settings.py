@@ -21,6 +21,9 @@ EMORIG = {
 DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": "",
           "resampling": "area"}  # fmt: skip
 """Those of `DiffAEEmotionPipeline`."""
+EMOTION_LDM = {"default_num_inference_steps": 20, "strength": 0.5, "guidance_scale": 4.0,
+               "inversion_guidance_scale": None, "crop": "landmarks", "brought": "", "resampling": "area"}  # fmt: skip
+"""Those of `EmotionLDMPipeline`: t0, T and γ as its makers recommend them."""
 
 
 _CHOICES = {"crop": PICTURE_FRAMES, "crop_landmarks": ("mediapipe", "fan"), "resampling": RESAMPLINGS,
@@ -33,7 +36,7 @@ def chosen_settings(
     """Settings of a pipeline, in a form that diffusers saves.
 
     Args:
-        defaults: EMORIG or DIFFAE.
+        defaults: EMORIG, DIFFAE or EMOTION_LDM.
         checkpoint: Settings that count before the defaults.
         given: Those that count before these two, where they are not `None`; other names are left out.
 

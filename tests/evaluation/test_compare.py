@@ -348,7 +348,7 @@ def test_command(
         (("--modes", "latent"), "needs a network that draws the whole crop"),
         (("--noise", "photo"), "needs a network that draws the whole crop"),
         (("--noise", "old"), "invalid choice"),
-        (("--crop", "round"), "crop must be one of aligned, ffhq, whole"),
+        (("--crop", "round"), "crop must be one of aligned, ffhq, landmarks, whole"),
         (("--steps", "0"), "whole number from 1 to 1000"),
         (("--detail",), "detail needs DECA's encoder"),
         (("--model", "both", "--detail"), "detail needs DECA's encoder"),

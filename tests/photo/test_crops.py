@@ -98,7 +98,7 @@ def test_pictures_by_name(astronaut_face: EncodedFace) -> None:
     assert np.array_equal(by_name("aligned"), align(landmarks, 64))
     assert np.array_equal(by_name("ffhq"), ffhq_matrix(landmarks[list(IBUG68), :2], 64))
     assert np.array_equal(by_name("whole"), square_matrix((512, 512), 64))
-    with pytest.raises(ValueError, match="Unknown picture frame 'deca': choose one of aligned, ffhq, whole."):
+    with pytest.raises(ValueError, match="Unknown picture frame 'deca': choose one of aligned, ffhq, landmarks"):
         by_name("deca")
     with pytest.raises(ValueError, match="fall together"):
         ffhq_matrix(np.ones((68, 2)), 64)

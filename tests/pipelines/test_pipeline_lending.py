@@ -172,7 +172,7 @@ def test_four_pairs_of_encoders(
     ({"modes": "exp"}, "modes must be some of"),
     ({"modes": []}, "modes must be some of"),
     ({"source_encoder": "emoca"}, r"cannot be 'emoca' \(source_encoder\): leave it out"),
-    ({"crop": "deca"}, "crop must be one of aligned, ffhq, whole"),
+    ({"crop": "deca"}, "crop must be one of aligned, ffhq, landmarks, whole"),
     ({"detail": True}, "detail needs DECA's encoder"),
     ({"batch_size": 0}, "batch_size must be a whole number"),
     ({"latents": "noise"}, "or 'photo'"),

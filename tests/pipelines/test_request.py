@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from small_diffae import small_diffae
+from small_ldm import small_ldm
 
-from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
+from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline, EmotionLDMPipeline
 from emorig_diffusers.face import encode
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.pipelines import diffae_faces
@@ -19,7 +20,8 @@ from emorig_diffusers.pipelines.request import ARGUMENTS, EditRequest, options
 GIVEN: dict[str, Any] = {
     "action_units": {"AU12": 1.0}, "attributes": {"Young": 1.0}, "rotate": (5, 0, 0), "modes": ("pose",),
     "source_encoder": "deca", "target_encoder": "deca", "detail": True, "shape_guidance": 0.5, "best_of": 2,
-    "paste": "crop", "inversion_steps": 5, "codes": "mine",
+    "paste": "crop", "inversion_steps": 5, "codes": "mine", "source_emotion": "sad", "strength": 0.4,
+    "guidance_scale": 3.0, "inversion_guidance_scale": 1.0,
 }  # fmt: skip
 """Something to ask for of every argument that needs a capability."""
 
@@ -27,6 +29,11 @@ GIVEN: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def diffae() -> DiffAEEmotionPipeline:
     return small_diffae()
+
+
+@pytest.fixture(scope="module")
+def ldm() -> EmotionLDMPipeline:
+    return small_ldm()
 
 
 def test_arguments_are_typed_named_and_frozen() -> None:
@@ -50,11 +57,11 @@ def test_an_argument_that_there_is_not(pipe: EmoRigPipeline, hopper: np.ndarray)
 
 @pytest.mark.parametrize("name", [name for name, one in ARGUMENTS.items() if one.metadata["needs"]])
 def test_what_a_pipeline_lacks_is_refused_by_name(
-    pipe: EmoRigPipeline, diffae: DiffAEEmotionPipeline, name: str
+    pipe: EmoRigPipeline, diffae: DiffAEEmotionPipeline, ldm: EmotionLDMPipeline, name: str
 ) -> None:
     needs = ARGUMENTS[name].metadata["needs"]
-    lacking = [one for one in (pipe, diffae) if needs not in one.capabilities]
-    assert lacking, "one of both cannot do it"
+    lacking = [one for one in (pipe, diffae, ldm) if needs not in one.capabilities]
+    assert lacking, "one of them cannot do it"
     for one in lacking:
         with pytest.raises(ValueError, match=rf"\b{name}\b") as caught:
             one.check_inputs(**{"emotion": "happy", name: GIVEN[name]})
@@ -65,9 +72,12 @@ def test_what_a_pipeline_lacks_is_refused_by_name(
     "name",
     [n for n, one in ARGUMENTS.items() if one.metadata["limits"] and one.metadata["needs"] != "whole_crop"],
 )
-def test_limits_are_those_that_are_checked(pipe: EmoRigPipeline, diffae: DiffAEEmotionPipeline, name: str) -> None:
+def test_limits_are_those_that_are_checked(
+    pipe: EmoRigPipeline, diffae: DiffAEEmotionPipeline, ldm: EmotionLDMPipeline, name: str
+) -> None:
     low, high = ARGUMENTS[name].metadata["limits"]
-    one = diffae if ARGUMENTS[name].metadata["needs"] else pipe
+    needs = ARGUMENTS[name].metadata["needs"]
+    one = next(one for one in (pipe, diffae, ldm) if not needs or needs in one.capabilities)
     for beyond in (low - 1, high + 1):
         with pytest.raises(ValueError, match=f"^{name} must be a .*number from {low} to {high}, got"):
             one.check_inputs(**{"emotion": "happy", name: beyond})
