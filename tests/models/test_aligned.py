@@ -25,6 +25,7 @@ from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel
 from emorig_diffusers.models.diffae import LatentNet, SemanticEncoder
 from emorig_diffusers.models.emoca import EmocaEncoder
+from emorig_diffusers.models.emotion_ldm import EmotionEmbedding
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.models.semantic_classifier import LatentClassifier
@@ -35,6 +36,7 @@ MODELS: dict[type, Callable[[], nn.Module]] = {
     AppearanceEncoder: lambda: AppearanceEncoder(cond_dim=5),
     DetailModel: lambda: DetailModel("small", 16, num_expression=7, image_size=32),
     EmocaEncoder: lambda: EmocaEncoder("small", 16, 5, 0, 7, 32, shared_trunk=True, calibrated=True),
+    EmotionEmbedding: lambda: EmotionEmbedding(("happy", "sad"), 5),
     HeadModel: lambda: HeadModel(7, 2, 5, 3, 7, expression_names=tuple("abcdefg")),
     LandmarkEncoder: lambda: LandmarkEncoder(7),
     LatentClassifier: lambda: LatentClassifier(("a", "b", "c"), 5),
