@@ -201,7 +201,7 @@ class Published:
 
 
 def published() -> list[Published]:
-    """The sources of `diffusion_rig.json`; a method's name never comes without its source's mark."""
+    """The sources of `published.json`; a method's name never comes without its source's mark."""
     return [_published(content) for content in json.loads(PUBLISHED.read_text("utf-8"))["sources"]]
 
 

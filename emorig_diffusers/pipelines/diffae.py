@@ -23,14 +23,13 @@ from ..models.emoca import EmocaEncoder
 from ..models.semantic_classifier import LatentClassifier
 from ..models.unet import RigUNet
 from ..painting.base import PhotoEdits
-from ..painting.detail_transfer import BORDER, paste_change
 from ..photo.crops import encoder_transform
-from ..photo.masks import border_mask
-from ..photo.resample import paste, warp_crop
+from ..photo.resample import warp_crop
 from .base import FacePipeline
 from .checks import check_diffae_request
-from .diffae_faces import CodedFace, CodingMixin, unit_picture
+from .diffae_faces import CodedFace, CodingMixin
 from .outputs import EditedFace
+from .picture_faces import paste_picture
 from .request import EditRequest
 from .settings import DIFFAE, chosen_settings
 
@@ -214,18 +213,7 @@ class DiffAEEmotionPipeline(CodingMixin, FacePipeline):
         self, rgb: np.ndarray, face: CodedFace, target: Tensor, latents: Tensor, drawn: Tensor, redrawn: Tensor | None
     ) -> tuple[np.ndarray, EditedFace]:
         """The photo with a face's picture in it, and what happened."""
-        same, after = torch.equal(face.z, target), _unit(drawn)
-        buffers = {"photo": unit_picture(face.picture)}
-        if redrawn is not None:
-            before = after if same else _unit(redrawn)
-            rgb, replaced = paste_change(rgb, before, after, face.matrix)
-            buffers |= {"reconstructed": unit_picture(redrawn), "edited": unit_picture(drawn)}
-            buffers["replaced"] = Image.fromarray((replaced * 255).round().astype(np.uint8))
-        else:
-            buffers["edited"] = unit_picture(drawn)
-            if not same:
-                mask = border_mask(len(after), BORDER)
-                rgb = paste(rgb, after, mask if face.own is None else mask * face.own, face.matrix)
+        rgb, buffers = paste_picture(rgb, face, drawn, redrawn, not torch.equal(face.z, target))
         crop = Image.fromarray(warp_crop(rgb, face.matrix, self.latents_side))
         return rgb, EditedFace(
             face.number, face.box, face.z, target, crop, buffers, buffers["edited"], latents=latents,
@@ -243,8 +231,3 @@ class DiffAEEmotionPipeline(CodingMixin, FacePipeline):
 def _on(module: LatentClassifier, function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """A function of codes where a module is, in its precision; the result as the codes were."""
     return function(z.to(module.device, module.dtype)).to(z)
-
-
-def _unit(picture: Tensor) -> np.ndarray:
-    """[3, S, S] in [-1, 1] -> float32 [S, S, 3] in [0, 1]."""
-    return ((picture.float() + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu().numpy()

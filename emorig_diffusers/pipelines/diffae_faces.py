@@ -14,37 +14,23 @@ from PIL import Image
 from torch import Tensor
 
 from ..diffusion.sampling import Sampling, SamplingMixin, batches
-from ..face.encode import picture_tensor
 from ..models.diffae import LatentNet, SemanticEncoder
-from ..photo.faces import Face, choose_faces, find_faces
+from ..photo.faces import Face
 from ..photo.io import read_photo
-from ..photo.pictures import take_picture
-from ..render.buffers import to_picture
 from ..timing import timed
 from .checks import check_generators
+from .picture_faces import PictureFace, cut_face, faces_to_encode, unit_picture
 
 
-@dataclass(frozen=True, eq=False)
-class CodedFace:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CodedFace(PictureFace):
     """A face of a photo as the autoencoder sees it.
 
     Attributes:
-        number: 1 for the leftmost face.
-        box: (x0, y0, x1, y1) in photo pixels.
-        matrix: Similarity [2, 3] from photo pixels to the picture.
-        picture: [3, S, S] in [-1, 1].
-        landmarks: MediaPipe's points in photo pixels; `None` where the whole photo is the face.
         z: z_sem [1, C], on the CPU in float32.
-        own: As for `pictures.Picture`.
     """
 
-    number: int
-    box: tuple[float, float, float, float]
-    matrix: np.ndarray
-    picture: Tensor
-    landmarks: np.ndarray | None
     z: Tensor
-    own: np.ndarray | None = None
 
 
 class CodingMixin(SamplingMixin):
@@ -108,22 +94,14 @@ class CodingMixin(SamplingMixin):
         encoder: str | None = None,
     ) -> list[CodedFace]:
         """As `FacePipeline.encode`; there is one encoder only, and no face is looked for in a crop "whole"."""
-        crop, found = str(crop or self.config.crop), faces
-        if isinstance(found, (str, int)):
-            with timed("find faces"):
-                found = [None] if crop == "whole" else choose_faces(find_faces(photo), found)
+        crop = str(crop or self.config.crop)
+        found = faces_to_encode(photo, faces, crop)
         with timed("encode faces"):
             return [face if isinstance(face, CodedFace) else self._encode_face(photo, face, crop) for face in found]
 
     def _encode_face(self, rgb: np.ndarray, face: Face | None, crop: str) -> CodedFace:
-        size, landmarks = self.latents_side, None if face is None else face.landmarks
-        taken = take_picture(rgb, crop, landmarks, size, self.config.resampling)
-        matrix, picture = taken.matrix, picture_tensor(taken.pixels)[0] * 2 - 1
-        z = self.semantic_code(picture[None]).float().cpu()
-        if face is None:
-            x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
-            return CodedFace(1, (x, y, x + side, y + side), matrix, picture, None, z)
-        return CodedFace(face.index + 1, face.box, matrix, picture, landmarks, z, taken.own)
+        cut = cut_face(rgb, face, crop, self.latents_side, self.config.resampling)
+        return CodedFace(**vars(cut), z=self.semantic_code(cut.picture[None]).float().cpu())
 
     def noise_of(self, faces: Sequence[CodedFace], sampling: Sampling, inversion_steps: int | None = None) -> Tensor:
         """x_T of faces [B, 3, S, S], on the CPU in float32; `sampling.latents` says whose, and `sampling` has one
@@ -193,11 +171,6 @@ class CodingMixin(SamplingMixin):
         sampling = Sampling(num_inference_steps or self.config.default_num_inference_steps, generator)
         pictures = self.decode(self.prepare_latents(count, generator), net.denormalise(z), sampling, range(count))
         return [unit_picture(picture) for picture in pictures]
-
-
-def unit_picture(picture: Tensor) -> Image.Image:
-    """A picture [3, S, S] in [-1, 1] for the eye."""
-    return to_picture((picture.float().cpu() + 1) / 2)
 
 
 def _on_arc(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -21,47 +21,32 @@ from torch import Tensor
 from ..diffusion.edit_scheduler import EditDDIMScheduler
 from ..diffusion.sampling import CALLBACK_TENSORS, Sampling, batches
 from ..face.emotions import blend_shares
-from ..face.encode import picture_tensor
 from ..models.emotion_ldm import EmotionEmbedding
 from ..painting.base import PhotoEdits
-from ..painting.detail_transfer import BORDER, paste_change
-from ..photo.crops import square_matrix
-from ..photo.faces import Face, choose_faces, find_faces
-from ..photo.masks import border_mask
-from ..photo.pictures import take_picture
-from ..photo.resample import paste, warp_crop
+from ..photo.faces import Face
+from ..photo.resample import warp_crop
 from ..timing import timed
 from .base import FacePipeline
 from .checks import UNKNOWN, check_emotion_ldm_request
-from .diffae_faces import unit_picture
 from .outputs import EditedFace
+from .picture_faces import PictureFace, cut_face, faces_to_encode, paste_picture
 from .request import EditRequest
 from .settings import EMOTION_LDM, chosen_settings
 
 __all__ = ["EmotionLDMPipeline"]
 
 
-@dataclass(frozen=True, eq=False)
-class LatentFace:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LatentFace(PictureFace):
     """A face of a photo as the model sees it.
 
     Attributes:
-        number: 1 for the leftmost face.
-        box: (x0, y0, x1, y1) in photo pixels.
-        matrix: Similarity [2, 3] from photo pixels to the picture.
-        picture: [3, S, S] in [-1, 1].
         latent: Not quantised [1, C, S', S'], on the CPU in float32.
         judged: Emotion -> probability, as the pipeline's judge sees it; empty without one.
-        own: As for `pictures.Picture`.
     """
 
-    number: int
-    box: tuple[float, float, float, float]
-    matrix: np.ndarray
-    picture: Tensor
     latent: Tensor
     judged: dict[str, float]
-    own: np.ndarray | None = None
 
 
 class EmotionLDMPipeline(FacePipeline):
@@ -159,26 +144,16 @@ class EmotionLDMPipeline(FacePipeline):
         encoder: str | None = None,
     ) -> list[LatentFace]:
         """As `FacePipeline.encode`; no face is looked for in a crop "whole"."""
-        crop, found = str(crop or self.config.crop), faces
-        if isinstance(found, (str, int)):
-            with timed("find faces"):
-                found = [None] if crop == "whole" else choose_faces(find_faces(photo), found)
+        crop = str(crop or self.config.crop)
+        found = faces_to_encode(photo, faces, crop)
         with timed("encode faces"):
             return [face if isinstance(face, LatentFace) else self._encode_face(photo, face, crop) for face in found]
 
     def _encode_face(self, rgb: np.ndarray, face: Face | None, crop: str) -> LatentFace:
-        size = self.latents_side
-        taken = take_picture(rgb, crop, None if face is None else face.landmarks, size, self.config.resampling)
-        picture = picture_tensor(taken.pixels)[0] * 2 - 1
-        seen: Any = self.vqvae.encode(picture[None].to(self._execution_device, self.vqvae.dtype))
-        if face is None:
-            matrix = square_matrix(rgb.shape, size)
-            x, y, side = -matrix[0, 2] / matrix[0, 0], -matrix[1, 2] / matrix[1, 1], size / matrix[0, 0]
-            number, box = 1, (x, y, x + side, y + side)
-        else:
-            number, box = face.index + 1, face.box
-        judged = {} if self.judge is None else dict(self.judge(rgb, box))
-        return LatentFace(number, box, taken.matrix, picture, seen.latents.float().cpu(), judged, taken.own)
+        cut = cut_face(rgb, face, crop, self.latents_side, self.config.resampling)
+        seen: Any = self.vqvae.encode(cut.picture[None].to(self._execution_device, self.vqvae.dtype))
+        judged = {} if self.judge is None else dict(self.judge(rgb, cut.box))
+        return LatentFace(**vars(cut), latent=seen.latents.float().cpu(), judged=judged)
 
     def source_token(self, face: LatentFace, request: EditRequest) -> Tensor:
         """The token [1, D] of what a face shows, on the CPU in float32.
@@ -322,24 +297,12 @@ class EmotionLDMPipeline(FacePipeline):
         redrawn: Tensor | None, keep_detail: bool,
     ) -> tuple[np.ndarray, EditedFace]:  # fmt: skip
         """The photo with a face's picture in it, and what happened."""
-        buffers = {"photo": unit_picture(face.picture)}
-        buffers["edited"] = buffers["photo"] if drawn is None else unit_picture(drawn)
-        if drawn is not None and keep_detail and redrawn is not None:
-            rgb, replaced = paste_change(rgb, _unit(redrawn), _unit(drawn), face.matrix)
-            buffers["reconstructed"] = unit_picture(redrawn)
-            buffers["replaced"] = Image.fromarray((replaced * 255).round().astype(np.uint8))
-        elif drawn is not None and not keep_detail:
-            after = _unit(drawn)
-            mask = border_mask(len(after), BORDER)
-            rgb = paste(rgb, after, mask if face.own is None else mask * face.own, face.matrix)
+        before = redrawn if keep_detail and drawn is not None else None
+        changed = drawn is not None and (before is not None or not keep_detail)  # an interruption may leave one out
+        rgb, buffers = paste_picture(rgb, face, face.picture if drawn is None else drawn, before, changed)
         crop = Image.fromarray(warp_crop(rgb, face.matrix, self.latents_side))
         return rgb, EditedFace(face.number, face.box, source, target, crop, buffers, buffers["edited"])
 
 
 def _parts(rows: list[Any], size: int) -> Iterable[list[Any]]:
     return [rows[part] for part in batches([0] * len(rows), size)]
-
-
-def _unit(picture: Tensor) -> np.ndarray:
-    """[3, S, S] in [-1, 1] -> float32 [S, S, 3] in [0, 1]."""
-    return ((picture + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()

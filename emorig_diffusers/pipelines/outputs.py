@@ -22,12 +22,13 @@ class EditedFace:
     Attributes:
         number: 1 for the leftmost face of the photo.
         box: (x0, y0, x1, y1) in photo pixels.
-        source, target: Codes before and after: the `FaceCodes` of a head, or a Diffusion Autoencoder's z_sem [1, C].
+        source, target: Codes before and after: the `FaceCodes` of a head, a Diffusion Autoencoder's z_sem [1, C], or an
+            emotion latent-diffusion model's token [1, D].
         crop: Crop of the result around the face.
         buffers: For the eye. Of a head under the target codes `normal`, `albedo`, `rendered`, and `repainted`, the mask
-            of what was painted. Of a Diffusion Autoencoder `photo`, what the network saw, `edited`, what it drew, and,
-            where the photo's own detail is kept, `reconstructed`, drawn from the source's code, and `replaced`, the
-            mask of where `edited` stands for itself.
+            of what was painted. Of networks that see a picture of the face `photo`, that picture, `edited`, what they
+            drew, and, where the photo's own detail is kept, `reconstructed`, drawn from the source's code, and
+            `replaced`, the mask of where `edited` stands for itself.
         drawn: The network's own picture of the whole crop, where it draws one.
         vertices: Target head [V, 3] in metres, where the target's camera sees it in the crop, where there is a head.
         latents: The noise x_T [1, 3, S, S] that a Diffusion Autoencoder decoded both codes with.

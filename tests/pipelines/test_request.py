@@ -13,7 +13,7 @@ from small_ldm import small_ldm
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline, EmotionLDMPipeline
 from emorig_diffusers.face import encode
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.pipelines import diffae_faces
+from emorig_diffusers.pipelines import picture_faces
 from emorig_diffusers.pipelines.base import PIPELINES, FacePipeline, pipeline_class
 from emorig_diffusers.pipelines.request import ARGUMENTS, EditRequest, options
 
@@ -102,7 +102,7 @@ def test_known_faces_are_not_looked_for(
     faces = [hopper_face.face] if kind == "found" else one.encode(hopper)
     refuse = lambda *_: pytest.fail("faces were looked for")
     monkeypatch.setattr(encode, "find_faces", refuse)
-    monkeypatch.setattr(diffae_faces, "find_faces", refuse)
+    monkeypatch.setattr(picture_faces, "find_faces", refuse)
     for given in (faces, [faces]):
         again = one(hopper, ["happy", "sad"], **options, faces=given).images
         assert all(np.array_equal(a, b) for a, b in zip(again, wanted, strict=True))

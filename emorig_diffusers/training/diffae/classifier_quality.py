@@ -16,7 +16,7 @@ from ...evaluation.metrics.identity import CosFaceJudge, IdentityJudge, identity
 from ...models.semantic_classifier import LatentClassifier
 from ...photo.faces import choose_faces, find_faces
 from ...pipelines.diffae import DiffAEEmotionPipeline
-from ...pipelines.diffae_faces import unit_picture
+from ...pipelines.picture_faces import unit_picture
 
 LEAST_SIDE = 256  # pixels of the picture in which faces are looked for
 

@@ -23,7 +23,7 @@ from ...models.emoca import EmocaEncoder
 from ...models.unet import RigUNet
 from ...painting.diffusion_rig import published_scheduler
 from ...pipelines.diffae import DiffAEEmotionPipeline
-from ...pipelines.diffae_faces import unit_picture
+from ...pipelines.picture_faces import unit_picture
 from ..config import parse_trainer, preset_networks, trainer_parser
 from ..trainer import SampledRun
 from .data import PictureData
