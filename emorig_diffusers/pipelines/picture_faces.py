@@ -48,10 +48,11 @@ def faces_to_encode(photo: np.ndarray, faces: Any, crop: str) -> Sequence[Any]:
     Raises:
         NoFaceError: If there is no such face.
     """
+    which: Any = faces
     if not isinstance(faces, (str, int)):
         return faces
     with timed("find faces"):
-        return [None] if crop == "whole" else choose_faces(find_faces(photo), faces)
+        return [None] if crop == "whole" else choose_faces(find_faces(photo), which)
 
 
 def cut_face(photo: np.ndarray, face: Face | None, crop: str, size: int, resampling: str) -> PictureFace:
