@@ -19,10 +19,10 @@ from ...diffusion.sampling import Sampling
 from ...models.semantic_classifier import LatentClassifier
 from ...pipelines.diffae import DiffAEEmotionPipeline
 from ..config import parse_trainer, trainer_parser
+from ..pictures import Pictures
 from ..trainer import Run, write_whole
 from .classifier_codes import LabelledCodes, confusion, label_codes, read_codes
 from .classifier_quality import FaceJudge, edit_quality, quality_table
-from .data import Pictures
 
 CODES = "codes.safetensors"
 MOVES = {"bce": "direction", "softmax": "means"}

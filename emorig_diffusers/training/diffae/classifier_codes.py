@@ -23,7 +23,7 @@ from ...data.shards import CodeShards
 from ...face.emotions import EMOTIONS
 from ...files.atomic import write_file
 from ...models.diffae import SemanticEncoder
-from .data import Pictures
+from ..pictures import Pictures
 
 BATCH = 32  # photos that the encoder sees at a time
 

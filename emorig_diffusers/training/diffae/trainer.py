@@ -25,8 +25,8 @@ from ...painting.diffusion_rig import published_scheduler
 from ...pipelines.diffae import DiffAEEmotionPipeline
 from ...pipelines.picture_faces import unit_picture
 from ..config import parse_trainer, preset_networks, trainer_parser
+from ..pictures import PictureData
 from ..trainer import SampledRun
-from .data import PictureData
 from .objectives import AutoencoderObjective, DiffAENetworks, ShapeStepObjective
 
 SETTINGS = ("stage", "resolution", "unet", "semantic_encoder", "scheduler", "code_weight")

@@ -25,7 +25,7 @@ from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
 from emorig_diffusers.training.diffae import classifier as trainer
 from emorig_diffusers.training.diffae.classifier_codes import LabelledCodes, label_codes, read_codes
 from emorig_diffusers.training.diffae.classifier_quality import EditQuality, FaceJudge, edit_quality, quality_table
-from emorig_diffusers.training.diffae.data import Pictures
+from emorig_diffusers.training.pictures import Pictures
 
 SIDE, WIDTH = 32, 48  # of picture and code
 LABELS = ("happy", "neutral", "fear")

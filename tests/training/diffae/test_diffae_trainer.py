@@ -17,8 +17,8 @@ from small_diffae import small_diffae
 from emorig_diffusers.data.shards import CodeShards
 from emorig_diffusers.pipelines.base import open_pipeline
 from emorig_diffusers.pipelines.diffae import DiffAEEmotionPipeline
-from emorig_diffusers.training.diffae.data import PictureData
 from emorig_diffusers.training.diffae.trainer import build, parse_args
+from emorig_diffusers.training.pictures import PictureData
 
 Run = Callable[..., None]
 PRESETS = TRAIN / "presets"

@@ -1,4 +1,4 @@
-"""Pictures of prepared photos, as a Diffusion Autoencoder sees them."""
+"""Pictures of prepared photos, for networks that see nothing else."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Dataset
 
-from ...data.dataset import DataError
-from ...data.shards import CodeShards
-from ..samplers import Item
+from ..data.dataset import DataError
+from ..data.shards import CodeShards
+from .samplers import Item
 
 IN_MEMORY = 2**30  # bytes of pictures up to which they are read once
 
