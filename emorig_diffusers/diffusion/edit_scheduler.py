@@ -79,27 +79,31 @@ class EditDDIMScheduler(SchedulerMixin, ConfigMixin):
             timestep: One of `timesteps`.
             sample: x_t [B, ...].
         """
-        below, level = self._levels(timestep)
-        previous, clean = _moved(model_output, sample, level, below)
-        return DDIMSchedulerOutput(previous, clean) if return_dict else (previous, clean)
+        now, then = self._levels(int(timestep))
+        clean = predicted_sample(model_output, sample, now, "epsilon")
+        moved = then**0.5 * clean + (1 - then) ** 0.5 * model_output
+        return DDIMSchedulerOutput(moved, clean) if return_dict else (moved, clean)
 
-    def step_up(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
-        """The other way: x at one of `timesteps` from x at the one below; the first comes from ᾱ_0.
-
-        Args:
-            model_output: Noise [B, ...] that the network sees in `sample`, told the timestep that it goes to.
-            timestep, sample: As for `step`.
-        """
-        below, level = self._levels(timestep)
-        return _moved(model_output, sample, below, level)[0]
-
-    def _levels(self, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
-        """ᾱ below a timestep, and at it."""
-        later = [time for time in self.timesteps.tolist() if time < int(timestep)]
-        return self.alphas_cumprod[later[0] if later else 0], self.alphas_cumprod[int(timestep)]
+    def _levels(self, timestep: int) -> tuple[Tensor, Tensor]:
+        """ᾱ of the sample at a timestep, and of what a step makes of it."""
+        below = max((time for time in self.timesteps.tolist() if time < timestep), default=0)
+        return self.alphas_cumprod[timestep], self.alphas_cumprod[below]
 
 
-def _moved(noise: Tensor, sample: Tensor, now: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
-    """A sample at another noise level, and the x0 that it is made of."""
-    clean = predicted_sample(noise, sample, now, "epsilon")
-    return then**0.5 * clean + (1 - then) ** 0.5 * noise, clean
+class EditDDIMInverseScheduler(EditDDIMScheduler):
+    """The way up, from a picture at ᾱ_0 to the timestep int(T t0). Settings are EditDDIMScheduler's.
+
+    A step to one of `timesteps` begins at the one below, or at ᾱ_0; the network, which sees the sample there, is told
+    the timestep that it goes to.
+    """
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: str | torch.device | None = None, strength: float | None = None
+    ) -> None:
+        """As for `EditDDIMScheduler`, but upwards."""
+        super().set_timesteps(num_inference_steps, device, strength)
+        self.timesteps = self.timesteps.flip(0)
+
+    def _levels(self, timestep: int) -> tuple[Tensor, Tensor]:
+        at, below = super()._levels(timestep)
+        return below, at

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .schedulers import predicted_sample, respaced_timesteps
+from .schedulers import RespacedDDIMInversion
 
 if TYPE_CHECKING:
     from ..models.unet import RigUNet
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CALLBACK_TENSORS = ("latents", "conditions", "code")
 """What a callback can be given, and give back: x_t, the pictures and the code that the network sees, [B, ...] each."""
+Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What a network predicts, from a timestep and the CALLBACK_TENSORS."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,32 @@ class SamplingMixin:
         """
         scheduler = deepcopy(self.scheduler)  # it keeps count of steps, and other threads sample too
         scheduler.set_timesteps(sampling.steps, device=latents.device)
+        return self.follow(scheduler, (latents, conditions, code), sampling)
+
+    def follow(
+        self, scheduler: Any, tensors: Sequence[Tensor], sampling: Sampling, predict: Predict | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Take a scheduler's steps, down to a sample or up to noise; all ways of all pipelines are this loop.
+
+        Args:
+            scheduler: Of this call alone, with its timesteps set.
+            tensors: The CALLBACK_TENSORS to begin with.
+            sampling: Generators, guide and callback; its steps do not count.
+            predict: What the network predicts, where `predict` does not say it.
+
+        Returns:
+            As for `sample`.
+        """
+        latents, predict = tensors[0], predict or self.predict
         self._num_timesteps = len(scheduler.timesteps)
         options, first = self._step_options(scheduler, _each(sampling.generator, len(latents))), None
-        state: dict[str, Tensor] = dict(zip(CALLBACK_TENSORS, (latents, conditions, code)))
+        state: dict[str, Tensor] = dict(zip(CALLBACK_TENSORS, tensors))
         for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
             if self.interrupt:
                 continue
             if sampling.guide is not None:
                 state["code"] = sampling.guide(self, state["latents"], t, state["code"])
-            seen = torch.cat([state["latents"], state["conditions"]], 1)
-            prediction = self.unet(seen, t, state["code"], return_dict=False)[0]
+            prediction = predict(t, *(state[name] for name in CALLBACK_TENSORS))
             output = scheduler.step(prediction, t, state["latents"], **options)
             first = output.get("pred_original_sample") if first is None else first
             state["latents"] = output.prev_sample
@@ -161,6 +179,10 @@ class SamplingMixin:
                 given = {name: state[name] for name in sampling.callback_tensors}
                 state |= sampling.callback(self, step, t, given) or {}
         return state["latents"], state["latents"] if first is None else first
+
+    def predict(self, t: Tensor, latents: Tensor, conditions: Tensor, code: Tensor) -> Tensor:
+        """What the network predicts [B, ...] of x_t at a timestep; arguments as for `sample`."""
+        return self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
 
     def _step_options(self, scheduler: Any, generators: list[torch.Generator] | None) -> dict[str, Any]:
         """Arguments of `scheduler.step` besides the tensors, as far as it takes them."""
@@ -174,25 +196,11 @@ class SamplingMixin:
     def invert(self, sample: Tensor, conditions: Tensor, code: Tensor, steps: int) -> Tensor:
         """The x_T from which DDIM comes back to about a sample: guided-diffusion's reverse loop.
 
-        At every timestep from 0 upwards x0 is predicted, clipped where the scheduler clips, the noise derived from it
-        again, and both are mixed as at the next timestep; the last one leads to pure noise.
-
         Args:
             sample: [B, 3, side, side] in [-1, 1], on the network's device and in its dtype as the others.
             conditions, code: As for `sample`, of the sample itself.
             steps: Number of timesteps; they are guided-diffusion's, whatever the scheduler.
         """
-        config = self.scheduler.config
-        times = respaced_timesteps(steps, config.num_train_timesteps)
-        alphas = [float(self.scheduler.alphas_cumprod[t]) for t in times] + [0.0]
-        latents = sample
-        for t, now, after in zip(self.progress_bar(times), alphas, alphas[1:]):
-            if self.interrupt:
-                continue
-            prediction = self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
-            clean = predicted_sample(prediction, latents, now, config.prediction_type)
-            if config.get("clip_sample"):
-                clean = clean.clamp(-1, 1)
-            noise = (latents - now**0.5 * clean) / (1 - now) ** 0.5
-            latents = after**0.5 * clean + (1 - after) ** 0.5 * noise
-        return latents
+        scheduler = RespacedDDIMInversion(self.scheduler)
+        scheduler.set_timesteps(steps, device=sample.device)
+        return self.follow(scheduler, (sample, conditions, code), Sampling(steps))[0]

@@ -94,6 +94,38 @@ class RespacedDDIMScheduler(DDIMScheduler):
         return self.alphas_cumprod[timestep], self.alphas_cumprod[later[0]] if later else self.final_alpha_cumprod
 
 
+class RespacedDDIMInversion:
+    """DDIM backwards, guided-diffusion's reverse loop, as a scheduler: up from a picture to the noise x_T from which
+    DDIM comes back to about it.
+
+    At every timestep x0 is predicted, clipped where the scheduler clips, the noise derived from it again, and both are
+    mixed as at the next timestep; the last one leads to pure noise. diffusers' DDIMInverseScheduler takes other
+    timesteps.
+
+    Args:
+        scheduler: Any of diffusers', whose noise levels, prediction type and clipping count.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.config, self.alphas_cumprod = scheduler.config, scheduler.alphas_cumprod
+        self.timesteps = torch.arange(self.config.num_train_timesteps)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """As in diffusers: `timesteps` are "ddimN"'s, upwards."""
+        times = respaced_timesteps(num_inference_steps, self.config.num_train_timesteps)
+        self.timesteps = torch.tensor(times, device=device)
+
+    def step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> DDIMSchedulerOutput:
+        """From one of `timesteps` up to the next; arguments as for `RespacedDDIMScheduler.step`."""
+        later = [time for time in self.timesteps.tolist() if time > int(timestep)]
+        now, after = float(self.alphas_cumprod[int(timestep)]), float(self.alphas_cumprod[later[0]]) if later else 0.0
+        clean = predicted_sample(model_output, sample, now, self.config.prediction_type)
+        if self.config.get("clip_sample"):
+            clean = clean.clamp(-1, 1)
+        noise = (sample - now**0.5 * clean) / (1 - now) ** 0.5
+        return DDIMSchedulerOutput(after**0.5 * clean + (1 - after) ** 0.5 * noise, clean)
+
+
 class RespacedDDPMScheduler(DDPMScheduler):
     """DDPM (Ho et al. 2020) at guided-diffusion's plain N steps. Settings are DDPMScheduler's, as above."""
 

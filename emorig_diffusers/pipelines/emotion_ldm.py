@@ -18,8 +18,8 @@ from diffusers import UNet2DConditionModel, VQModel
 from PIL import Image
 from torch import Tensor
 
-from ..diffusion.edit_scheduler import EditDDIMScheduler
-from ..diffusion.sampling import CALLBACK_TENSORS, Sampling, batches
+from ..diffusion.edit_scheduler import EditDDIMInverseScheduler, EditDDIMScheduler
+from ..diffusion.sampling import Sampling, batches
 from ..face.emotions import blend_shares
 from ..models.emotion_ldm import EmotionEmbedding
 from ..painting.base import PhotoEdits
@@ -203,34 +203,26 @@ class EmotionLDMPipeline(FacePipeline):
             strength: t0.
             scale: γ.
         """
-        x, tokens, scheduler = self._place(latents), self._place(tokens), self._stepping(steps, strength)
-        for t in self.progress_bar(reversed(scheduler.timesteps)):
-            if not self.interrupt:
-                x = scheduler.step_up(self._noise(x, t, tokens, scale), t, x)
-        return x.float().cpu()
+        up: Any = EditDDIMInverseScheduler.from_config(self.scheduler.config)
+        return self._follow(up, latents, tokens, Sampling(steps), strength, scale)
 
     @torch.no_grad()
     def remove_noise(
         self, latents: Tensor, tokens: Tensor, sampling: Sampling, strength: float, scale: float
     ) -> Tensor:
         """The way back under tokens [B, D]; arguments as for `add_noise`, `sampling` with the steps and callback."""
-        x, tokens, scheduler = self._place(latents), self._place(tokens), self._stepping(sampling.steps, strength)
-        state: dict[str, Tensor] = dict(zip(CALLBACK_TENSORS, (x, x[:, :0], tokens)))
-        self._num_timesteps = len(scheduler.timesteps)
-        for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
-            if self.interrupt:
-                continue
-            noise = self._noise(state["latents"], t, state["code"], scale)
-            state["latents"] = scheduler.step(noise, t, state["latents"], return_dict=False)[0]
-            if sampling.callback is not None:
-                given = {name: state[name] for name in sampling.callback_tensors}
-                state |= sampling.callback(self, step, t, given) or {}
-        return state["latents"].float().cpu()
+        down = deepcopy(self.scheduler)  # other threads sample too
+        return self._follow(down, latents, tokens, sampling, strength, scale)
 
-    def _stepping(self, steps: int, strength: float) -> EditDDIMScheduler:
-        scheduler = deepcopy(self.scheduler)  # other threads sample too
-        scheduler.set_timesteps(steps, self._execution_device, strength)
-        return scheduler
+    def _follow(
+        self, scheduler: EditDDIMScheduler, latents: Tensor, tokens: Tensor, sampling: Sampling, strength: float,
+        scale: float,
+    ) -> Tensor:  # fmt: skip
+        """Up or down, in float32 on the CPU."""
+        scheduler.set_timesteps(sampling.steps, self._execution_device, strength)
+        x, tokens = self._place(latents), self._place(tokens)
+        predict = lambda t, latents, conditions, code: self._noise(latents, t, code, scale)
+        return self.follow(scheduler, (x, x[:, :0], tokens), sampling, predict)[0].float().cpu()
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._execution_device, self.unet.dtype)

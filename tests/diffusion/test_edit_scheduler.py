@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emorig_diffusers.diffusion.edit_scheduler import EditDDIMScheduler
+from emorig_diffusers.diffusion.edit_scheduler import EditDDIMInverseScheduler, EditDDIMScheduler
 
 TWENTY = [1, 26, 52, 78, 105, 131, 157, 184, 210, 236, 263, 289, 315, 342, 368, 394, 421, 447, 473, 500]
 
@@ -28,14 +28,16 @@ def test_noise_levels() -> None:
 
 def test_it_comes_back_where_noise_is_known() -> None:
     """Of noise that is the same at all levels every step is a straight line, and both ways are one."""
-    scheduler = EditDDIMScheduler()
+    scheduler, up = EditDDIMScheduler(), EditDDIMInverseScheduler()
     scheduler.set_timesteps(6)
+    up.set_timesteps(6)
+    assert up.timesteps.tolist() == scheduler.timesteps.tolist()[::-1]
     clean, noise = torch.randn(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     bars = scheduler.alphas_cumprod.double()
     at = lambda t: bars[t].sqrt() * clean + (1 - bars[t]).sqrt() * noise
     x = at(0)
-    for t in scheduler.timesteps.flip(0):
-        x = scheduler.step_up(noise, t, x)
+    for t in up.timesteps:
+        x = up.step(noise, t, x).prev_sample
         assert torch.allclose(x, at(t), atol=1e-6)
     for t in scheduler.timesteps:
         output = scheduler.step(noise, t, x)

@@ -13,9 +13,10 @@ from diffusers.callbacks import PipelineCallback
 from drawing_unet import drawing_unet
 from pictures import assert_close
 from small_diffae import small_diffae
+from small_ldm import small_ldm
 
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline, NoFaceError, PhotoError
-from emorig_diffusers.diffusion.sampling import CALLBACK_TENSORS, batches
+from emorig_diffusers.diffusion.sampling import CALLBACK_TENSORS, SamplingMixin, batches
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.painting.diffusion_rig import published_scheduler
 
@@ -275,3 +276,28 @@ def test_the_photo_without_a_face_is_told(
             pipe(blank, "happy")
         with pytest.raises(NoFaceError, match="^The reference: No face was found"):
             pipe(small, reference=blank)
+
+
+# one loop
+
+
+def test_all_ways_are_one_loop(
+    published: EmoRigPipeline, diffae: DiffAEEmotionPipeline, small: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up and down, with one prediction a step or two: what is added to the loop, every pipeline has."""
+    ways: list[tuple[str, int]] = []
+    follow = SamplingMixin.follow
+
+    def watched(pipe: Any, scheduler: Any, *given: Any) -> Any:
+        ways.append((type(scheduler).__name__, len(scheduler.timesteps)))
+        return follow(pipe, scheduler, *given)
+
+    monkeypatch.setattr(SamplingMixin, "follow", watched)
+    published(small, "happy", num_inference_steps=2, latents="photo")
+    diffae(small, "happy", num_inference_steps=3, paste="crop")
+    small_ldm()(small, "happy", num_inference_steps=4, paste="crop")
+    assert ways == [
+        ("RespacedDDIMInversion", 2), ("RespacedDDIMScheduler", 2),
+        ("RespacedDDIMInversion", diffae.config.inversion_steps), (type(diffae.scheduler).__name__, 3),
+        ("EditDDIMInverseScheduler", 4), ("EditDDIMScheduler", 4),
+    ]  # fmt: skip
