@@ -29,11 +29,19 @@ _DIFFAE = {
 }
 """Options of `convert diffae`, arguments of `convert_diffae` -> the original they are for."""
 
+_NPHM = {
+    "expression": "checkpoint_epoch_N.tar of the expression network, or its folder",
+    "anchors": "anchors_39.npy, the exact mean anchors",
+    "mean": "nphm_lat_mean.npy, the mean of identity codes",
+    "std": "nphm_lat_std.npy, their deviation",
+}
+"""Options of `convert nphm`, arguments of `convert_nphm` -> the original they are for."""
+
 
 def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
     add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
-    about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders or emotion LDMs, whose files you bring"
+    about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders, emotion LDMs or NPHM from files you bring"
     parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
 
@@ -64,6 +72,9 @@ def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     ldm = add(kinds, "emotion-ldm", run_emotion_ldm, about, "CKPT", "OUT")
     ldm.add_argument("--vq", metavar="FILE", type=path, help="checkpoint of an autoencoder to take instead of its own")
     ldm.add_argument("--raw", action="store_true", help="take the last weights instead of the averaged ones")
+    nphm = add(kinds, "nphm", run_nphm, "Convert NPHM, the neural head (checkpoint_epoch_N.tar)", "IDENTITY", "OUT")
+    for name, file in _NPHM.items():
+        nphm.add_argument(f"--{name}", metavar="FILE", type=path, help=file)
     add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
 
     doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
@@ -173,6 +184,16 @@ def run_emotion_ldm(args: argparse.Namespace) -> int:
     from ..convert.emotion_ldm import BROUGHT, convert_emotion_ldm
 
     print(convert_emotion_ldm(args.ckpt, args.out, vq=args.vq, raw=args.raw, say=note))
+    note(f"{BROUGHT}: they are for you alone.")
+    return 0
+
+
+def run_nphm(args: argparse.Namespace) -> int:
+    """`emorig convert nphm`: a folder for `NeuralHeadModel.from_pretrained`."""
+    quiet()
+    from ..convert.nphm import BROUGHT, convert_nphm
+
+    print(convert_nphm(args.identity, args.out, say=note, **{name: getattr(args, name) for name in _NPHM}))
     note(f"{BROUGHT}: they are for you alone.")
     return 0
 

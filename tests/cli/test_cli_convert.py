@@ -207,8 +207,9 @@ def test_mistakes_are_one_line(originals: Path, tmp_path: Path, capsys: pytest.C
         ("There is no folder", "all", tmp_path / "nowhere", out),
         ("required", "flame", wrong),
         ("required", *()),
-        ("invalid choice", "nphm", wrong, out),
+        ("invalid choice", "imface", wrong, out),
         ("the path is empty", "deca", "", out),
+        ("wrong.pt", "nphm", wrong, out),
         ("unrecognized", "deca", "--texture", wrong, wrong, out),
     ):
         assert expected in refused(capsys, "convert", *args)

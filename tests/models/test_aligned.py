@@ -28,6 +28,7 @@ from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.models.emotion_ldm import EmotionEmbedding
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import LandmarkEncoder
+from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.models.semantic_classifier import LatentClassifier
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.pipelines.base import open_pipeline
@@ -41,6 +42,7 @@ MODELS: dict[type, Callable[[], nn.Module]] = {
     LandmarkEncoder: lambda: LandmarkEncoder(7),
     LatentClassifier: lambda: LatentClassifier(("a", "b", "c"), 5),
     LatentNet: lambda: LatentNet(CODE, 32, 3),
+    NeuralHeadModel: lambda: NeuralHeadModel(1, 1, 3, 2, 16, 2, 5, 3, 16, 2, 4),
     RigUNet: lambda: RigUNet(
         block_out_channels=(8, 16), layers_per_block=1, attention_levels=(0,), norm_num_groups=4, cond_dim=5
     ),
