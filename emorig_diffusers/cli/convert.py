@@ -41,7 +41,7 @@ _NPHM = {
 def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
     """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
     add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
-    about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders, emotion LDMs or NPHM from files you bring"
+    about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders, emotion LDMs, NPHM from files you bring"
     parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
 

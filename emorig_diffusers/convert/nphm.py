@@ -79,7 +79,7 @@ def read_model(
         raise ConvertError("Mean and deviation of identity codes belong together: give both files or none.")
     identity = _checkpoint(identity)
     shape_file, expression_file = read_checkpoint(identity), None
-    config = _identity_config(_state(shape_file, identity), identity) | {"num_expression": 0}
+    config: dict[str, Any] = _identity_config(_state(shape_file, identity), identity) | {"num_expression": 0}
     if expression is not None:
         expression = _checkpoint(expression)
         expression_file = read_checkpoint(expression)
@@ -136,7 +136,7 @@ def _state(file: dict[str, Any], path: Path) -> State:
     return state
 
 
-def _identity_config(state: State, path: Path) -> dict[str, int]:
+def _identity_config(state: State, path: Path) -> dict[str, Any]:
     first, places = (_tensor(state, name, n, path) for name, n in (("ensembled_deep_sdf.lin0.weight", 3),
                                                                    ("mlp_pos.0.weight", 2)))  # fmt: skip
     if len(first) != PAIRS + MIDDLE + 1:
@@ -149,7 +149,7 @@ def _identity_config(state: State, path: Path) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _expression_config(state: State, path: Path) -> dict[str, int]:
+def _expression_config(state: State, path: Path) -> dict[str, Any]:
     first, compressor = (_tensor(state, f"{name}.weight", 2, path) for name in ("defDeepSDF.lin0", "compressor.0"))
     layers = sum(re.fullmatch(r"defDeepSDF\.lin\d+\.weight", name) is not None for name in state) - 1
     return {
@@ -183,9 +183,9 @@ def _expression_tensors(model: NeuralHeadModel) -> nn.Module:
 @torch.no_grad()
 def _fill(parameter: nn.Parameter, path: Path) -> None:
     """Copy the one array of a file, which may have leading dimensions of 1."""
-    value = read_arrays(path).get("arr_0")
-    usable = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size == parameter.numel()
-    if not usable or np.squeeze(value).shape != parameter.shape or not np.isfinite(value).all():
+    value: Any = read_arrays(path).get("arr_0")
+    fits = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.squeeze().shape == parameter.shape
+    if not fits or not np.isfinite(value).all():
         raise ConvertError(f"'{path}' is no array {list(parameter.shape)} of finite numbers: give {SYSTEM}'s own file.")
     parameter.copy_(torch.from_numpy(value).reshape(parameter.shape))
 
