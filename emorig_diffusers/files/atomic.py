@@ -25,13 +25,20 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         with open(path, "wb") as stream:
             yield stream
         return
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path`, for what writes files by name, which becomes `path` when the block ends well. Links and
+    permissions as for `write_atomically`."""
     place = Path(os.path.realpath(path))
     temporary = place.with_name(f".emorig-{secrets.token_hex(8)}.tmp")  # any name that the folder allows may be written
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         if place.is_file():
             shutil.copymode(place, temporary)
         os.replace(temporary, place)

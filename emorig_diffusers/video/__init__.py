@@ -1,0 +1,1 @@
+"""Faces that move: clips read, followed, edited and written frame by frame."""
