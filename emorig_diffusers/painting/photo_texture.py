@@ -27,7 +27,7 @@ from .stages.face_light import eyes_hidden
 if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
 
-FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels
+FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels; training has a coarser one
 LATER: Any = None  # what a stage has yet to fill in
 
 
@@ -41,6 +41,9 @@ class EditState:
         face: The face as it is.
         target: The codes to show [1, ...].
         sampling: How the network is sampled.
+        grid: Side of the flow's grid, pixels.
+        moves_eyes: Whether eyes open and close, which takes the face's detection; of prepared photos only codes are
+            kept.
         source_vertices, target_vertices: Heads [V, 3] in pixels of the flow's grid.
         eyes_hidden: Whether dark lenses hide the eyes.
         flow: How the face moves.
@@ -55,6 +58,8 @@ class EditState:
     face: EncodedFace
     target: FaceCodes
     sampling: Sampling
+    grid: int = FLOW_SIZE
+    moves_eyes: bool = True
     source_vertices: Tensor = LATER
     target_vertices: Tensor = LATER
     eyes_hidden: bool = LATER
@@ -67,7 +72,7 @@ class EditState:
     @cached_property
     def photo_to_flow(self) -> np.ndarray:
         """Similarity [2, 3] from photo pixels to the flow's grid."""
-        return self.face.grid_matrix(FLOW_SIZE)
+        return self.face.grid_matrix(self.grid)
 
     @cached_property
     def photo_to_crop(self) -> np.ndarray:
@@ -83,7 +88,7 @@ class EditState:
 
 def place_heads(state: EditState) -> EditState:
     """The heads before and after; of a face with a covered mouth, only what lies above the cover follows."""
-    place = lambda codes: state.painter.pipe.grid_vertices(state.face, codes, FLOW_SIZE)
+    place = lambda codes: state.painter.pipe.grid_vertices(state.face, codes, state.grid)
     codes = state.face.codes
     source, target = place(codes), place(state.target)
     if state.face.covered:
@@ -103,13 +108,15 @@ def limit_lip_thickness(state: EditState) -> EditState:
 
 def facial_flow(state: EditState) -> EditState:
     """Where every pixel of the edited face comes from, lips and lids included, and what the photo does not show."""
-    face, crop_size = state.face, state.painter.config.crop_size
-    landmarks = transform_points(state.photo_to_crop, face.face.landmarks[:, :2])
-    hidden = eyes_hidden(warp_crop(state.photo, state.photo_to_crop, crop_size), landmarks)
-    irises = None if hidden else landmarks[list(IRISES)] * (FLOW_SIZE / crop_size)
+    face, size = state.face, state.painter.config.crop_size
+    hidden, irises, shut = True, None, (False, False)
+    if state.moves_eyes:
+        landmarks, shut = transform_points(state.photo_to_crop, face.face.landmarks[:, :2]), face.shut_eyes
+        hidden = eyes_hidden(warp_crop(state.photo, state.photo_to_crop, size), landmarks)
+        irises = None if hidden else landmarks[list(IRISES)] * (state.grid / size)
     turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
     heads = state.source_vertices, state.target_vertices
-    warp = state.painter.texture.warp(*heads, FLOW_SIZE, turning, irises, face.shut_eyes, face.covered)
+    warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered)
     warp = replace(warp, blur=photo_blur(state.photo, state.photo_to_flow, warp.source_points))
     return replace(state, flow=warp, eyes_hidden=hidden)
 
@@ -133,7 +140,7 @@ def plan_inpainting(state: EditState) -> EditState:
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
     near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
     release = 0.0 if state.face.covered else wrinkles.fold_release(state.unit_changes)
-    plan = composite.plan(state.flow, warp_crop(state.moved, grid, FLOW_SIZE), size, release, near)
+    plan = composite.plan(state.flow, warp_crop(state.moved, grid, state.grid), size, release, near)
     return replace(state, plan=plan, inpainted=plan.base)
 
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...photo.colour import Tone, find_tone
+from ...photo.colour import Tone
 from ...photo.landmarks import lips_apart
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
-from .face_light import Adaptation, find_adaptation
+from .face_light import Adaptation
 from .flow import PhotoTexture, Warp
-from .inpaint import fill, make_base, mouth_cover, paint_mouth, regions
-from .mouth_light import TeethLight, find_teeth_light
+from .inpaint import Seen, fill, make_base, mouth_cover, paint_mouth, regions, shrink, shrink_mask
+from .mouth_light import TeethLight
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
@@ -115,32 +115,29 @@ def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, nea
         near: Where the mouth is drawn, if not on that grid.
     """
     near = near or CloseUp(warp, fine, np.eye(2, 3))
-    area, moved, shrunk = regions(warp), _resize(fine, size), _shrink(warp, size)
-    adaptation = find_adaptation(moved, shrunk.points)
-    usual = adaptation or (lambda picture: picture)
-    moved = usual(moved)
-    small = lambda mask: _resize(mask.astype(np.float32), size) > 0.5
-    edge = small(area.edge) if mouth_changes(warp) else np.zeros((size, size), bool)
-    mouth = small(area.mouth) & edge
-    folds = small(area.folds) & ~edge if fold_release > 0 else np.zeros((size, size), bool)
-    hole = cv2.dilate(small(warp.hole & ~warp.mouth).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    seen, nowhere = Seen.of(warp, fine, size), np.zeros((size, size), bool)
+    edge = seen.area.edge if mouth_changes(warp) else nowhere
+    mouth = seen.area.mouth & edge
+    folds = seen.area.folds & ~edge if fold_release > 0 else nowhere
+    skin_hole = shrink_mask(warp.hole & ~warp.mouth, size).astype(np.uint8)
+    hole = cv2.dilate(skin_hole, np.ones((3, 3), np.uint8)) > 0
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
-    tone, light = find_tone(moved), find_teeth_light(shrunk, moved)
-    toned = tone or (lambda picture: picture)
-    painted = image(toned(paint_mouth(shrunk, light))) * 2 - 1
-    base = make_base(image(moved) / 127.5 - 1, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
+    moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1
+    base = make_base(moved, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
     place = _then(len(warp.mouth) / size * np.eye(2, 3), near.matrix)
     inside, drawn = np.zeros(near.warp.mouth.shape, np.float32), np.zeros(near.picture.shape, np.float32)
     if edge.any():
-        edges = area.edge if near.warp is warp else regions(near.warp).edge
+        edges = regions(near.warp).edge
         inside = _feather(edges, float(near.times))
-        drawn = toned(draw_fine(near.warp, edges, usual(near.picture), light))
+        picture = seen.adaptation(near.picture) if seen.adaptation else near.picture
+        drawn = draw_fine(near.warp, edges, picture, seen.light)
+        drawn = seen.tone(drawn) if seen.tone else drawn
     skin = np.maximum(fold_release * _feather(folds, 2.0), _feather(hole, 2.0))
     skin = skin * (1 - _shrunk_mask(inside, place, size))
-    return Plan(moved, base, image(shrunk.normal), image(shrunk.albedo), flat(edge | folds), flat(mouth), skin, inside,
-                drawn, place, near.warp.blur, tone, adaptation)  # fmt: skip
+    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge | folds), flat(mouth), skin, inside,
+                drawn, place, near.warp.blur, seen.tone, seen.adaptation)  # fmt: skip
 
 
 def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
@@ -166,27 +163,7 @@ def _shrunk_mask(inside: np.ndarray, place: np.ndarray, size: int) -> np.ndarray
     """A mask on a finer grid [N, N] on the crop [size, size], from whose pixels `place` leads to it."""
     if place[:, 2].any():
         return warp_crop(inside, invert(place), size)
-    return _resize(inside, size)
-
-
-def _resize(array: np.ndarray, size: int) -> np.ndarray:
-    return cv2.resize(array, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _shrink(warp: Warp, size: int) -> Warp:
-    """The parts of a warp that conditions are made of, on the crop's grid."""
-    ratio = size / len(warp.motion)
-    return Warp(
-        motion=_resize(warp.motion, size) * ratio,
-        hole=_resize(warp.hole.astype(np.float32), size) > 0.5,
-        mouth=_resize(warp.mouth.astype(np.float32), size) > 0.5,
-        normal=_resize(warp.normal.astype(np.float32), size),
-        albedo=_resize(warp.albedo.astype(np.float32), size),
-        depth=_resize(warp.depth.astype(np.float32), size),
-        points=warp.points * ratio,
-        source_points=warp.source_points * ratio,
-        scale=warp.scale * ratio,
-    )
+    return shrink(inside, size)
 
 
 def _feather(mask: np.ndarray, sigma: float) -> np.ndarray:

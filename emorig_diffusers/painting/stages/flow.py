@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
-from ...photo.landmarks import EYES_OUTER, INNER_LIPS, LOWER_LIDS, OUTER_LIPS, lips_apart
+from ...photo.landmarks import BROWS, EYES_OUTER, INNER_LIPS, LIDS, LOWER_LIDS, OUTER_LIPS, lips_apart
 from ...photo.masks import border_mask, fill_polygon, nearest_known, ramp, smooth
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
@@ -39,6 +39,7 @@ BORDER = 0.06  # of the crop's side, over which motion fades out at its border
 TURNING_REACH = 0.09  # the same when the head turns
 AROUND_LIPS = 0.006  # metres around the lips that a close-up of the mouth shows: what is painted anew, with soft edges
 MOUTH_SHUT = 0.0012  # metres of lip opening below which the mouth is closed
+SKIN_GRID = 128  # side of the picture on which skin is told from hair, and from brows, eyes and lips, pixels
 MASK_BELOW = 0.008  # metres below the lower lids from which a face keeps still whose mouth is covered: masks end lower
 
 
@@ -78,6 +79,14 @@ class Warp:
     place: np.ndarray | None = None
     blur: float = 0.0
     free: np.ndarray | None = None
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Brows, eyes and lips of the target on the grid, shrunk to [SKIN_GRID, SKIN_GRID], float32 in [0, 1]."""
+        ratio = SKIN_GRID / len(self.normal)
+        outlines = (self.points[list(outline)] * ratio for outline in (*BROWS, *LIDS, OUTER_LIPS))
+        mask = np.any([fill_polygon((SKIN_GRID, SKIN_GRID), points) for points in outlines], axis=0)
+        return cv2.blur(mask.astype(np.float32), (3, 3))
 
 
 @dataclass

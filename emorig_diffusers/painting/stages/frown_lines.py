@@ -12,7 +12,6 @@ from ...photo.resample import warp_crop
 from .composite import FAINT, add_change
 from .flow import Warp
 from .shading import skin_around
-from .wrinkles import SKIN_GRID, outlined_features
 
 BETWEEN = (6, 193, 55, 107, 108, 151, 337, 336, 285, 417)  # landmarks around the skin between the brows
 EDGE = 0.002  # metres over which it fades
@@ -39,7 +38,7 @@ def soften_frown(
         return photo
     size = len(warp.normal)
     between = fill_polygon((size, size), warp.points[list(BETWEEN)]).astype(np.float32)
-    features = cv2.resize(outlined_features(warp, SKIN_GRID / size), (size, size))
+    features = cv2.resize(warp.features, (size, size))
     between = cv2.GaussianBlur(cv2.erode(between, np.ones((3, 3))), (0, 0), EDGE * warp.scale) * (1 - features)
     crop = warp_crop(moved, matrix, size).astype(np.float32) / 255
     lines = skin_around(crop, warp, LINE) - cv2.GaussianBlur(crop, (0, 0), PORES * warp.scale)

@@ -3,7 +3,7 @@
 Conditioning 2 of the project: the photo's own pixels are moved under the edited head (flow.py); the network
 repaints only what motion cannot give: the mouth's inside, the edge of the lips and cheeks that a fold has left. There
 a *base* stands in for the photo (the mouth as mouth.py draws it, skin filled in from around), and the network adds
-what the base lacks. Training and inference share every line of this file.
+what the base lacks. Training windows are drawn by the same stages as edits, and both are seen by `Seen.of`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...photo.colour import GAMMA
+from ...photo.colour import GAMMA, Tone, find_tone
 from ...photo.landmarks import INNER_LIPS, OUTER_LIPS
 from ...photo.masks import fill_polygon
+from .face_light import Adaptation, find_adaptation
 from .flow import Warp
-from .mouth_light import TeethLight
+from .mouth_light import TeethLight, find_teeth_light
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
 FOLDS = (
@@ -58,6 +59,68 @@ def regions(warp: Warp) -> Regions:
     cv2.polylines(line, [np.round((points[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)], True, 1, width, shift=4)
     folds = np.any([fill_polygon(shape, points[list(side)]) for side in FOLDS], axis=0)
     return Regions(warp.mouth, (line > 0) | warp.mouth | teeth_seen(warp), lips, folds & ~lips)
+
+
+@dataclass
+class Seen:
+    """A moved face on the network's crop of side S, before anything is masked.
+
+    Attributes:
+        moved: The crop after motion in usual light, uint8 [S, S, 3].
+        painted: The mouth, drawn plainly [S, S, 3] in [0, 1].
+        normal, albedo: The target head [S, S, 3].
+        area: Where mouth and folds lie.
+        light: On the teeth.
+        tone: Of a monochrome photo.
+        adaptation: Of a photo in dim or coloured light.
+    """
+
+    moved: np.ndarray
+    painted: np.ndarray
+    normal: np.ndarray
+    albedo: np.ndarray
+    area: Regions
+    light: TeethLight
+    tone: Tone | None
+    adaptation: Adaptation | None
+
+    @classmethod
+    def of(cls, warp: Warp, fine: np.ndarray, size: int) -> Seen:
+        """Of the crop after motion, uint8 [G, G, 3], on the grid of its warp; S is `size`."""
+        area, small, moved = regions(warp), shrink_warp(warp, size), shrink(fine, size)
+        adaptation = find_adaptation(moved, small.points)
+        moved = adaptation(moved) if adaptation else moved
+        light, tone = find_teeth_light(small, moved), find_tone(moved)
+        painted = paint_mouth(small, light)
+        painted = tone(painted) if tone else painted
+        shrunk = Regions(*(shrink_mask(mask, size) for mask in vars(area).values()))
+        return cls(moved, painted, small.normal, small.albedo, shrunk, light, tone, adaptation)
+
+
+def shrink(array: np.ndarray, size: int) -> np.ndarray:
+    """A square picture at another side, area-averaged."""
+    return cv2.resize(array, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def shrink_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask bool [G, G] at another side."""
+    return shrink(mask.astype(np.float32), size) > 0.5
+
+
+def shrink_warp(warp: Warp, size: int) -> Warp:
+    """The parts of a warp that conditions are made of, on the crop's grid."""
+    ratio = size / len(warp.motion)
+    return Warp(
+        motion=shrink(warp.motion, size) * ratio,
+        hole=shrink_mask(warp.hole, size),
+        mouth=shrink_mask(warp.mouth, size),
+        normal=shrink(warp.normal.astype(np.float32), size),
+        albedo=shrink(warp.albedo.astype(np.float32), size),
+        depth=shrink(warp.depth.astype(np.float32), size),
+        points=warp.points * ratio,
+        source_points=warp.source_points * ratio,
+        scale=warp.scale * ratio,
+    )
 
 
 def teeth_seen(warp: Warp) -> np.ndarray:

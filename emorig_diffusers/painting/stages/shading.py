@@ -17,8 +17,8 @@ from ...models.head import HeadModel
 from ...photo.landmarks import LIDS
 from ...photo.masks import fill_polygon
 from ...photo.resample import warp_crop
-from .flow import Warp
-from .wrinkles import PALE, SAFE, SKIN_GRID, WARMTH, apply_field, outlined_features
+from .flow import SKIN_GRID, Warp
+from .wrinkles import PALE, SAFE, WARMTH, apply_field
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
 DIM = 4.0  # grey levels that shades in the dark are told from
@@ -88,7 +88,7 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     near = np.abs(samples - np.median(samples, 0)) / SPREAD
     samples = samples[near.max(1) <= max(3.0, near.max(1).min())] / SPREAD
     distance = np.square(lab[:, :, None] / SPREAD - samples).sum(-1).min(-1)
-    skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - outlined_features(warp, ratio)
+    skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - warp.features
     blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
     around = blur(skin * bare) / (blur(bare) + 1e-3)
     return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
@@ -104,8 +104,7 @@ def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
 def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
     """What is shown on the grid [G, G] or [G, G, 3] float32, averaged over skin with a standard deviation in metres."""
     size = len(warp.normal)
-    bare = 1 - outlined_features(warp, SKIN_GRID / size)
-    bare = cv2.resize(bare, (size, size)) * warp.normal.any(-1) + 1e-3
+    bare = cv2.resize(1 - warp.features, (size, size)) * warp.normal.any(-1) + 1e-3
     bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
     blur = lambda x: cv2.GaussianBlur(x, (0, 0), width * warp.scale).reshape(x.shape)
     return blur(values * bare) / blur(bare)

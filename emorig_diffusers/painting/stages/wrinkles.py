@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...photo.landmarks import BROWS, LIDS, MIRROR, OUTER_LIPS
-from ...photo.masks import fill_polygon, ramp, smooth
+from ...photo.landmarks import MIRROR
+from ...photo.masks import ramp, smooth
 from ...photo.resample import enlarge, reach, warp_crop
 from ...render.spherical_harmonics import sh_shading
-from .flow import Warp
+from .flow import SKIN_GRID, Warp
 
 Anchor = tuple[int, int, float]  # a share of the way from one landmark to another
 Stroke = tuple[np.ndarray, np.ndarray, float]
@@ -76,7 +76,6 @@ FOLDS: tuple[Fold, ...] = (
 )  # fmt: skip
 SAFE = (50, 280, 101, 330, 205, 425, 36, 266, 5, 195, 197, 151, 108, 337, 69, 299)
 """Landmarks that lie on skin in almost every photo: cheeks, bridge of the nose, forehead."""
-SKIN_GRID = 128  # side of the picture on which skin is told from hair, pixels
 SKIN_SPREAD = np.array([13, 7, 7], np.float32)  # Lab: standard deviations of skin about its samples
 PALE = 12.0  # Lab: a pale chroma
 ROUGH = 0.006  # squared relative contrast of skin that has lines of its own
@@ -226,7 +225,7 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
     """How surely pixels are bare, smooth skin [SKIN_GRID, SKIN_GRID] float32 in [0, 1]; how colourful that is."""
     size, ratio = SKIN_GRID, SKIN_GRID / len(warp.normal)
     crop = warp_crop(photo, np.asarray(matrix) * 2 * ratio, 2 * size).astype(np.float32) / 255
-    features = outlined_features(warp, ratio)
+    features = warp.features
     known = cv2.resize(cv2.erode((features < 0.1).astype(np.float32), np.ones((3, 3), np.uint8)), (2 * size, 2 * size))
     grey = crop @ np.array([0.3, 0.6, 0.1], np.float32)
     blur = lambda x, metres: cv2.GaussianBlur(x, (0, 0), 2 * ratio * metres * warp.scale)
@@ -244,13 +243,6 @@ def see_skin(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndar
     gentle = 0.75 + 0.25 * smooth(np.clip((usual - 0.018) / 0.02, 0, 1))  # lines on smooth skin are faint
     skin = np.exp(-0.5 * np.maximum(distance - 1, 0) - rough / ROUGH) * (1 - features)
     return cv2.GaussianBlur(skin, (0, 0), 0.8) * np.float32(gentle), np.float32(colour)
-
-
-def outlined_features(warp: Warp, ratio: float) -> np.ndarray:
-    """Brows, eyes and lips [S, S] float32 in [0, 1]."""
-    outlines = (warp.points[list(outline)] * ratio for outline in (*BROWS, *LIDS, OUTER_LIPS))
-    mask = np.any([fill_polygon((SKIN_GRID, SKIN_GRID), points) for points in outlines], axis=0)
-    return cv2.blur(mask.astype(np.float32), (3, 3))
 
 
 def apply_field(

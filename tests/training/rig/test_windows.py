@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from torch.utils.data import default_collate
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.data.dataset import DataError
-from emorig_diffusers.data.shards import CodeShards, write_shard
+from emorig_diffusers.data.shards import CodeShards, Sample, write_shard
+from emorig_diffusers.diffusion.sampling import Sampling
 from emorig_diffusers.face.emotions import EMOTIONS
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.head import HeadModel
-from emorig_diffusers.models.mesh_fields import residual_offsets
+from emorig_diffusers.painting.photo_texture import STAGES, EditState, PhotoTexturePainter, plan_inpainting
+from emorig_diffusers.photo.pictures import Picture
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.training.rig import windows
 from emorig_diffusers.training.rig.windows import (
@@ -63,6 +66,35 @@ def test_what_is_drawn_of_a_photo(
     assert not (area["mouth"] & ~area["edge"]).any()
     assert not (area["folds"] & area["lips"]).any()
     assert area["folds"].any((1, 2)).all() and area["lips"].any((1, 2)).all()
+
+
+def test_a_window_is_what_an_edit_shows_the_network(
+    pipe: EmoRigPipeline, astronaut: np.ndarray, astronaut_face: EncodedFace
+) -> None:
+    """Bit for bit, on one grid and with eyes that stay."""
+    crop = warp_crop(astronaut, astronaut_face.grid_matrix(256), 256)
+    sample = Sample("photo", crop, astronaut_face.codes, np.eye(3), astronaut_face.residual, {})
+    face = replace(astronaut_face, picture=Picture(crop, np.eye(2, 3)))
+    painter, frame = PhotoTexturePainter(pipe), pipe.repaint_window
+
+    def planned(state: EditState) -> EditState:
+        for stage in STAGES[: STAGES.index(plan_inpainting) + 1]:
+            state = stage(state)
+        return state
+
+    for target in (pipe.edit_codes(face, "fear"), face.codes):
+        edit = planned(EditState(painter, crop, face, target, Sampling(1), grid=256, moves_eyes=False))
+        prepared = planned(windows.prepared_edit(pipe, sample, target, 256))
+        for name, value in vars(edit.flow).items():
+            assert np.array_equal(value, vars(prepared.flow)[name]), name
+        for name in ("moved", "base", "normal", "albedo", "network_mask", "mouth", "inside", "drawn"):
+            assert np.array_equal(getattr(edit.plan, name), getattr(prepared.plan, name)), name
+        assert edit.plan.mouth.any() == (target is not face.codes)
+    drawn = windows.draw_window(pipe, sample, np.random.default_rng(0))  # the photo itself is its answer
+    assert np.array_equal(drawn["photo"], edit.plan.moved[frame])
+    for name, scale, zero in (("normal", 127, 128), ("albedo", 255, 0)):
+        seen = getattr(edit.plan, name)[0].permute(1, 2, 0).numpy()[frame]
+        assert np.array_equal(drawn[name], np.round(seen * scale + zero).astype(np.uint8)), name
 
 
 def test_there_and_back_is_nearly_the_photo(arrays: dict[str, np.ndarray]) -> None:
@@ -207,8 +239,7 @@ def test_pictures_that_the_open_default_cannot_take(
 def test_every_emotion_is_a_way_there(pipe: EmoRigPipeline, shards: CodeShards) -> None:
     """The codes between differ from the photo's and from each other, but only in the expression."""
     sample = shards[1]
-    offsets = torch.from_numpy(residual_offsets(pipe.head, sample.residual)).float()
-    ways = [windows._other_expression(pipe, sample.codes, offsets, np.random.default_rng(i)) for i in range(24)]
+    ways = [windows._other_expression(pipe, sample, np.random.default_rng(i)) for i in range(24)]
     assert all(way.with_(expression=sample.codes.expression) == sample.codes for way in ways)
     ways = [way for way in ways if not torch.equal(way.expression, sample.codes.expression)]
     assert len(ways) > 16  # a calm face stays as it is where it is to be neutral
