@@ -21,7 +21,7 @@ from ..photo.resample import transform_points, warp_crop
 from ..photo.sharpness import photo_blur
 from ..timing import timed
 from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
-from .stages import composite, flow, frown_lines, inpaint, lids, lips, shading, wrinkles
+from .stages import composite, flow, frown_lines, inpaint, lids, lips, shading
 from .stages.face_light import eyes_hidden
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def plan_inpainting(state: EditState) -> EditState:
     """Masks of what motion cannot give, and plain teeth and skin that stand there."""
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
     near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
-    release = 0.0 if state.face.covered else wrinkles.fold_release(state.unit_changes)
+    release = 0.0 if state.face.covered else inpaint.fold_release(state.unit_changes)
     plan = composite.plan(state.flow, warp_crop(state.moved, grid, state.grid), size, release, near)
     return replace(state, plan=plan, inpainted=plan.base)
 
@@ -184,14 +184,10 @@ def soften_frown(state: EditState) -> EditState:
     return replace(state, result=result)
 
 
-def shade_wrinkles(state: EditState) -> EditState:
-    """Wrinkles of the expression in the photo's light."""
-    depth, change, light = state.painter.config.wrinkles, state.unit_changes, state.target.light[0]
-    if not change or not depth:
-        return state
-    grid = state.photo_to_flow
-    result = wrinkles.shade_wrinkles(state.result, state.moved, grid, state.flow, change, light, depth)
-    return replace(state, result=result)
+def draw_frown(state: EditState) -> EditState:
+    """Lines between brows that are drawn down."""
+    depth, change, grid = state.painter.config.wrinkles, state.unit_changes, state.photo_to_flow
+    return replace(state, result=frown_lines.draw_frown(state.result, state.moved, grid, state.flow, change, depth))
 
 
 STAGES: tuple[Callable[[EditState], EditState], ...] = (
@@ -206,10 +202,10 @@ STAGES: tuple[Callable[[EditState], EditState], ...] = (
     draw_lip_line,
     shade_expression,
     soften_frown,
-    shade_wrinkles,
+    draw_frown,
 )
 OPTIONAL = ("limit_lip_thickness", "paint_lids", "network", "draw_lip_line", "shade_expression", "soften_frown",
-            "shade_wrinkles")  # fmt: skip
+            "draw_frown")  # fmt: skip
 """Stages that may be left out: the others make what later ones need."""
 
 

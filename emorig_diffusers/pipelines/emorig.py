@@ -65,8 +65,8 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         rasterizer: How heads are drawn, one of `rasterize.RULES`: "exact", or "pytorch3d" as published.
         emotion_codes: Emotion -> expression and jaw [E + 3], absolute; they replace the recipes, and are what a head
             without named units needs.
-        wrinkles: Depth of the wrinkles of expression that are shaded onto moved pixels, 0 for none; heads without
-            named units have none.
+        wrinkles: Depth of the lines between the brows that come with a frown, 0 for none; heads without named units
+            have none.
         shading: Strength of the shade that comes with expressions, 0 for none; heads without shading maps have none.
         light_blur: Pixels of the crop over which the network's word on the mouth's inside is averaged, so that it
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,17 +45,23 @@ def test_no_stage_changes_what_it_was_given(start: EditState) -> None:
         states.append(stage(states[-1]))
         before.append(arrays(states[-1]))
     assert all(arrays(state).items() >= seen.items() for state, seen in zip(states, before, strict=True))
-    assert len({seen["result"] for seen in before if "result" in seen}) > 4
+    assert len({seen["result"] for seen in before if "result" in seen}) > 3
 
 
 @pytest.mark.parametrize(
     ("names", "settings"),
-    [(["shade_wrinkles"], {"wrinkles": 0.0}), (["shade_expression", "soften_frown"], {"shading": 0.0})],
+    [(["draw_frown"], {"wrinkles": 0.0}), (["shade_expression", "soften_frown"], {"shading": 0.0})],
 )
 def test_a_stage_may_be_left_out(
-    bare: EmoRigPipeline, hopper: np.ndarray, start: EditState, names: list[str], settings: dict[str, Any]
+    bare: EmoRigPipeline,
+    hopper: np.ndarray,
+    hopper_face: EncodedFace,
+    start: EditState,
+    names: list[str],
+    settings: dict[str, Any],
 ) -> None:
-    without = EmoRigPipeline(bare.head, bare.encoder, **settings)(hopper, "happy", output_type="np").images[0]
+    without = EmoRigPipeline(bare.head, bare.encoder, **settings)(hopper, "anger", output_type="np").images[0]
+    start = replace(start, target=bare.edit_codes(hopper_face, "anger"))
     skipped = run_stages(start, names).result
     assert np.array_equal(skipped, without) and not np.array_equal(skipped, run_stages(start).result)
 

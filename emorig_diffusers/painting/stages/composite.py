@@ -111,7 +111,7 @@ def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, nea
         fine: The crop after motion on that grid, uint8 [G, G, 3].
         size: Side S of what the network sees.
         fold_release: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
-            stay the photo's own skin, for wrinkles.py to shade.
+            stay the photo's own skin, for shading.py to shade.
         near: Where the mouth is drawn, if not on that grid.
     """
     near = near or CloseUp(warp, fine, np.eye(2, 3))

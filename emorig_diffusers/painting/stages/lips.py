@@ -17,7 +17,7 @@ from ...models.mesh_fields import residual_offsets
 from ...photo.landmarks import INNER_LIPS, MOUTH_CORNERS, OUTER_LIPS
 from ...photo.masks import ramp
 from .flow import Warp
-from .wrinkles import WARMTH, apply_field, splat
+from .skin import WARMTH, apply_field, splat
 
 LOWER_LIP = np.array([OUTER_LIPS[11:], INNER_LIPS[11:]])  # outer and inner landmarks, side by side
 MOST_FLESH = 1.1  # thickness of the lower lip that an edit may leave, of the photo's

@@ -18,7 +18,7 @@ from ...photo.landmarks import LIDS
 from ...photo.masks import fill_polygon
 from ...photo.resample import warp_crop
 from .flow import SKIN_GRID, Warp
-from .wrinkles import PALE, SAFE, WARMTH, apply_field
+from .skin import PALE, SAFE, WARMTH, apply_field
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
 DIM = 4.0  # grey levels that shades in the dark are told from
