@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .checks import check_box, face_square
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "face-api-expression" / "model.safetensors"
-_OUTPUTS = ("neutral", "happy", "sad", "anger", "fear", "disgust", "surprise")
+OUTPUTS = ("neutral", "happy", "sad", "anger", "fear", "disgust", "surprise")
 _MEAN = (122.782, 117.001, 104.298)  # RGB, subtracted before the division by 255
-_SIDE = 112  # pixels the network sees
+SIDE = 112  # pixels the network sees
 _MARGIN = 0.95  # crop side / face-box side: of those tried, acted expressions are named best at this one
 
 
@@ -49,8 +49,8 @@ class FaceApiJudge:
             ValueError: `rgb` is no uint8 RGB picture, or the box is empty or beside the picture.
         """
         check_box(rgb, box, "FaceApiJudge")
-        picture = torch.from_numpy(face_square(rgb, box, _SIDE, _MARGIN)).float().permute(2, 0, 1)[None]
-        return dict(zip(_OUTPUTS, self.network(picture).softmax(-1)[0].tolist()))
+        picture = torch.from_numpy(face_square(rgb, box, SIDE, _MARGIN)).float().permute(2, 0, 1)[None]
+        return dict(zip(OUTPUTS, self.network(picture).softmax(-1)[0].tolist()))
 
     def valence_arousal(self, rgb: np.ndarray, box: tuple[float, float, float, float]) -> None:
         """`None`: this network does not tell."""
@@ -67,7 +67,7 @@ class ExpressionNet(nn.Module):
         super().__init__()
         widths = (3, 32, 64, 128, 256)
         self.blocks = nn.ModuleList(_Block(a, b, full=a == 3) for a, b in zip(widths, widths[1:]))
-        self.fc = nn.Linear(widths[-1], len(_OUTPUTS))
+        self.fc = nn.Linear(widths[-1], len(OUTPUTS))
 
     def forward(self, picture: Tensor) -> Tensor:
         """Logits of neutral, happy, sad, anger, fear, disgust, surprise."""

@@ -27,7 +27,7 @@ from .modules import read_module
 
 _UPSTREAM = "https://github.com/HSE-asavchenko/face-emotion-recognition/raw/main/models/affectnet_emotions/"
 _CLASSES = ("anger", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")  # alphabetical
-_MEAN, _STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def face_tensor(rgb: np.ndarray, box: tuple[float, float, float, float], side: i
     window = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
     face = Image.fromarray(rgb).resize((side, side), Image.Resampling.BILINEAR, box=window)
     pixels = torch.from_numpy(np.array(face)).permute(2, 0, 1) / 255
-    return ((pixels - _MEAN) / _STD)[None]
+    return ((pixels - MEAN) / STD)[None]
 
 
 # weights
