@@ -50,3 +50,14 @@ class EmotionEmbedding(AlignedMixin, ModelMixin, ConfigMixin):
         for name, share in shares.items():
             moved = moved + strength * share * self.weight[self.names.index(name)]
         return moved
+
+    def shares(self, source: Tensor, token: Tensor) -> dict[str, float]:
+        """How far a token is from a source's to each emotion's own: the shares of which `moved` makes it.
+
+        Args:
+            source, token: [1, dim].
+        """
+        start, weight = source.double().cpu(), self.weight.detach().double().cpu()
+        ways = (weight[:-1] - start).T
+        found = torch.linalg.lstsq(ways, (token.double().cpu() - start).T, driver="gelsd").solution[:, 0]
+        return dict(zip(self.names, found.tolist()))

@@ -28,6 +28,7 @@ from ..photo.resample import warp_crop
 from ..timing import timed
 from .base import FacePipeline
 from .checks import UNKNOWN, check_emotion_ldm_request
+from .emotion_lora import EmotionLoraMixin
 from .outputs import EditedFace
 from .picture_faces import PictureFace, cut_face, faces_to_encode, paste_picture
 from .request import EditRequest
@@ -49,7 +50,7 @@ class LatentFace(PictureFace):
     judged: dict[str, float]
 
 
-class EmotionLDMPipeline(FacePipeline):
+class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
     """Change the emotion of faces by a latent diffusion model; intensity goes from the source emotion's token (0) to
     the target's (1).
 
@@ -182,7 +183,7 @@ class EmotionLDMPipeline(FacePipeline):
 
     # diffusion
 
-    def _noise(self, x: Tensor, t: Tensor, token: Tensor, scale: float) -> Tensor:
+    def noise(self, x: Tensor, t: Tensor, token: Tensor, scale: float) -> Tensor:
         """Noise [B, ...] in latents under tokens [B, D], with guidance beyond 1: from the null class, and on."""
         if scale <= 1:
             return self.unet(x, t, encoder_hidden_states=token[:, None], return_dict=False)[0]
@@ -221,7 +222,7 @@ class EmotionLDMPipeline(FacePipeline):
         """Up or down, in float32 on the CPU."""
         scheduler.set_timesteps(sampling.steps, self._execution_device, strength)
         x, tokens = self._place(latents), self._place(tokens)
-        predict = lambda t, latents, conditions, code: self._noise(latents, t, code, scale)
+        predict = lambda t, latents, conditions, code: self.noise(latents, t, code, scale)
         return self.follow(scheduler, (x, x[:, :0], tokens), sampling, predict)[0].float().cpu()
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -276,13 +277,22 @@ class EmotionLDMPipeline(FacePipeline):
             if not self.interrupt:
                 noisy |= zip(part, self.add_noise(latents, tokens, sampling.steps, strength, up).split(1))
         drawn = {}
-        for part in _parts(rows, sampling.batch):
-            if self.interrupt:
-                break
-            latents, tokens = torch.cat([noisy[key[:2]] for key, _ in part]), torch.cat([token for _, token in part])
-            back = self.remove_noise(latents, tokens, sampling, strength, scale)
-            drawn |= zip([key for key, _ in part], self.decode(back))
+        for loras, alike in self._by_loras(rows, sources).items():
+            for part in _parts(alike, sampling.batch):
+                if self.interrupt:
+                    break
+                latents, tokens = (torch.cat(one) for one in zip(*((noisy[key[:2]], token) for key, token in part)))
+                with self.with_loras(loras):
+                    back = self.remove_noise(latents, tokens, sampling, strength, scale)
+                drawn |= zip([key for key, _ in part], self.decode(back))
         return drawn
+
+    def _by_loras(self, rows: list[Any], sources: dict[tuple[int, int], Tensor]) -> dict[Any, list[Any]]:
+        """Rows of one batch need the same LoRAs."""
+        groups: dict[Any, list[Any]] = {}
+        for key, token in rows:
+            groups.setdefault(self.lora_weights(sources[key[:2]], token), []).append((key, token))
+        return groups
 
     def _finish(
         self, rgb: np.ndarray, face: LatentFace, source: Tensor, target: Tensor, drawn: Tensor | None,
