@@ -27,10 +27,11 @@ class Rows:
     Args:
         folder: Where `keep_rows` put them.
         count: Samples N.
+        size: Samples a file; `None` for ROWS.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count, self._files = folder, count, {}
+    def __init__(self, folder: Path, count: int, size: int | None = None) -> None:
+        self.folder, self.count, self.size, self._files = folder, count, size or ROWS, {}
 
     def __len__(self) -> int:
         return self.count
@@ -39,7 +40,7 @@ class Rows:
         """Tensors of one sample, by name."""
         if not 0 <= index < self.count:
             raise IndexError(index)
-        part, row = divmod(index, ROWS)
+        part, row = divmod(index, self.size)
         if part not in self._files:
             self._files[part] = safe_open(_file(self.folder, part), "pt")
         file = self._files[part]
@@ -48,7 +49,7 @@ class Rows:
 
 def keep_rows(
     folder: Path, mark: str, count: int, make: Callable[[range], dict[str, Tensor]], accelerator: Accelerator,
-    what: str = "rows",
+    what: str = "rows", size: int | None = None,
 ) -> Rows:  # fmt: skip
     """Rows of `count` samples, from files where these hold them.
 
@@ -61,23 +62,25 @@ def keep_rows(
         make: Numbers of samples -> tensors [n, ...] by name.
         accelerator: The processes.
         what: The rows' name, for the progress bar.
+        size: Samples a file, what an interrupted run makes again at most; `None` for ROWS.
 
     Raises:
         DataError: The files cannot be written.
     """
-    parts = range(accelerator.process_index, -(-count // ROWS), accelerator.num_processes)
+    size = size or ROWS
+    parts = range(accelerator.process_index, -(-count // size), accelerator.num_processes)
     for part in tqdm(parts, desc=what, unit="file", disable=not accelerator.is_main_process):
         file = _file(folder, part)
         if _mark(file) == mark:
             continue
-        rows = make(range(part * ROWS, min((part + 1) * ROWS, count)))
+        rows = make(range(part * size, min((part + 1) * size, count)))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(file, save({name: rows[name].cpu().contiguous() for name in rows}, {"fingerprint": mark}))
         except OSError as error:
             raise DataError(f"{file} cannot be written ({error.strerror}): make room there, start again.") from error
     accelerator.wait_for_everyone()
-    return Rows(folder, count)
+    return Rows(folder, count, size)
 
 
 def fingerprint(module: nn.Module, shards: Sequence[CodeShards], *others: Any) -> str:
