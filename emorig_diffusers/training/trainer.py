@@ -51,11 +51,15 @@ class Run(ABC):
         optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
         self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
         self.progress = Progress(args)
-        self.ema = EMAModel(self.parameters, decay=args.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema = self.average()
         self.extras = Extras(self.progress, self.ema if args.use_ema else None)
         self.step = resume(accelerator, args, settings, self.extras)
         self.ema.to(accelerator.device)  # resumed, it is on the CPU
         self.log = Log(args.output_dir, self.step) if accelerator.is_main_process else None
+
+    def average(self) -> EMAModel:
+        """The average of the weights, not begun."""
+        return EMAModel(self.parameters, decay=self.args.ema_decay, use_ema_warmup=True, power=0.75)
 
     # what a script adds
 

@@ -93,3 +93,12 @@ class LatentData(Dataset):
         u, views = rng.random(2, np.float32), self.latents[index]["latents"]
         return {"latent": views[int(rng.integers(len(views)))], "emotion": self.emotions[index],
                 "u": torch.from_numpy(u), "seed": torch.tensor(seed)}  # fmt: skip
+
+
+def read_data(
+    vqvae: VQModel, shards: Sequence[CodeShards], names: Sequence[str], folder: Path, accelerator: Accelerator,
+    mirror: bool = False,
+) -> LatentData:  # fmt: skip
+    """Latents of prepared photos with their emotions; arguments and errors as for `read_latents` and `emotion_rows`."""
+    emotions = emotion_rows(shards, names)  # first, as it costs nothing to find out that there are none
+    return LatentData(read_latents(vqvae, shards, folder, accelerator, mirror), emotions)
