@@ -69,7 +69,9 @@ class VQObjective:
         likeness = parts["l1"] + self.perceptual_weight * parts["lpips"]
         told, word = hinge(made["real"], made["fake"]), -made["shown"].mean()
         last = extract_model_from_parallel(networks).vqvae.decoder.conv_out.weight
-        weight = self.disc_weight * self.adaptive_weight(likeness, word, last) * self.judged
+        weight = likeness.new_zeros(())
+        if self.judged:
+            weight = self.disc_weight * self.adaptive_weight(likeness, word, last)
         total = likeness + self.codebook_weight * made["codebook"] + weight * word + self.judged * told
         return {"loss": total, **parts, "codebook": made["codebook"], "adversarial": word, "weight": weight,
                 "discriminator": told}  # fmt: skip

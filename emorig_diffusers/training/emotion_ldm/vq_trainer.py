@@ -137,7 +137,8 @@ class VQRun(SampledRun):
         return {"reconstructions": draw_rows([[(caption, enlarge(one)) for one in row] for caption, row in rows])}
 
     def figures(self) -> dict[str, float]:
-        """Of the photos that are only looked at: `l1`, `lpips`, and the share of `codes` in use."""
+        """Of the photos that are only looked at: `l1`, `lpips`, their weighted sum `val_rec_loss`, and the share of
+        `codes` in use."""
         count, used = len(self.looked_at), torch.zeros(self.vqvae.config["num_vq_embeddings"], dtype=torch.bool)
         sums = {"l1": 0.0, "lpips": 0.0}
         for batch in DataLoader(self.looked_at, BATCH):
@@ -147,7 +148,8 @@ class VQRun(SampledRun):
             used[codes.flatten().cpu()] = True
             found = self.objective.distances(batch, self.vqvae.decode(latents).sample)
             sums = {name: total + float(found[name]) * len(batch) / count for name, total in sums.items()}
-        return sums | {"codes": float(used.float().mean())}
+        both = sums["l1"] + self.args.perceptual_weight * sums["lpips"]
+        return {"val_rec_loss": both, **sums, "codes": float(used.float().mean())}
 
     def save(self, folder: Path) -> None:
         """The autoencoder, with the averaged weights where there is an average."""

@@ -215,7 +215,7 @@ def test_pictures_are_learnt_with_lpips(
     first, *_, last = rows(tmp_path)
     assert last["l1"] < 0.8 * first["l1"] and 0 < last["lpips"] < first["lpips"]
     said = capsys.readouterr()
-    assert "step 40: l1 0." in said.out + said.err
+    assert "step 40: val_rec_loss 0." in said.out + said.err
 
 
 def test_a_codebook_of_latents(pictures: Tensor, trained: Path) -> None:
