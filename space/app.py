@@ -83,7 +83,7 @@ class Editor:
         with friendly():
             units = read_units(action_units)
         asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
-        result = self._result(photo, face, seed, asked)
+        result, _ = self._result(photo, face, seed, asked)
         with friendly(photo):
             return save(result, photo)
 
@@ -105,10 +105,10 @@ class Editor:
         angles, units = moved[: len(page.ANGLES)], dict(zip(page.UNITS, moved[len(page.ANGLES) :], strict=True))
         asked = request(emotion, intensity, reference, steps, angles, units, dict.fromkeys(attributes, amount), shape)
         try:
-            result = self._result(photo, face, seed, asked)
+            result, fitted = self._result(photo, face, seed, asked)
             with friendly(photo):
                 after = save(result, photo)
-                heads = self._heads(photo, result, Path(after).with_suffix(".glb"))
+                heads = self._heads(fitted, result, Path(after).with_suffix(".glb"))
                 pair = (before_picture(photo, Path(after).parent), after)
             for note in notes_of(result.faces[0]):
                 gr.Info(note)
@@ -133,16 +133,22 @@ class Editor:
         preview = gr.update(value=picture, visible=several)
         return preview, gr.update(choices=choices, value="largest", visible=several), frames, *EMPTY_STAGE
 
-    def _result(self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> EmoRigOutput:
+    def _result(
+        self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]
+    ) -> tuple[EmoRigOutput, list[Any] | None]:
+        """The edit, and the faces that it is of, where they have heads."""
         if not photo:
             raise gr.Error("Upload a photo first.", print_exception=False)
         with friendly(photo, asked.get("reference")):
             self.pipe.check_inputs(**asked)
-            return self.run(photo, int(seed or 0), face=int(face) if face.isdecimal() else face, **asked)
+            which, fitted = int(face) if face.isdecimal() else face, None
+            if "mesh" in self.pipe.capabilities:
+                fitted = self.pipe.encode(read_photo(photo).rgb, which)
+            return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
 
-    def _heads(self, photo: str, result: EmoRigOutput, path: Path) -> str | None:
-        if "mesh" in self.pipe.capabilities:
-            return write_heads(self.pipe, photo, result, path)
+    def _heads(self, fitted: list[Any] | None, result: EmoRigOutput, path: Path) -> str | None:
+        if fitted is not None:
+            return write_heads(self.pipe, fitted, result, path)
         return write_fitted_heads(open_default(), result, path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.mesh.export import mesh_of_edit, mesh_of_photo, write_mesh
 from emorig_diffusers.photo.faces import find_faces
 from emorig_diffusers.photo.io import read_photo
@@ -15,20 +16,18 @@ HEAD_SPACING = 0.25  # between heads side by side, metres
 TEXTURE_SIDE = 768  # of each head's texture, pixels
 
 
-def write_heads(pipe: EmoRigPipeline, photo: str, result: EmoRigOutput, path: Path) -> str:
+def write_heads(pipe: EmoRigPipeline, faces: list[EncodedFace], result: EmoRigOutput, path: Path) -> str:
     """Write the edited heads side by side as GLB, in metres, y up, with the edited photo on them.
 
     Args:
         pipe: Which made the result.
-        photo: Path of what it was made from.
+        faces: What was edited, as it was before.
         result: Of one photo.
         path: Ends with ".glb".
     """
-    rgb, edited = read_photo(photo).rgb, read_photo(result.images[0]).rgb
-    found, meshes = find_faces(rgb), {}
-    for place, face in enumerate(result.faces[0]):
-        read = pipe.encode_face(rgb, found[face.number - 1])
-        mesh = mesh_of_edit(pipe, read, face, edited, TEXTURE_SIDE)
+    edited, meshes = read_photo(result.images[0]).rgb, {}
+    for place, (before, face) in enumerate(zip(faces, result.faces[0])):
+        mesh = mesh_of_edit(pipe, before, face, edited, TEXTURE_SIDE)
         mesh.vertices[:, 0] += HEAD_SPACING * place
         meshes[f"face_{face.number}"] = mesh
     return str(write_mesh(meshes, path))

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from torch.utils.data import Dataset
 
 from emorig_diffusers.data.dataset import DataError
 
@@ -60,7 +61,7 @@ class Sample:
     info: dict[str, Any]
 
 
-class CodeShards:
+class CodeShards(Dataset[Sample]):
     """Random access to the samples of a folder of shards; a map-style data set for `torch.utils.data.DataLoader`.
 
     Nothing stays open between two samples, so workers may be forked or spawned.

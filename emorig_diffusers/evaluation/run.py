@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..files.assets import AssetError
 from ..files.atomic import write_file
-from ..photo.io import save_photo
+from ..photo.io import read_photo, save_photo
 from ..pipelines.base import FacePipeline
 from ..processes import start_processes
 from ..version import __version__
@@ -47,6 +47,7 @@ class Editor:
     steps: int | None = None
     seed: int = 0
     pipe: FacePipeline | None = None
+    _fitted: tuple[Path, list[Any]] | None = None  # the latest source and its face, for all its edits
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,9 +69,10 @@ class Editor:
         generator = torch.Generator().manual_seed(self.seed)
         if self.pipe is None:
             raise ValueError("There is no pipeline to edit with: give one.")
-        result = self.pipe(
-            pair.source, pair.emotion, intensity, num_inference_steps=self.steps or None, generator=generator
-        )
+        if self._fitted is None or self._fitted[0] != pair.source:
+            self._fitted = pair.source, self.pipe.encode(read_photo(pair.source).rgb)
+        how = {"num_inference_steps": self.steps or None, "generator": generator, "faces": self._fitted[1]}
+        result = self.pipe(pair.source, pair.emotion, intensity, **how)
         file.parent.mkdir(parents=True, exist_ok=True)
         save_photo(result.images[0], file)
 

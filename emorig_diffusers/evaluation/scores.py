@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,11 @@ from ..photo.io import read_photo
 from ..photo.landmarks import EYE_CORNERS
 from ..photo.resample import align, transform_points, warp_crop
 from ..pipelines.emorig import EmoRigPipeline
+from ..timing import recorded, timed
 from .figures import harmonic_score, linearity, pair_confusion
 from .metrics.background import background_change
 from .metrics.codes import LANDMARK_SIDE, CodeJudge
-from .metrics.emotion import Judge, emotion_judge, second_judge
+from .metrics.emotion import Judge, emotion_judge, named, second_judge
 from .metrics.identity import identity_judge
 from .metrics.perceptual import LPIPS
 from .metrics.pixels import psnr, ssim
@@ -89,16 +87,22 @@ def load_judges(
 
 @dataclass
 class Reading:
-    """What the judges say about one picture uint8 [H, W, 3]; without a face only `rgb` and `others` are set."""
+    """A picture uint8 [H, W, 3], and all faces in it."""
 
     rgb: np.ndarray
     others: list[Face]
-    face: Face | None = None
-    probabilities: dict[str, float] | None = None
-    second: dict[str, float] | None = None
-    valence_arousal: tuple[float, float] | None = None
-    embedding: np.ndarray | None = None
-    encoded: EncodedFace | None = None
+
+
+@dataclass
+class FaceReading(Reading):
+    """What the judges say about one of the faces."""
+
+    face: Face
+    probabilities: dict[str, float]
+    second: dict[str, float]
+    valence_arousal: tuple[float, float] | None
+    embedding: np.ndarray
+    encoded: EncodedFace
 
 
 class Scorer:
@@ -106,7 +110,6 @@ class Scorer:
 
     def __init__(self, judges: Judges) -> None:
         self.judges = judges
-        self.seconds: dict[str, float] = {}
         self._source: Path | None = None
         self._kept: dict[tuple[Path, tuple[int, int]], Reading] = {}
 
@@ -117,9 +120,13 @@ class Scorer:
             PhotoError: A picture cannot be read.
             ValueError: The pictures have different shapes, or the source shows no face.
         """
-        self.seconds = {}
         if pair.source != self._source:
             self._source, self._kept = pair.source, {}
+        with recorded() as seconds:
+            figures = self._figures(pair)
+        return _tidy(figures) | {"seconds": {stage: round(sum(times), 4) for stage, times in seconds.items()}}
+
+    def _figures(self, pair: Pair) -> dict[str, Any]:
         before, after, note = self._read_pair(pair)
         record: dict[str, Any] = {"size": list(after.rgb.shape[1::-1]), "box": _rounded(before.face.box), "note": note}
         record |= self._emotion(pair.emotion, before, after) | self._codes(pair, before, after)
@@ -130,15 +137,15 @@ class Scorer:
             record |= self._pixels(before, after)
         if pair.reference and pair.method != REAL:
             record |= self._reference(pair.reference, before, after)
-        return _tidy(record) | {"seconds": {stage: round(time, 4) for stage, time in self.seconds.items()}}
+        return record
 
-    def _read_pair(self, pair: Pair) -> tuple[Reading, Reading, str | None]:
+    def _read_pair(self, pair: Pair) -> tuple[FaceReading, Reading, str | None]:
         """Source and edited picture at one size, and what is to be said about that."""
-        source = self._pixels_of(pair.source)
+        source = _pixels_of(pair.source)
         if pair.method == UNEDITED:
             before = self._source_reading(pair.source, source)
             return before, before, None
-        edited = self._pixels_of(pair.edited)
+        edited = _pixels_of(pair.edited)
         if pair.method == REAL:  # of another size and framing
             after = self._kept_reading(pair.edited, edited)
             return self._source_reading(pair.source, source), after, None
@@ -146,15 +153,15 @@ class Scorer:
         notes = [f"scored at {size[1]} x {size[0]}"] if source.shape != edited.shape else []
         before = self._source_reading(pair.source, resize(source, size))
         after = self._judge(resize(edited, size), before)
-        if after.face is None:
+        if not isinstance(after, FaceReading):
             notes.append("no face in the edited picture")
         elif displacement(before.face, after.face) > _MOVED:
             notes.append("the face has moved: figures of pixels tell little")
         return before, after, "; ".join(notes) or None
 
-    def _source_reading(self, path: Path, rgb: np.ndarray) -> Reading:
+    def _source_reading(self, path: Path, rgb: np.ndarray) -> FaceReading:
         reading = self._kept_reading(path, rgb)
-        if reading.face is None:
+        if not isinstance(reading, FaceReading):
             raise ValueError("The source shows no face.")
         return reading
 
@@ -165,28 +172,28 @@ class Scorer:
             self._kept[key] = self._judge(rgb)
         return self._kept[key]
 
-    def _judge(self, rgb: np.ndarray, source: Reading | None = None) -> Reading:
+    def _judge(self, rgb: np.ndarray, source: FaceReading | None = None) -> Reading:
         """Ask every judge about the largest face, or about the one that was the source's."""
-        faces = self._find_faces(rgb)
-        face = choose_faces(faces)[0] if faces and source is None else _same_face(faces, source)
+        faces, judges = _find_faces(rgb), self.judges
+        face = _same_face(faces, source) if source else choose_faces(faces)[0] if faces else None
         if face is None:
             return Reading(rgb, faces)
-        judges, reading = self.judges, Reading(rgb, faces, face)
-        with self._timed("emotion"), torch.no_grad():
-            reading.probabilities = judges.emotion(rgb, face.box)
-            reading.valence_arousal = judges.emotion.valence_arousal(rgb, face.box)
-            reading.second = judges.second(rgb, face.box)
-        with self._timed("identity"):
-            reading.embedding = judges.identity.embed(rgb, face.landmarks)
-        with self._timed("codes"):
-            reading.encoded = judges.codes.read(rgb, face)
-        return reading
+        with timed("emotion"), torch.no_grad():
+            probabilities = judges.emotion(rgb, face.box)
+            valence_arousal = judges.emotion.valence_arousal(rgb, face.box)
+            second = judges.second(rgb, face.box)
+        with timed("identity"):
+            embedding = judges.identity.embed(rgb, face.landmarks)
+        with timed("codes"):
+            encoded = judges.codes.read(rgb, face)
+        return FaceReading(rgb, faces, face, probabilities, second, valence_arousal, embedding, encoded)
 
-    def _emotion(self, emotion: str, before: Reading, after: Reading) -> dict[str, Any]:
+    def _emotion(self, emotion: str, before: FaceReading, after: Reading) -> dict[str, Any]:
         """What the judges saw; a face that is not found shows nothing, and is a miss."""
-        seen, known = after.probabilities or {}, emotion in self.judges.emotion.emotions
+        found, known = after if isinstance(after, FaceReading) else None, emotion in self.judges.emotion.emotions
+        seen = found.probabilities if found else {}
         target = seen.get(emotion, 0.0) if known else None
-        top, second = named(seen), named(after.second or {})
+        top, second = named(seen), named(found.second if found else {})
         return {
             "top": top,
             "second_top": second,
@@ -194,15 +201,15 @@ class Scorer:
             "second_accuracy": float(second == emotion) if emotion in self.judges.second.emotions else None,
             "agreement": float(top == second) if top else None,
             "target_probability": target,
-            "gain": target - before.probabilities[emotion] if known else None,
+            "gain": None if target is None else target - before.probabilities[emotion],
             "probabilities_before": before.probabilities,
-            "probabilities_after": after.probabilities,
+            "probabilities_after": seen or None,
             "mscr": pair_confusion(emotion, top),
             "valence_arousal_before": before.valence_arousal,
-            "valence_arousal_after": after.valence_arousal,
+            "valence_arousal_after": found and found.valence_arousal,
         }
 
-    def _linearity(self, pair: Pair, before: Reading, record: dict[str, Any]) -> dict[str, Any]:
+    def _linearity(self, pair: Pair, before: FaceReading, record: dict[str, Any]) -> dict[str, Any]:
         """How the target probability follows strength; a strength that cannot be read is left out, with a note."""
         probabilities, notes = {pair.intensity: record["target_probability"]}, [record["note"]]
         for intensity, path in pair.strengths:
@@ -213,23 +220,23 @@ class Scorer:
         told = {f"{intensity:g}": probabilities[intensity] for intensity in sorted(probabilities)}
         return {"strengths": told, "cls": linearity(probabilities), "note": "; ".join(filter(None, notes)) or None}
 
-    def _probability_at(self, pair: Pair, path: Path, before: Reading) -> float:
+    def _probability_at(self, pair: Pair, path: Path, before: FaceReading) -> float:
         """Target probability of a picture of another strength; 0 where its face is not found."""
-        edited = self._pixels_of(path)
+        edited = _pixels_of(path)
         size = common_size(before.rgb.shape[:2], edited.shape[:2])
         if size != before.rgb.shape[:2]:
             before = self._source_reading(pair.source, resize(before.rgb, size))
         rgb = resize(edited, size)
-        face = _same_face(self._find_faces(rgb), before)
-        with self._timed("emotion"):
+        face = _same_face(_find_faces(rgb), before)
+        with timed("emotion"):
             return self.judges.emotion(rgb, face.box)[pair.emotion] if face else 0.0
 
-    def _codes(self, pair: Pair, before: Reading, after: Reading) -> dict[str, Any]:
+    def _codes(self, pair: Pair, before: FaceReading, after: Reading) -> dict[str, Any]:
         """Identity and codes; a face that is not found is nobody's."""
         figures: dict[str, Any] = {"csim": 0.0}
         if pair.method == UNEDITED:
             figures |= {"csim": None, "shape": _rounded(before.encoded.codes.shape[0].tolist(), 5)}
-        elif after.face is not None:
+        elif isinstance(after, FaceReading):
             judge, pair_read = self.judges.codes, (before.encoded, after.encoded)
             figures["csim"] = self.judges.identity.similarity(before.embedding, after.embedding)
             figures["expression_change"] = _distance(*pair_read)
@@ -238,7 +245,7 @@ class Scorer:
             figures["landmark_error"] = after.encoded.error * LANDMARK_SIDE / 2
         return figures
 
-    def _pixels(self, before: Reading, after: Reading) -> dict[str, Any]:
+    def _pixels(self, before: FaceReading, after: Reading) -> dict[str, Any]:
         """Differences of whole pictures, of the faces' crops and of all that is not the face."""
         size = _shrunk(after.rgb.shape[:2])
         matrix = align(before.face.landmarks, CROP)
@@ -246,17 +253,17 @@ class Scorer:
         faces = tuple(warp_crop(reading.rgb, matrix, CROP) for reading in (before, after))
         figures: dict[str, Any] = {}
         for prefix, pictures in (("", whole), ("face_", faces)):
-            with self._timed("PSNR and SSIM"):
+            with timed("PSNR and SSIM"):
                 figures |= {f"{prefix}psnr": psnr(*pictures), f"{prefix}ssim": ssim(*pictures)}
             figures[f"{prefix}lpips"] = self._lpips(*pictures)
-        with self._timed("background"):
+        with timed("background"):
             figures["background"] = background_change(before.rgb, after.rgb, before.face.landmarks)
         return figures
 
-    def _reference(self, path: Path, before: Reading, after: Reading) -> dict[str, Any]:
+    def _reference(self, path: Path, before: FaceReading, after: Reading) -> dict[str, Any]:
         """Distance from the real photo: of the face's crop, to which it is moved by points that stay, and of codes."""
-        real = self._kept_reading(path, self._pixels_of(path))
-        if real.face is None or after.face is None:
+        real = self._kept_reading(path, _pixels_of(path))
+        if not (isinstance(real, FaceReading) and isinstance(after, FaceReading)):
             return {}
         crop = align(before.face.landmarks, CROP)
         there = crop_like(before.face, real.face, crop)
@@ -267,30 +274,21 @@ class Scorer:
             "reference_csim": self.judges.identity.similarity(real.embedding, after.embedding),
         }
 
-    def _find_faces(self, rgb: np.ndarray) -> list[Face]:
-        with self._timed("find faces"):
-            return find_faces(rgb)
-
-    def _pixels_of(self, path: Path) -> np.ndarray:
-        with self._timed("read"):
-            return read_photo(path).rgb
-
     @torch.no_grad()
     def _lpips(self, a: np.ndarray, b: np.ndarray) -> float:
-        with self._timed("LPIPS"):
+        with timed("LPIPS"):
             tensors = (torch.from_numpy(x).to(self.judges.device).permute(2, 0, 1)[None] / 127.5 - 1 for x in (a, b))
             return float(self.judges.lpips.distance(*tensors))
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+def _find_faces(rgb: np.ndarray) -> list[Face]:
+    with timed("find faces"):
+        return find_faces(rgb)
 
 
-def named(probabilities: dict[str, float]) -> str | None:
-    """The emotion that a judge names: its most probable one; `None` where it saw no face."""
-    return max(probabilities, key=probabilities.__getitem__) if probabilities else None
+def _pixels_of(path: Path) -> np.ndarray:
+    with timed("read"):
+        return read_photo(path).rgb
 
 
 def common_size(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
@@ -333,7 +331,7 @@ def _shrunk(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _same_face(faces: list[Face], source: Reading) -> Face | None:
+def _same_face(faces: list[Face], source: FaceReading) -> Face | None:
     """The face where the source's was: not the neighbour's, when the edit has lost the face."""
     if not faces:
         return None

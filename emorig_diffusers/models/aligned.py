@@ -38,6 +38,12 @@ class AlignedMixin(_Models):
 
     config: Any
 
+    if TYPE_CHECKING:
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """As `ModelMixin.to`, whose wrapper hides its arguments from checkers."""
+            ...
+
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
         """As `ModelMixin.from_pretrained` (so a tuple with `output_loading_info`); the weights are aligned."""

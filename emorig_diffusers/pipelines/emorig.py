@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ..diffusion.sampling import Sampling
@@ -80,6 +81,7 @@ class EmoRigPipeline(EditMixin, FacePipeline):
             `best_of` below 1.
     """
 
+    encoder: LandmarkEncoder | EmocaEncoder
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
     _optional_components = ["unet", "scheduler", "appearance_encoder", "detail"]
     _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
@@ -136,25 +138,18 @@ class EmoRigPipeline(EditMixin, FacePipeline):
             "not to be passed on"
         )
 
-    @contextmanager
-    def _rig_aside(self) -> Iterator[None]:
-        """Keep head and encoder out of what diffusers does to all components: they compute on the CPU in float32."""
-        rig = {name: self.__dict__[name] for name in ("head", "encoder")}
-        self.__dict__.update(dict.fromkeys(rig))  # past __setattr__, which would change the config
-        try:
-            yield
-        finally:
-            self.__dict__.update(rig)
-
     def to(self, *args: Any, **kwargs: Any) -> EmoRigPipeline:
-        """Move or cast the networks, as `DiffusionPipeline.to`; head and encoder stay where they are."""
-        with self._rig_aside():
-            return super().to(*args, **kwargs)
+        """Move or cast the networks, as `DiffusionPipeline.to`; head and encoder stay on the CPU in float32."""
+        networks: Any = copy(self)
+        networks.head = networks.encoder = None
+        DiffusionPipeline.to(networks, *args, **kwargs)
+        return self
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers, for the networks."""
-        with self._rig_aside():
-            super().enable_model_cpu_offload(*args, **kwargs)
+        """As in diffusers, for the networks; head and encoder, which it takes to the GPU, come back."""
+        super().enable_model_cpu_offload(*args, **kwargs)
+        for part in (self.head, self.encoder):
+            part.to("cpu")
 
     @property
     def repaint_window(self) -> tuple[slice, slice]:

@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+SECTION: Any = dict  # type of arguments that presets alone can set
 
 
 def parse_with_preset(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,9 +31,9 @@ def parse_with_preset(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
             known, values = actions[name].choices, value if isinstance(value, list) else [value]
             if known and any(one not in known for one in values):
                 parser.error(f"{config}: {name} must be one of {', '.join(known)}, not {value!r}.")
-            if actions[name].type in (int, dict) and not isinstance(value, actions[name].type):
-                kind = "a whole number" if actions[name].type is int else "a section"
-                parser.error(f"{config}: {name} must be {kind}, not {value!r}.")
+            for kind, what in ((int, "a whole number"), (SECTION, "a section")):
+                if actions[name].type is kind and not isinstance(value, kind):
+                    parser.error(f"{config}: {name} must be {what}, not {value!r}.")
         parser.set_defaults(**preset)
     return parser.parse_args(argv)
 
@@ -45,7 +48,7 @@ def trainer_parser(description: str, sections: Sequence[str] = ()) -> argparse.A
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     for section in sections:
-        add(f"--{section}", type=dict, help=argparse.SUPPRESS)
+        add(f"--{section}", type=SECTION, help=argparse.SUPPRESS)
     add("--config", type=Path, help="YAML preset, see train/presets; the command line wins")
     add("--train_data_dir", type=Path, help="shards written by train/prepare.py, or photos to prepare first")
     add("--output_dir", type=Path, help="checkpoints, log, validation pictures and the result")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, Dataset
 
 from ..data.dataset import DataError
-from ..data.shards import CodeShards
+from ..data.shards import CodeShards, Sample
 from .samplers import Item
 
 IN_MEMORY = 2**30  # bytes of pictures up to which they are read once
@@ -30,7 +30,8 @@ class Pictures(Dataset):
     """
 
     def __init__(self, shards: Sequence[CodeShards], side: int) -> None:
-        self.samples, self.side = ConcatDataset(shards), side
+        self.samples: ConcatDataset[Sample] = ConcatDataset(shards)
+        self.side = side
         check_side(shards, side)
 
     def __len__(self) -> int:
@@ -62,7 +63,8 @@ class PictureData(Dataset):
     """
 
     def __init__(self, shards: Sequence[CodeShards], resolution: int, mirror: bool) -> None:
-        self.samples, self.resolution, self.mirror = ConcatDataset(shards), resolution, mirror
+        self.samples: ConcatDataset[Sample] = ConcatDataset(shards)
+        self.resolution, self.mirror = resolution, mirror
         check_side(shards, resolution)
         self.kept: dict[int, tuple[np.ndarray, np.ndarray, Tensor]] = {}
         self.keeps = len(self) * 3 * resolution**2 < IN_MEMORY

@@ -29,6 +29,9 @@ from .progress import Log, Progress
 from .samplers import StepSampler
 from .scripts import PATIENCE, refusals
 
+CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}
+"""For `nn.Module.to`, whose annotations lack it: convolutions are faster so on a CPU."""
+
 
 class Run(ABC):
     """One run: owns what changes from step to step.
@@ -160,7 +163,8 @@ class Run(ABC):
             save_photo(sheet, self.args.output_dir / f"{name}{suffix}.png")
         if self.args.report_to and sheets:
             images = {name: np.asarray(sheet)[None] for name, sheet in sheets.items()}
-            self.accelerator.get_tracker("tensorboard").log_images(images, self.step, dataformats="NHWC")
+            tracker: Any = self.accelerator.get_tracker("tensorboard")
+            tracker.log_images(images, self.step, dataformats="NHWC")
         if self.args.use_ema:
             self.ema.restore(self.parameters)
         self.set_mode(training=True)
@@ -179,7 +183,7 @@ class Run(ABC):
             save_checkpoint(self.accelerator, args, self.step, self.settings, self.extras)
         if self.accelerator.is_main_process:
             self.validate()
-            if self.log.file.exists():
+            if self.log is not None and self.log.file.exists():
                 self.log.draw(args.output_dir / "losses.png")
             self.use_average()
             write_whole(self.save, args.output_dir / self.result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +76,11 @@ def emotion_judge(kind: str = "auto") -> Judge:
     if kind == "face-api":
         return FaceApiJudge()
     return FerJudge() if kind == "fer" else HSEmotionJudge(kind)
+
+
+def named(probabilities: Mapping[str, float]) -> str | None:
+    """The emotion that a judge names: its most probable one; `None` where it saw no face."""
+    return max(probabilities, key=probabilities.__getitem__) if probabilities else None
 
 
 def second_judge(first: Judge) -> Judge:

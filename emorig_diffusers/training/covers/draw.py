@@ -50,7 +50,8 @@ def cover_mouth(kind: str, face: Portrait, others: Sequence[Portrait], rng: np.r
     layer, alpha = SHAPES[kind](face, others, rng)
     picture = face.picture
     if rng.random() < 0.6:  # its shadow
-        shift = np.float32([[1, 0, rng.normal(0, 0.02) * face.unit], [0, 1, rng.uniform(0, 0.04) * face.unit]])
+        across, down = rng.normal(0, 0.02) * face.unit, rng.uniform(0, 0.04) * face.unit
+        shift = np.array([[1, 0, across], [0, 1, down]], np.float32)
         blurred = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.01, 0.04) * face.unit)
         shadow = cv2.warpAffine(blurred, shift, alpha.shape[::-1])
         picture = picture * (1 - rng.uniform(0.1, 0.5) * shadow[..., None])
@@ -73,7 +74,8 @@ def _noise(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np
 def _cloth(face: Portrait, rng: np.random.Generator) -> np.ndarray:
     """Cloth of one colour, or with stripes, checks, dots or pleats, softly shaded."""
     shape = face.picture.shape[:2]
-    pick = lambda: np.float32(CLOTHS[rng.integers(len(CLOTHS))] if rng.random() < 0.6 else rng.random(3))  # noqa: E731
+    any_colour = lambda: CLOTHS[rng.integers(len(CLOTHS))] if rng.random() < 0.6 else rng.random(3)
+    pick = lambda: np.array(any_colour(), np.float32)
     layer = np.broadcast_to(pick(), (*shape, 3)).copy()
     y, x = np.mgrid[: shape[0], : shape[1]] / face.unit
     angle, period = rng.uniform(0, np.pi), rng.uniform(0.03, 0.2)
@@ -93,11 +95,11 @@ def _cloth(face: Portrait, rng: np.random.Generator) -> np.ndarray:
 
 def _piece(face: Portrait, others: Sequence[Portrait], rng: np.random.Generator) -> np.ndarray:
     """A piece of another photo's clothes, hair or background, or of its forehead, turned and enlarged."""
-    other = others[rng.integers(len(others))]
+    other = others[int(rng.integers(len(others)))]
     size, unit = len(other.picture), other.unit
     places = [other.points[10] + [0, -0.1 * unit], [0.15 * size, 0.8 * size], [0.85 * size, 0.8 * size],
               [0.5 * size, 0.95 * size], [0.1 * size, 0.3 * size], other.points[151]]  # fmt: skip
-    x, y = places[rng.integers(len(places))]
+    x, y = places[int(rng.integers(len(places)))]
     turn = cv2.getRotationMatrix2D((float(x), float(y)), rng.uniform(0, 360), rng.uniform(1, 3))
     turn[:, 2] += face.mouth - [x, y]
     piece = cv2.warpAffine(other.picture, turn, face.picture.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
@@ -111,7 +113,8 @@ def _skin(face: Portrait, rng: np.random.Generator) -> np.ndarray:
     colour = np.median(cv2.blur(face.picture, (3, 3))[y, x], 0) * np.exp(rng.normal(0, [0.15, 0.05, 0.05]).sum())
     colour = colour * np.exp(rng.normal(0, [0.05, 0.06, 0.08]))
     rough = rng.uniform(0, 1)
-    red = 1 + rough * np.float32([0.01, -0.02, -0.02]) * _noise((size, size), 0.06 * face.unit, rng)[..., None]
+    blotches = _noise((size, size), 0.06 * face.unit, rng)[..., None]
+    red = 1 + rough * np.array([0.01, -0.02, -0.02], np.float32) * blotches
     light = 1 + 0.08 * _noise((size, size), 0.12 * face.unit, rng) + 0.03 * rough * _noise((size, size), 1.5, rng)
     return np.clip(colour * red * light[..., None], 0, 1)
 
@@ -216,9 +219,10 @@ def _microphone(face: Portrait, others: Sequence[Portrait], rng: np.random.Gener
 def _shape(face: Portrait, others: Sequence[Portrait], rng: np.random.Generator) -> Drawn:
     """Some round shape, filled with a piece of another photo or with cloth."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    bumps = sum(rng.normal(0, 0.1) * np.cos(k * turn + rng.uniform(0, 6)) for k in (2, 3, 5))
+    bumps = np.sum([rng.normal(0, 0.1) * np.cos(k * turn + rng.uniform(0, 6)) for k in (2, 3, 5)], axis=0)
     radius = rng.uniform(0.1, 0.3) * (1 + bumps)
-    outline = face.mouth + rng.normal(0, 0.08, 2) * face.unit + face.unit * (radius * [np.cos(turn), np.sin(turn)]).T
+    round_shape = (radius * np.stack([np.cos(turn), np.sin(turn)])).T
+    outline = face.mouth + rng.normal(0, 0.08, 2) * face.unit + face.unit * round_shape
     layer = _piece(face, others, rng) if rng.random() < 0.75 else _cloth(face, rng)
     return layer, _soft(fill_polygon(layer.shape, outline))
 

@@ -86,7 +86,8 @@ def gape(face: Portrait, rng: np.random.Generator) -> Portrait:
         return middle + away * (1 + near * (1 / grow - 1))
 
     grid = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
-    picture = cv2.remap(face.picture, *np.float32(source(grid) - 0.5).transpose(2, 0, 1), cv2.INTER_LINEAR)
+    x, y = (source(grid) - 0.5).astype(np.float32).transpose(2, 0, 1)
+    picture = cv2.remap(face.picture, x, y, cv2.INTER_LINEAR)
     points = face.points.copy()
     for _ in range(20):  # where each point has gone to
         points += 0.7 * (face.points - source(points))
@@ -97,7 +98,7 @@ def worsen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A portrait as bad photos show it; uint8 [S, S, 3]."""
     size = len(picture)
     if rng.random() < 0.15:
-        grey = picture @ np.float32([0.3, 0.6, 0.1])
+        grey = picture @ np.array([0.3, 0.6, 0.1], np.float32)
         picture = grey[..., None] * (np.array([1.05, 1, 0.85]) if rng.random() < 0.3 else np.ones(3))
     if rng.random() < 0.5:
         picture = picture * np.exp(rng.normal(0, 0.12, 3))
@@ -117,7 +118,8 @@ def worsen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     picture = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.4:
         quality = int(rng.integers(25, 90))
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+        jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        picture = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
     return picture
 
 

@@ -52,7 +52,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Classifiers(nn.ModuleDict):
-    """Classifiers of the same codes by their loss, as one module."""
+    """Classifiers of the same codes by their loss, as one module.
+
+    Args:
+        by_loss: "bce" or "softmax" -> classifier.
+    """
+
+    def __init__(self, by_loss: dict[str, LatentClassifier]) -> None:
+        super().__init__(by_loss)
+        self.by_loss = by_loss
 
     def forward(self, codes: Tensor) -> dict[str, Tensor]:
         """Codes [B, C] -> logits [B, K] of each."""
@@ -156,20 +164,20 @@ class ClassifierRun(Run):
         chosen = torch.from_numpy(rng.integers(len(self.codes), size=args.train_batch_size)).to(self.codes.device)
         mirrored = torch.from_numpy(rng.integers(2, size=args.train_batch_size)).to(self.codes.device)
         losses = class_losses(self.networks(self.codes[chosen, mirrored]), self.targets[chosen], self.counts)
-        return {"loss": sum(losses.values())} | losses
+        return {"loss": torch.stack(list(losses.values())).sum()} | losses
 
     def sheets(self) -> dict[str, Image.Image]:
         """No pictures: figures of the held-out photos are printed."""
         codes, targets = (part.to(self.codes.device) for part in self.data.part(held_out=True))
         report = attribute_report if self.args.attributes else emotion_report
-        for classifier in self.classifiers.values():
+        for classifier in self.classifiers.by_loss.values():
             tqdm.write(f"step {self.step}, {report(classifier, codes[:, 0], targets)}")
         return {}
 
     def save(self, folder: Path) -> None:
         """The pipeline with the chosen classifier."""
         codes, targets = self.codes.flatten(0, 1), self.targets.repeat_interleave(2, 0)
-        for classifier in self.classifiers.values():
+        for classifier in self.classifiers.by_loss.values():
             calibrate(classifier, codes, targets)
         kind = "attribute_classifier" if self.args.attributes else "emotion_classifier"
         self.pipe.register_modules(**{kind: self.classifiers[self.chosen]})
@@ -180,7 +188,7 @@ class ClassifierRun(Run):
         super().finish()
         if not self.accelerator.is_main_process:
             return
-        for loss, classifier in self.classifiers.items():
+        for loss, classifier in self.classifiers.by_loss.items():
             write_whole(classifier.save_pretrained, self.args.output_dir / f"classifier-{loss}")
         if self.args.quality_photos and not self.args.attributes:
             self.judge_edits()
@@ -193,6 +201,6 @@ class ClassifierRun(Run):
         pictures = torch.stack([all_pictures[int(place)] for place in places])
         self.pipe.to(self.accelerator.device)
         judge, sampling = FaceJudge(), Sampling(self.args.quality_steps)
-        for loss, qualities in edit_quality(self.pipe, self.classifiers, pictures, sampling, judge).items():
+        for loss, qualities in edit_quality(self.pipe, self.classifiers.by_loss, pictures, sampling, judge).items():
             print(f"{loss}: edits of {len(pictures)} held-out photos, judged by {judge.emotion.name}")
             print(quality_table(qualities))

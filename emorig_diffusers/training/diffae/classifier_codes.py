@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,8 @@ def _encode(encoder: SemanticEncoder, pictures: Pictures, accelerator: Accelerat
     for rows, batch in zip(places, tqdm(batches, desc="codes", unit="batch", disable=shown)):
         batch = batch.to(device, encoder.dtype)
         codes[rows] = torch.stack([encoder(batch), encoder(batch.flip(-1))], 1).float()
-    return accelerator.reduce(codes, "sum").cpu()
+    summed: Any = accelerator.reduce(codes, "sum")
+    return summed.cpu()
 
 
 def label_codes(
@@ -141,7 +143,7 @@ def _emotions(shards: Sequence[CodeShards]) -> tuple[tuple[str, ...], list[list[
     if len(names) < 2:
         raise DataError("These shards show fewer than two emotions: prepare labelled photos, or paint emotions first.")
     hot = {name: [float(name == other) for other in names] for name in names}
-    return names, [hot.get(label) for label in labels]
+    return names, [hot.get(label or "") for label in labels]
 
 
 def _attributes(shards: Sequence[CodeShards]) -> tuple[tuple[str, ...], list[list[float] | None]]:

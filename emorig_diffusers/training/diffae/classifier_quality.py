@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion.sampling import Sampling
-from ...evaluation.metrics.emotion import Judge, emotion_judge
+from ...evaluation.metrics.emotion import Judge, emotion_judge, named
 from ...evaluation.metrics.identity import CosFaceJudge, IdentityJudge, identity_judge
 from ...models.semantic_classifier import LatentClassifier
 from ...photo.faces import choose_faces, find_faces
@@ -122,4 +122,4 @@ def _similarity(a: np.ndarray | None, b: np.ndarray | None) -> float:
 
 def _share(judged: list[tuple[dict[str, float], np.ndarray | None]], emotion: str) -> float:
     """Of pictures whose most probable emotion this is."""
-    return float(np.mean([bool(p) and max(p, key=p.get) == emotion for p, _ in judged]))
+    return float(np.mean([named(probabilities) == emotion for probabilities, _ in judged]))

@@ -83,7 +83,9 @@ class ShapeStepObjective:
         losses["keep"] = _distance(self.reader(guess, batch["transform"]), kept, alphas)
         total = losses["mse"] + self.keep_weight * losses["keep"]
         if self.teacher is not None:
-            shown = self._teacher_expression(noisy, t, edited, alphas, batch["transform"])
+            with torch.no_grad():
+                taught = self.teacher(noisy, t, edited, return_dict=False)[0].float()
+                shown = self.expression(self._guess(taught, noisy, alphas), batch["transform"])
             losses["expression"] = _distance(self.expression(guess, batch["transform"]), shown, alphas)
             total = total + self.expression_weight * losses["expression"]
         return {"loss": total} | losses
@@ -96,12 +98,6 @@ class ShapeStepObjective:
             for one, w, h in zip(code, which.tolist(), how_much.tolist())
         ]
         return torch.cat(moved)
-
-    @torch.no_grad()
-    def _teacher_expression(self, noisy: Tensor, t: Tensor, code: Tensor, alphas: Tensor, transform: Tensor) -> Tensor:
-        """The expression [B, E] that the frozen UNet's edit shows."""
-        prediction = self.teacher(noisy, t, code, return_dict=False)[0].float()
-        return self.expression(self._guess(prediction, noisy, alphas), transform)
 
     def _guess(self, prediction: Tensor, noisy: Tensor, alphas: Tensor) -> Tensor:
         """The predicted x0 [B, 3, S, S] in [-1, 1]."""
@@ -139,7 +135,7 @@ class AutoencoderObjective:
         prediction_type: "epsilon" or "v_prediction".
         noise_bias: Timesteps are drawn with a density that grows as t to this power; 0 is uniform, as published.
         code_weight: Of the probe's mean squared error, in the expressions' standard deviations.
-        mean, spread: Of the photos' expressions [E].
+        mean, spread: Of the photos' expressions [E]; a probe needs them.
     """
 
     def __init__(
@@ -147,7 +143,8 @@ class AutoencoderObjective:
         mean: Tensor | None = None, spread: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.alphas, self.prediction_type, self.noise_bias = alphas, prediction_type, noise_bias
-        self.code_weight, self.mean, self.spread = code_weight, mean, spread
+        self.code_weight = code_weight
+        self.mean, self.spread = torch.zeros(()) if mean is None else mean, torch.ones(()) if spread is None else spread
 
     def __call__(self, networks: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch of `PictureData`."""

@@ -26,7 +26,7 @@ from ...pipelines.diffae import DiffAEEmotionPipeline
 from ...pipelines.picture_faces import unit_picture
 from ..config import parse_trainer, preset_networks, trainer_parser
 from ..pictures import PictureData
-from ..trainer import SampledRun
+from ..trainer import CHANNELS_LAST, SampledRun
 from .objectives import AutoencoderObjective, DiffAENetworks, ShapeStepObjective
 
 SETTINGS = ("stage", "resolution", "unet", "semantic_encoder", "scheduler", "code_weight")
@@ -100,12 +100,12 @@ class DiffAERun(SampledRun):
         self.data = PictureData(shards, args.resolution, mirror)
         objective, probe = self.make_objective(args, accelerator.device), None
         if args.stage == "autoencoder" and args.code_weight:
-            probe = nn.Linear(self.pipe.semantic_encoder.config.cond_dim, len(objective.mean))
+            probe = nn.Linear(self.pipe.semantic_encoder.config.cond_dim, len(self.data.picture(0)[2]))
         networks = DiffAENetworks(self.pipe.unet, self.pipe.semantic_encoder, probe)
         networks.unet.requires_grad_(True)
         networks.semantic_encoder.requires_grad_(args.stage == "autoencoder")
         if accelerator.device.type == "cpu":
-            networks = networks.to(memory_format=torch.channels_last)
+            networks.to(**CHANNELS_LAST)
         settings, even = {name: getattr(args, name) for name in SETTINGS}, np.ones(len(self.data))
         super().__init__(args, accelerator, networks, settings, self.data, even, objective)
 

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +26,7 @@ class Mirror:
     def __init__(self, head: HeadModel) -> None:
         self.sides = torch.tensor([-1.0, 1, 1])
         template = head.template.detach().cpu()
-        self.order = torch.from_numpy(cKDTree(template.numpy()).query((template * self.sides).numpy())[1])
+        self.order = torch.from_numpy(KDTree(template.numpy()).query((template * self.sides).numpy())[1])
         self.shape, self.expression = self._matrix(head.shape_basis), self._matrix(head.expression_basis)
 
     def _matrix(self, basis: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _choose(which: Tensor, first: FaceCodes, second: FaceCodes) -> FaceCodes:
 def moved_picture(image: Tensor, scale: Tensor, angle: Tensor, shift: Tensor, side: int) -> Tensor:
     """Pictures [B, 3, side, side] scaled, turned and shifted: see `move`; edge pixels repeat."""
     back = plane_turn(angle)[:, :2, :2] / scale[:, None, None]
-    grid = F.affine_grid(torch.cat([back, -(back @ shift[..., None])], 2), (len(image), 3, side, side), False)
+    grid = F.affine_grid(torch.cat([back, -(back @ shift[..., None])], 2), [len(image), 3, side, side], False)
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def refit_network(network: EmocaEncoder, features: Tensor, codes: Tensor) -> Non
         features: Of photos, by its trunk [N, F].
         codes: Expressions of the same photos [N, E].
     """
-    places = [(network.E_flame, network.config.num_shape + network.config.num_texture)]
+    places: list[tuple[Any, int]] = [(network.E_flame, network.config.num_shape + network.config.num_texture)]
     if network.config.expression_encoder:
         places.append((network.E_expression, 0))
     for part, first in places:
@@ -172,8 +173,8 @@ def calibrate_pipeline(photos: Sequence[Path], pipeline: Path, network: Path | N
     """
     head, portraits = HeadModel.from_pretrained(pipeline / "head"), find_portraits(photos)
     encoder, codes = calibrate(head, portraits)
-    refitted = EmocaEncoder.from_pretrained(network).float() if network else None
-    if refitted is not None:
+    if network is not None:
+        refitted = EmocaEncoder.from_pretrained(network).float()
         if not refitted.config.calibrated:
             raise DataError(f"{network} is no calibrated network: give one that train/train_encoder.py made.")
         side, trunk = refitted.config.image_size, refitted.E_flame.encoder

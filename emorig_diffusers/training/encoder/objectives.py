@@ -91,7 +91,7 @@ class EncoderObjective:
                 FaceCodes(*(getattr(codes, f.name)[some] for f in fields(FaceCodes))), batch.image[some]
             )
         weights = {name: 1.0 if name == "codes" else getattr(self.args, f"{name}_weight") for name in losses}
-        return losses | {"loss": sum(weights[name] * value for name, value in losses.items())}
+        return losses | {"loss": torch.stack([weights[name] * value for name, value in losses.items()]).sum()}
 
     def code_loss(self, codes: FaceCodes, batch: Batch) -> Tensor:
         """Weighted Huber distances of all codes."""

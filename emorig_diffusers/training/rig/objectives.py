@@ -136,7 +136,7 @@ class DenoisingObjective:
             losses["shape"] = self.shape(guess, clean, batch["transform"], self.alphas[t])
             total = total + self.shape.weight * losses["shape"]
         if self.prior is not None:
-            losses["prior"] = self._prior(networks, noisy, t, codes, batch)
+            losses["prior"] = self._prior(self.prior, networks, noisy, t, codes, batch)
             total = total + self.prior_weight * losses["prior"]
         return {"loss": total} | losses
 
@@ -147,8 +147,9 @@ class DenoisingObjective:
         return snr.clamp(max=self.snr_gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
 
     def _prior(
-        self, networks: nn.Module, noisy: Tensor, t: Tensor, codes: dict[str, Tensor], batch: dict[str, Tensor]
-    ) -> Tensor:
+        self, prior: nn.Module, networks: nn.Module, noisy: Tensor, t: Tensor, codes: dict[str, Tensor],
+        batch: dict[str, Tensor],
+    ) -> Tensor:  # fmt: skip
         """How far the prediction has left the frozen one's, under the light of another photo of the batch.
 
         An album has few lights: without this, the network learns that they are part of the person (the colour shift
@@ -157,7 +158,7 @@ class DenoisingObjective:
         foreign = codes | {"light": codes["light"].roll(1, 0)}
         sample = torch.cat([noisy, self.draw(foreign, batch["transform"])], 1)
         with torch.no_grad():
-            kept = self.prior(sample, t, foreign, batch["picture"])
+            kept = prior(sample, t, foreign, batch["picture"])
         return F.mse_loss(networks(sample, t, foreign, batch["picture"]), kept)
 
 
@@ -176,8 +177,8 @@ class Drawer:
     @torch.no_grad()
     def __call__(self, codes: dict[str, Tensor], transform: Tensor) -> Tensor:
         """Buffers [B, 9, S, S]."""
-        codes = FaceCodes(**{name: codes[name] for name in CODES})
-        return draw_conditions(self.head, codes, self.size, transform, self.rasterizer)
+        drawn = FaceCodes(**{name: codes[name] for name in CODES})
+        return draw_conditions(self.head, drawn, self.size, transform, self.rasterizer)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 
 from ...diffusion.sampling import Sampling
 from ...face.emotions import EMOTIONS
+from ...painting.photo_texture import PhotoTexturePainter
 from ...photo.faces import NoFaceError
 from ...pipelines.emorig import EmoRigPipeline
 from .objectives import repaint_inputs
@@ -29,7 +30,7 @@ def emotion_grid(pipe: EmoRigPipeline, photos: list[np.ndarray]) -> Image.Image:
             continue  # a training picture is tighter than a photo: now and then no face is found again
         source = pipe(photo, EMOTIONS[0], intensity=0.0).faces[0][0].crop
         cells = [source, *(e.faces[0][0].crop for e in edits)]
-        rows.append(np.concatenate([np.asarray(c.resize((SIDE, SIDE), Image.LANCZOS)) for c in cells], 1))
+        rows.append(np.concatenate([np.asarray(c.resize((SIDE, SIDE), Image.Resampling.LANCZOS)) for c in cells], 1))
     return Image.fromarray(np.concatenate(rows)) if rows else Image.new("RGB", (SIDE * 9, SIDE))
 
 
@@ -41,12 +42,12 @@ def repaint_sheet(pipe: EmoRigPipeline, data: WindowData) -> Image.Image:
     side = pipe.config.repaint_window[2]
     batch = default_collate([data.sample(int(i), int(i), augment=False, side=side) for i in index])
     base, conditions = repaint_inputs(batch)
-    device, columns = pipe.unet.device, [batch["photo"], base]
+    device, columns, painter = pipe.unet.device, [batch["photo"], base], PhotoTexturePainter(pipe)
     for steps in (1, 2, 4):
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(base.shape, generator=generator).to(device)
         sampling = Sampling(steps, generator)
-        correction = pipe.painter.denoise(latents, conditions.to(device), batch["code"].to(device), sampling)[0]
+        correction = painter.denoise(latents, conditions.to(device), batch["code"].to(device), sampling)[0]
         columns.append((base + correction.cpu() * batch["mask"]).clamp(-1, 1))
     stacks = [torch.cat(list(rows), 1) for rows in torch.cat(columns, 3).split(ROWS // 2)]
     stacks = [F.pad(stack, (0, 0, 0, stacks[0].shape[1] - stack.shape[1]), value=-1) for stack in stacks]

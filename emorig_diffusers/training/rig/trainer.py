@@ -213,7 +213,7 @@ def shape_loss(args: argparse.Namespace, pipe: EmoRigPipeline, device: torch.dev
 
 def training_timesteps(scheduler: DDIMScheduler, sampler_steps: int | None) -> Tensor:
     """Timesteps to train at, pure noise first: those of the sampler where its steps are fixed, else all."""
-    scheduler.set_timesteps(sampler_steps or scheduler.config.num_train_timesteps)
+    scheduler.set_timesteps(sampler_steps or scheduler.config["num_train_timesteps"])
     return scheduler.timesteps.clone()
 
 
@@ -248,9 +248,9 @@ class RigRun(SampledRun):
     def sheets(self) -> dict[str, Image.Image]:
         """The grid of emotions and, for the open default, windows."""
         sheets = {"emotions": emotion_grid(self.pipe, self.validation)}
-        if "whole_crop" in self.pipe.capabilities:
-            return sheets
-        return sheets | {"windows": repaint_sheet(self.pipe, self.data)}
+        if isinstance(self.data, WindowData):
+            sheets["windows"] = repaint_sheet(self.pipe, self.data)
+        return sheets
 
     def validation_photos(self) -> list[np.ndarray]:
         """The photos of the emotion grid, uint8 [H, W, 3]."""

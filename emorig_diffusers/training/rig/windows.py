@@ -252,8 +252,8 @@ def random_mask(area: dict[str, np.ndarray], rng: np.random.Generator) -> np.nda
 def window(stack: Tensor, side: int, rng: np.random.Generator | None) -> Tensor:
     """The middle square of `side` pixels, where the mouth is, randomly shifted a little where there is an `rng`."""
     room = stack.shape[-1] - side
-    play = min(SHIFT, room // 2) if rng is not None else 0
-    top, left = room // 2 + (rng.integers(-play, play + 1, 2) if play else np.zeros(2, int))
+    play = min(SHIFT, room // 2)
+    top, left = room // 2 + (rng.integers(-play, play + 1, 2) if rng is not None and play else np.zeros(2, int))
     return stack[:, top : top + side, left : left + side].contiguous()
 
 
