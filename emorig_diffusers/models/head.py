@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .aligned import AlignedMixin
+from .geometry import Surface
 
 PARTS = (
     "skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "mouth_cavity", "neck",
@@ -140,6 +141,26 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         joints = torch.einsum("jv,bvc->bjc", self.joint_regressor, rest)
         angles = torch.cat([pose[:, :3], neck, pose[:, 3:], eyes], 1).unflatten(1, (-1, 3))
         return self._skin(rest, joints, rotation_matrix(angles))
+
+    @property
+    def num_shape(self) -> int:
+        """Length of the shape code."""
+        return self.config.num_shape
+
+    @property
+    def num_expression(self) -> int:
+        """Length of the expression code."""
+        return self.config.num_expression
+
+    def surface(self, shape: Tensor, expression: Tensor | None = None) -> Surface:
+        """The mesh of one head with all its joints at rest.
+
+        Args:
+            shape: β [1, S].
+            expression: ψ [1, E]; `None` for zeros.
+        """
+        expression = shape.new_zeros(len(shape), self.num_expression) if expression is None else expression
+        return Surface(self(shape, expression)[0], self.faces)
 
     def shaped_vertices(self, shape: Tensor) -> Tensor:
         """Template plus identity [B, V, 3]."""

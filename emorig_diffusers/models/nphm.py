@@ -6,7 +6,7 @@ as FLAME's; one unit is `metres_per_unit`, 0.25 m in NPHM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -14,7 +14,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from ..render.isosurface import CHUNK, COARSE, RESOLUTION, Field, extract_surface
 from .aligned import AlignedMixin
+from .geometry import Surface
 from .nphm_fields import DeformationField, LocalFields
 
 COMPRESSOR_NOISE = 1 / 200  # deviation, added to a compressed identity in training, NPHM's
@@ -63,6 +65,7 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         compat_last_point: In eval mode the last point of every head in a call is outside by 1, whatever is there: a
             slip of NPHM, wanted only to compare with its own output.
         metres_per_unit: Size of a unit.
+        box: Corners of the box that the canonical head is looked for in, in units; NPHM's, which cuts the neck.
 
     Attributes:
         mean_anchors: [A, 3] in units, not trained.
@@ -94,6 +97,7 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         blend_epsilon: float = 0.0,
         compat_last_point: bool = False,
         metres_per_unit: float = 0.25,
+        box: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.55, -0.5, -0.95), (0.55, 0.75, 0.4)),
     ) -> None:
         super().__init__()
         if deformation not in ("forward", "backward"):
@@ -107,18 +111,19 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         for name, count in (("shape", self.num_shape), ("expression", num_expression)):
             self._constant(f"{name}_mean", torch.zeros(count))
             self._constant(f"{name}_std", torch.zeros(count))
+        last = nn.Linear(anchor_width, anchors * 3)
+        nn.init.zeros_(last.weight)  # anchors start from their means
+        nn.init.zeros_(last.bias)
         self.anchor_net = nn.Sequential(
-            nn.Linear(num_global, anchor_width), nn.ReLU(),
-            nn.Linear(anchor_width, anchor_width), nn.ReLU(),
-            nn.Linear(anchor_width, anchors * 3),
-        )  # fmt: skip
+            nn.Linear(num_global, anchor_width), nn.ReLU(), nn.Linear(anchor_width, anchor_width), nn.ReLU(), last
+        )
         self.compressor = self.expression = None
         if num_expression:
             self.compressor = nn.Linear(self.num_shape + anchors * 3, num_compressed)
             codes = num_compressed + num_expression
             self.expression = DeformationField(codes, expression_width, expression_layers, 3 + num_hyper)
         if known:
-            self.identity.start_from_planes(self.mean_anchors)
+            self.identity.start_from_ellipsoid(self.mean_anchors)
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_parameter(name, nn.Parameter(value, requires_grad=False))
@@ -243,6 +248,51 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
         codes = torch.cat([seen, expression[:, None].expand(-1, seen.shape[1], -1)], -1)
         offset = self.expression(points[..., :3], codes)
         return torch.cat([points[..., :3] + offset[..., :3], offset[..., 3:]], -1)
+
+    # surfaces
+
+    def field(self, shape: Tensor, expression: Tensor | None = None, threshold: float = PRUNING) -> Field:
+        """One head's signed distance in metres as a function of points [N, 3] in metres, e.g. to trace rays.
+
+        Args:
+            shape: Identity code [1, num_shape].
+            expression: Expression code [1, num_expression], for backward deformations only.
+            threshold: As for `sdf`.
+        """
+        unit = self.config.metres_per_unit
+        return lambda points: unit * self.distance(points[None] / unit, shape, expression, threshold)[0]
+
+    @torch.no_grad()
+    def surface(
+        self,
+        shape: Tensor,
+        expression: Tensor | None = None,
+        resolution: int = RESOLUTION,
+        threshold: float = PRUNING,
+        progress: Callable[[int], None] | None = None,
+    ) -> Surface:
+        """The surface of one head in its box, in metres; extracted, and moved where expressions deform forward.
+
+        Args:
+            shape: Identity code [1, num_shape].
+            expression: Expression code [1, num_expression]; `None` for the canonical head.
+            resolution: Cells of the box a side: up to 64, or 64 times a power of two.
+            threshold: As for `sdf`.
+            progress: Gets the number of points evaluated, now and then.
+
+        Raises:
+            ValueError: As `extract_surface`, or codes of another length.
+        """
+        unit, posed = self.config.metres_per_unit, expression if self.config.deformation == "backward" else None
+        low, high = ((x * unit, y * unit, z * unit) for x, y, z in self.config.box)
+        field = self.field(shape, posed, threshold)
+        vertices, faces = extract_surface(
+            field, low, high, resolution, min(COARSE, resolution), device=shape.device, progress=progress
+        )
+        if expression is not None and posed is None:
+            moved = [self.deform(part[None].to(shape) / unit, shape, expression)[0] for part in vertices.split(CHUNK)]
+            vertices = unit * torch.cat(moved).to(vertices)
+        return Surface(vertices, faces)
 
     # codes
 

@@ -17,13 +17,20 @@ SHARPNESS = 100.0  # β of Softplus, NPHM's and DeepSDF's
 BLEND_VARIANCE = 0.1**2  # square units; a net weighs exp(-d²/this) at distance d from its anchor, NPHM's
 ANCHOR_OFFSET = 1e-5  # units added to distances from anchors, NPHM's
 BACKGROUND = 0.2  # square units; the constant d² of the net without an anchor, NPHM's
-START_NOISE = 0.1  # share of the random last layer that stays beside the planes to start from
-START_OUTSIDE = 0.3  # units; distance that the net without an anchor starts from, as it rules far outside alone
+START_NOISE = 0.1  # share of the random last layer that stays beside the ellipsoid to start from
 
 
 def softplus(x: Tensor) -> Tensor:
     """A smooth ReLU; linear from 20 / SHARPNESS on, torch's limit."""
     return F.softplus(x, beta=SHARPNESS)
+
+
+def _sphere(count: int) -> Tensor:
+    """Directions [count, 3] that cover the sphere evenly, on a Fibonacci spiral."""
+    number = torch.arange(count, dtype=torch.float64) + 0.5
+    z, turn = 1 - 2 * number / count, math.pi * (1 + math.sqrt(5)) * number
+    around = (1 - z.square()).sqrt()
+    return torch.stack([around * turn.cos(), around * turn.sin(), z], 1).float()
 
 
 class SetLinear(nn.Module):
@@ -84,27 +91,35 @@ class LocalFields(nn.Module):
         return net // 2 if net < 2 * self.num_pairs else net - self.num_pairs
 
     @torch.no_grad()
-    def start_from_planes(self, anchors: Tensor) -> None:
-        """Let every network start from the plane through its anchor [A, 3] that faces away from the anchors' middle.
+    def start_from_ellipsoid(self, anchors: Tensor) -> None:
+        """Let all networks start from the ellipsoid through the anchors [A, 3], whatever the codes add to it.
 
-        Two units of each layer carry ±u, which Softplus keeps: softplus(u) - softplus(-u) = u.
+        The first layer's units look along directions that cover the sphere evenly, so that their mean is a quarter of
+        the distance from the middle. Two units of the later layers carry its difference u to the radius on, which
+        Softplus keeps: softplus(u) - softplus(-u) = u.
         """
-        middle = anchors.mean(0) * anchors.new_tensor((0.0, 1.0, 1.0))
-        outwards = F.normalize(anchors - middle, dim=-1)
+        low, high = anchors.amin(0), anchors.amax(0)
+        middle = (low + high) / 2
+        axes = (high - low) / 2
+        axes = axes * ((anchors - middle) / axes).norm(dim=-1).mean()
+        radius = axes.mean()
+        first = self.linears[0]
+        looks = _sphere(first.weight.shape[1]).to(anchors) * radius / axes
         firsts = [*range(0, 2 * self.num_pairs, 2), *range(2 * self.num_pairs, self.num_anchors)]
-        for layer, linear in enumerate(self.linears):
-            scale = math.sqrt(2) if layer == self.skip else 1.0  # what is joined was divided by it
-            weight, bias, last = linear.weight, linear.bias, layer == self.layers
-            rows = weight[:, :1] if last else weight[:, :2]
+        first.weight[:, :, :3] = looks
+        first.bias[:] = (torch.cat([anchors[firsts], torch.zeros_like(middle)[None]]) - middle) @ looks.T
+        for layer, linear in list(enumerate(self.linears))[1:]:
+            last = layer == self.layers
+            rows, bias = (part[:, : 1 if last else 2] for part in (linear.weight, linear.bias))
             rows.mul_(START_NOISE if last else 0.0)
-            (bias if last else bias[:, :2]).zero_()
-            pass_on = weight.new_tensor([[scale, -scale], [-scale, scale]])[: rows.shape[1]]
-            if layer:
-                rows[:-1, :, :2] = pass_on
+            bias.zero_()
+            scale = math.sqrt(2) if layer == self.skip else 1.0  # what is joined was divided by it
+            signs = rows.new_tensor([scale, -scale])[: rows.shape[1], None]
+            if layer == 1:
+                rows[:, :, : len(looks)] = 4 / len(looks) * signs
+                bias[:] = -radius * signs[:, 0] / scale
             else:
-                normal = outwards[firsts]
-                rows[:-1, :, :3] = torch.stack([normal, -normal], 1)
-        self.linears[-1].bias[-1] = START_OUTSIDE
+                rows[:, :, :2] = signs * rows.new_tensor([1.0, -1.0])
 
     def shares(self, points: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [B, N, A + 1] of all networks at points [B, N, 3], not normalised, and their sum [B, N]."""
