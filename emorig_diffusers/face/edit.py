@@ -72,14 +72,14 @@ class EditMixin(RigMixin):
         codes = self.emotion_codes or {}
         return codes.get("neutral", torch.zeros(self.head.config.num_expression + 3))
 
-    def relaxed_face(self, face: EncodedFace) -> tuple[Tensor, Tensor]:
-        """Expression [1, E] and jaw [1, 3] of the person at rest.
+    def relaxed_face(self, face: EncodedFace, asked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Expression [1, E] and jaw [1, 3] of the person at rest, on which a change [1, E] is `asked` for.
 
         Where components have names they are the person's own; a code without names is the same for all.
         """
         if self.head.config.expression_names:
             limits = self.encoder.relaxed_range
-            return relaxed_expression(self.head, face.codes, limits, face.offsets), torch.zeros(1, 3)
+            return relaxed_expression(self.head, face.codes, limits, face.offsets, asked), torch.zeros(1, 3)
         neutral = self._neutral_code()[None]
         return neutral[:, :-3], neutral[:, -3:]
 
@@ -145,7 +145,7 @@ class EditMixin(RigMixin):
         self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float
     ) -> FaceCodes:
         """Codes whose expression and jaw differ from the relaxed face's by a change [1, E] and [1, 3]."""
-        relaxed, shut = self.relaxed_face(face)
+        relaxed, shut = self.relaxed_face(face, change)
         blend = blend_expression if self.head.config.expression_names else _lerp_expression
         expression = blend(target.expression, relaxed, change, intensity)
         pose = torch.cat([target.pose[:, :3], _lerp_expression(target.pose[:, 3:], shut, jaw, intensity)], 1)

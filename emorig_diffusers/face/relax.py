@@ -25,7 +25,11 @@ LID_UNITS = ("eyeBlink", "eyeWide", "eyeLook")  # units that raise or lower the 
 
 @torch.no_grad()
 def relaxed_expression(
-    head: HeadModel, codes: FaceCodes, limits: tuple[Tensor, Tensor], offsets: Tensor | None = None
+    head: HeadModel,
+    codes: FaceCodes,
+    limits: tuple[Tensor, Tensor],
+    offsets: Tensor | None = None,
+    asked: Tensor | None = None,
 ) -> Tensor:
     """A person's own relaxed face [1, E]: no smile, ψ within a range, no other expression that the face shows, then
     lips closed by the units that can.
@@ -41,10 +45,11 @@ def relaxed_expression(
         codes: Codes of one face [1, ...].
         limits: Lowest and highest value of every unit on relaxed faces [E], an encoder's `relaxed_range`.
         offsets: Vertex offsets [V, 2] that the fit left over, normalised device coordinates.
+        asked: Change [1, E] that the relaxed face is to get, if it is known.
     """
     names = head.config.expression_names
     closing = [i for i, name in enumerate(names) if name.startswith(CLOSING_UNITS)]
-    signs, smile = shown_signs(codes.expression, names), shown_smile(codes.expression, names)
+    signs, smile = shown_signs(codes.expression, names, asked), shown_smile(codes.expression, names)
     expression = without_smile(codes.expression, smile, names)
     shown = lambda name: max([0.0, *signs.values(), *(v for side, v in smile.items() if name.endswith(side))])
     calm = torch.tensor([1 - min(shown(name), 1.0) for name in names]) if names else 1.0

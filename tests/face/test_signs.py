@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,41 @@ def test_what_is_taken_back_grows_softly_from_the_limit(kind: str, names: tuple[
         shown_signs(reads(limit + more), names)[kind] for more in (-0.3, 0.0, 0.25 / slope, 0.5 / slope, 2 / slope)
     ]
     assert shares == pytest.approx([0, 0, 0.25, 0.5, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "own", "other"), [("frown", "anger", "surprise"), ("sorrow", "sad", "happy")])
+def test_what_an_emotion_asks_for_is_taken_back_only_if_it_is_plain(
+    kind: str, own: str, other: str, names: tuple[str, ...]
+) -> None:
+    """Before its own emotion a doubtful sign would undo the edit."""
+    unit, weight = next(iter(SIGNS[kind].reads.items()))
+    limit, slope = SIGNS[kind].limit, SIGNS[kind].slope
+    asked = {emotion: emotion_offset(emotion, names)[None] for emotion in (own, other)}
+    for more, before in ((0.8 / slope, 0.8), (2.5 / slope, 1.0)):
+        face = action_unit_offset({unit: (limit + more) / weight}, names)[None]
+        shown = {emotion: shown_signs(face, names, change)[kind] for emotion, change in asked.items()}
+        assert shown_signs(face, names)[kind] == pytest.approx(before, abs=1e-5)
+        assert shown[own] == (0 if before < 1 else 1) and shown[other] > shown[own] - 1e-6
+        assert shown[other] == pytest.approx(before, abs=0.15)
+
+
+def test_an_emotion_is_not_undone_by_a_doubtful_sign(
+    pipe: EmoRigPipeline, names: tuple[str, ...], hopper_face: EncodedFace
+) -> None:
+    """A heavy brow may be a frown or a person's own: anger moves it all the same."""
+    expression = hopper_face.codes.expression.clone()
+    brow = names.index("browDownLeft")
+    frown = SIGNS["frown"]
+    evidence = lambda: sum(w * expression[0, names.index(u + "Left")].item() for u, w in frown.reads.items())
+    for side in ("Left", "Right"):
+        for unit in frown.reads:
+            expression[0, names.index(unit + side)] = expression[0, names.index(unit + "Left")]
+    low = frown.limit + 0.8 / frown.slope - evidence()
+    expression[0, [brow, names.index("browDownRight")]] += low
+    face = replace(hopper_face, codes=hopper_face.codes.with_(expression=expression))
+    moved = (pipe.edit_codes(face, "anger").expression - expression)[0, brow]
+    assert moved > 0.8 * emotion_offset("anger", names)[brow]
+    assert (pipe.edit_codes(face, "neutral").expression - expression)[0, brow] < -0.5
 
 
 def test_a_unit_of_two_expressions_goes_once(names: tuple[str, ...]) -> None:
