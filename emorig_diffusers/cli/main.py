@@ -24,6 +24,7 @@ from .compare import add_options, run_compare
 from .convert import add_commands, quiet
 from .evaluate import add_command as add_evaluate
 from .folder import Job, edit_folder, folder_jobs, say_left_out
+from .head import add_command as add_head
 from .mesh import add_command as add_mesh
 from .study import add_study
 
@@ -165,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
     command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
     add_commands(commands, _path)
+    add_head(commands, _path, _seed)
     add_study(commands, _path)
     add_evaluate(commands, _path, _seed)
     return parser
