@@ -34,6 +34,7 @@ DEFAULTS = {"train_batch_size": 8, "learning_rate": 3.6e-5, "adam_beta1": 0.5, "
 """As published: no average, and no clipping."""
 SHOWN, TILE = 6, (256, 256)  # pictures on the validation sheet, and their size in pixels
 BEGUN = 64  # photos whose latents a codebook begins with
+LEAST_SPREAD = 0.01  # of latents along an axis, as a share of the widest: less is not made wider
 BATCH = 16  # pictures at a time where nothing is trained
 
 
@@ -43,8 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pretrained_vqvae", type=Path, help="go on with this autoencoder (or a pipeline's), not from scratch")
     add_photo_arguments(parser)
-    add("--codes_from_photos", action="store_true", help="begin with codes that are latents of photos: short runs "
-        "use few codes otherwise (published: around 0)")  # fmt: skip
+    add("--codes_from_photos", action="store_true", help="begin with independent channels of latents, and codes "
+        "that are latents of photos: short runs use few codes otherwise (published: codes around 0)")  # fmt: skip
     add("--lpips_net", choices=("vgg", "alex"), default="vgg", help="vgg as published; alex costs a fifteenth")
     add("--perceptual_weight", type=float, default=1.0, help="of LPIPS beside the mean difference")
     add("--codebook_weight", type=float, default=1.0)
@@ -84,8 +85,19 @@ def build(args: argparse.Namespace) -> VQNetworks:
 
 @torch.no_grad()
 def begin_codebook(vqvae: VQModel, pictures: Tensor, generator: torch.Generator) -> None:
-    """Make latents of pictures [B, 3, S, S], drawn by chance, the codes."""
-    latents, codes = vqvae.encode(pictures).latents.movedim(1, 3).flatten(0, 2), vqvae.quantize.embedding.weight
+    """Make latents of pictures [B, 3, S, S], drawn by chance, the codes, once their channels are independent of each
+    other, with mean 0 and deviation 1.
+
+    An untrained encoder gives all channels almost the same values: codes on that line keep latents there, and colours
+    are never learnt.
+    """
+    last, codes = vqvae.quant_conv, vqvae.quantize.embedding.weight
+    latents = vqvae.encode(pictures).latents.movedim(1, 3).flatten(0, 2)
+    spread, axes = torch.linalg.eigh(torch.cov(latents.T))
+    white = axes / spread.clamp(min=LEAST_SPREAD**2 * float(spread[-1])).sqrt()
+    last.weight.copy_((white.T @ last.weight[..., 0, 0])[..., None, None])
+    last.bias.copy_(white.T @ (last.bias - latents.mean(0)))
+    latents = (latents - latents.mean(0)) @ white
     codes.copy_(latents[torch.randint(len(latents), (len(codes),), generator=generator)])
 
 
