@@ -27,6 +27,7 @@ from .folder import Job, edit_folder, folder_jobs, say_left_out
 from .head import add_command as add_head
 from .mesh import add_command as add_mesh
 from .study import add_study
+from .video import add_command as add_video
 
 if TYPE_CHECKING:
     from ..pipelines.base import FacePipeline
@@ -153,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     edit.epilog = _SHARING
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
     _add(edit, *_EDITS, *_SAMPLING, "--skip-existing")
+    add_video(commands, _path, _add, *_EDITS, *_SAMPLING[:-1])
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")

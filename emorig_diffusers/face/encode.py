@@ -87,9 +87,11 @@ class FaceEncoder(Protocol):
         scores: dict[str, float],
         crop: Callable[[int], Tensor],
         branch: str | None = None,
+        shape: Tensor | None = None,
     ) -> FitResult:
         """Codes of a face, from landmarks [N, 2] in normalised device coordinates of the encoder's crop, blendshape
-        scores by name, and the encoder's crop of a side in pixels as [1, 3, S, S] in [0, 1]."""
+        scores by name, the encoder's crop of a side in pixels as [1, 3, S, S] in [0, 1], and the person's shape [1, S]
+        where it is known."""
         ...
 
     @property
@@ -115,6 +117,7 @@ class EncodedFace:
         seen: The crop [1, 3, S, S] in [0, 1] that an encoder of DECA's kind looked at.
         picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
         covered: Whether something is before the mouth; not asked where a network draws the whole crop.
+        speaks: Whether the lips speak, in a clip: then the mouth shows what the photo does.
     """
 
     face: Face
@@ -128,6 +131,7 @@ class EncodedFace:
     seen: Tensor | None = None
     picture: Picture | None = None
     covered: bool = False
+    speaks: bool = False
 
     @property
     def shut_eyes(self) -> tuple[bool, bool]:
@@ -168,7 +172,13 @@ class RigMixin:
 
     @torch.no_grad()
     def encode_face(
-        self, photo: np.ndarray, face: Face, frame: str | None = None, branch: str | None = None
+        self,
+        photo: np.ndarray,
+        face: Face,
+        frame: str | None = None,
+        branch: str | None = None,
+        shape: Tensor | None = None,
+        light: Tensor | None = None,
     ) -> EncodedFace:
         """Codes of a detected face; light is fitted where the encoder gives none.
 
@@ -177,11 +187,12 @@ class RigMixin:
             face: One of its faces.
             frame: Which square of the photo is the picture; `None` for the checkpoint's.
             branch: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
+            shape, light: The person's shape [1, S] and the light [1, 9, 3] on the face where they are known.
         """
         frame = str(frame or self.config.crop)
         view = self._view(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
-        fit = self.encoder.fit(self.head, view.points, scores, view.crop, branch)
+        fit = self.encoder.fit(self.head, view.points, scores, view.crop, branch, shape)
         offsets = torch.from_numpy(residual_offsets(self.head, fit.residual)).float()
         known = self.head.landmark_weight[:MESH].numpy() > 0
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
@@ -192,6 +203,8 @@ class RigMixin:
             picture=view.picture,
             covered=self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks),
         )  # fmt: skip
+        if light is not None:
+            return replace(encoded, codes=fit.codes.with_(light=light))
         if fit.codes.light.any():
             return encoded
         return replace(encoded, codes=fit.codes.with_(light=self._fit_light(photo, encoded)))

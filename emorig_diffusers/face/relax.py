@@ -76,13 +76,13 @@ def _close_lips(
     if "mouthClose" in names:
         i = names.index("mouthClose")
         most[0, i] = max(expression[0, i].item(), CLOSED_BELOW_JAW)
-    shown = _gaps(head, codes, LIP_PAIRS, offsets)
+    shown = lip_gaps(head, codes, offsets)
     parted = float(ramp(shown.mean().item(), *LIPS_CLOSED))
     kept = torch.lerp(shown.clamp(min=LIPS_TOUCH), torch.tensor(LIPS_TOUCH), parted)
     for _ in range(CLOSING_STEPS):
         free = [i for i in closing if expression[0, i] < most[0, i]]
-        slope = _heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
-        excess = (_gaps(head, codes.with_(expression=expression), LIP_PAIRS, offsets) - kept).clamp(min=0)
+        slope = heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
+        excess = (lip_gaps(head, codes.with_(expression=expression), offsets) - kept).clamp(min=0)
         ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
         expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
         expression = expression.minimum(most)
@@ -114,7 +114,7 @@ def clamp_lid_gap(
         if stays:
             kept = [i for i, name in enumerate(names) if name.startswith(LID_UNITS) and name.endswith(side)]
             expression[0, kept] = source.expression[0, kept]
-        slope = _heights(head, head.expression_basis[names.index(unit)][None], pairs).mean().item()
+        slope = heights(head, head.expression_basis[names.index(unit)][None], pairs).mean().item()
         edited = target.with_(expression=expression)
         shown, asked = (_gaps(head, codes, pairs, offsets).mean().item() for codes in (source, edited))
         wanted = shown if stays else min(asked, asked + closed * (min(shown, 0.0) - asked))
@@ -123,17 +123,22 @@ def clamp_lid_gap(
     return expression
 
 
-def _heights(head: HeadModel, field: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+def heights(head: HeadModel, field: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Upper minus lower points [B, pairs] of vertices, or of their offsets, [B, V, 3]; y points up."""
     upper, lower = (list(points) for points in zip(*pairs))
     y = head.landmarks(field)[..., 1]
     return y[..., upper] - y[..., lower]
 
 
+def lip_gaps(head: HeadModel, codes: FaceCodes, offsets: Tensor | None = None) -> Tensor:
+    """Metres between the lips at LIP_PAIRS [pairs], `offsets` as for `relaxed_expression`; below 0 where they cross."""
+    return _gaps(head, codes, LIP_PAIRS, offsets)
+
+
 def _gaps(head: HeadModel, codes: FaceCodes, pairs: Sequence[tuple[int, int]], offsets: Tensor | None) -> Tensor:
     """Metres between pairs of landmarks [pairs] on one face at rest, `offsets` as for `relaxed_expression`."""
-    gap = _heights(head, head.rest_vertices(codes.shape, codes.expression), pairs)[0]
+    gap = heights(head, head.rest_vertices(codes.shape, codes.expression), pairs)[0]
     if offsets is not None:
         flat = torch.cat([offsets, offsets[:, :1]], 1)[None]
-        gap = gap - _heights(head, flat, pairs)[0] / codes.camera[0, 0]
+        gap = gap - heights(head, flat, pairs)[0] / codes.camera[0, 0]
     return gap

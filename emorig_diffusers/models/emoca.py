@@ -144,6 +144,7 @@ class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         scores: dict[str, float],
         crop: Callable[[int], Tensor],
         branch: str | None = None,
+        shape: Tensor | None = None,
     ) -> FitResult:
         """Codes of one face from its crop, with what they leave over of the detected landmarks.
 
@@ -153,12 +154,14 @@ class EmocaEncoder(AlignedMixin, ModelMixin, ConfigMixin):
             scores: Blendshape scores; not looked at.
             crop: Gives this encoder's own crop, of a side in pixels, as [1, 3, side, side] in [0, 1].
             branch: As for `forward`.
+            shape: The person's shape [1, S] where it is known; it replaces what the network sees.
 
         Raises:
             ValueError: If there are too few landmarks, or this encoder has no such branch.
         """
         image = crop(self.config.image_size).to(self.device, self.dtype)
-        return compare(head, self(image, branch).to("cpu", torch.float32), points)
+        codes = self(image, branch).to("cpu", torch.float32)
+        return compare(head, codes if shape is None else codes.with_(shape=shape), points)
 
     @property
     def relaxed_range(self) -> tuple[Tensor, Tensor]:

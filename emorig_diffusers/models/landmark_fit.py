@@ -109,18 +109,21 @@ class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         return ()
 
     @torch.no_grad()
-    def forward(self, head: HeadModel, landmarks: np.ndarray, scores: dict[str, float]) -> FitResult:
+    def forward(
+        self, head: HeadModel, landmarks: np.ndarray, scores: dict[str, float], shape: Tensor | None = None
+    ) -> FitResult:
         """Fit one face.
 
         Args:
             head: Head with named expression units and a landmark embedding.
             landmarks: Detected points [N, 2+] in normalised device coordinates of the crop (x right, y down).
             scores: Blendshape scores in [0, 1] by unit name.
+            shape: The person's shape [1, S] where it is known; the rest is fitted to it.
 
         Raises:
             ValueError: If there are fewer points than the head has landmarks.
         """
-        problem = _Problem(head, self, landmarks, scores)
+        problem = _Problem(head, self, landmarks, scores, shape)
         with _linear_algebra().limit(limits=1, user_api="blas"):
             state = problem.start()
             for _ in range(self.config.iterations):
@@ -134,6 +137,7 @@ class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
         scores: dict[str, float],
         crop: Callable[[int], Tensor],
         branch: str | None = None,
+        shape: Tensor | None = None,
     ) -> FitResult:
         """Fit one face: `forward`, under the signature that all encoders share; the picture is not looked at.
 
@@ -143,6 +147,7 @@ class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
             scores: Blendshape scores in [0, 1] by unit name.
             crop: Gives the aligned crop of a side in pixels as [1, 3, side, side] in [0, 1].
             branch: `None`; there is none to choose.
+            shape: As for `forward`.
 
         Raises:
             ValueError: If a branch is chosen, or there are fewer points than the head has landmarks.
@@ -152,7 +157,7 @@ class LandmarkEncoder(AlignedMixin, ModelMixin, ConfigMixin):
                 f"This encoder fits landmarks and has no DECA or EMOCA branch: leave {branch!r} out, or take a rig "
                 "with a converted DECA or EMOCA."
             )
-        return self(head, points, scores)
+        return self(head, points, scores, shape)
 
     @property
     def relaxed_range(self) -> tuple[Tensor, Tensor]:
@@ -180,12 +185,21 @@ class _Problem:
     """The least-squares problem of one face; y points up inside."""
 
     def __init__(
-        self, head: HeadModel, encoder: LandmarkEncoder, landmarks: np.ndarray, scores: dict[str, float]
+        self,
+        head: HeadModel,
+        encoder: LandmarkEncoder,
+        landmarks: np.ndarray,
+        scores: dict[str, float],
+        shape: Tensor | None = None,
     ) -> None:
         corners = head.faces[head.landmark_faces]
         place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
         self.template = place(head.template)
         self.shapes, self.units = place(head.shape_basis), place(head.expression_basis)
+        self.known_shape = None if shape is None else shape[0].double().numpy()
+        if self.known_shape is not None:
+            self.template = self.template + np.tensordot(self.known_shape, self.shapes, 1)
+            self.shapes = self.shapes[:0]
         self.goal = landmark_goal(head, landmarks) * [1, -1]
         self.spread = np.linalg.norm(self.goal.std(0))
         self.weight = head.landmark_weight.double().numpy().copy()
@@ -256,12 +270,13 @@ class _Problem:
         fitted = state.scale * self.points(state)[:, :2] + state.shift
         residual = (self.goal - fitted) * [1, -1]
         tensor = lambda value: torch.tensor(np.atleast_2d(value), dtype=torch.float32)
+        shape = state.shape if self.known_shape is None else self.known_shape
         # the fit turns the head about the origin, the head model about its root joint
-        rest = self.head.rest_vertices(tensor(state.shape), tensor(state.expression))[0]
+        rest = self.head.rest_vertices(tensor(shape), tensor(state.expression))[0]
         root = (self.head.joint_regressor[0] @ rest).double().numpy()
         camera = np.concatenate([[state.scale], state.shift / state.scale - (root - state.rotation @ root)[:2]])
         pose = np.concatenate([axis_angle(state.rotation), np.zeros(3)])
-        codes = FaceCodes(tensor(state.shape), tensor(state.expression), tensor(pose), tensor(camera),
+        codes = FaceCodes(tensor(shape), tensor(state.expression), tensor(pose), tensor(camera),
                           torch.zeros(1, 9, 3), torch.zeros(1, 0))  # fmt: skip
         return FitResult(codes, residual, np.linalg.norm(residual, axis=1))
 

@@ -116,7 +116,7 @@ def facial_flow(state: EditState) -> EditState:
         irises = None if hidden else landmarks[list(IRISES)] * (state.grid / size)
     turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
     heads = state.source_vertices, state.target_vertices
-    warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered)
+    warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered, face.speaks)
     warp = replace(warp, blur=photo_blur(state.photo, state.photo_to_flow, warp.source_points))
     return replace(state, flow=warp, eyes_hidden=hidden)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
@@ -96,6 +97,35 @@ def find_faces(rgb: np.ndarray) -> list[Face]:
             unique.append(one.face)
     unique.sort(key=lambda face: face.box[0] + face.box[2])
     return [replace(face, index=i) for i, face in enumerate(unique)]
+
+
+def follow_face(rgb: np.ndarray, face: Face) -> Face | None:
+    """A face in the next picture of a clip, looked for where it was last, on a crop that stood upright then; `None`
+    where there is none. Thread-safe.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        face: As it was last.
+    """
+    with LOCK:
+        return _straightened(np.ascontiguousarray(rgb), face)
+
+
+def still_seen(rgb: np.ndarray, face: Face) -> bool:
+    """Whether YuNet, too, sees a face where landmarks are that were followed: they stay for a while on what has come
+    before a face. Thread-safe."""
+    with LOCK:
+        return _look_aligned(np.ascontiguousarray(rgb), face)[1] < _WRONG
+
+
+def others_seen(rgb: np.ndarray, known: Sequence[Face]) -> bool:
+    """Whether YuNet, at a glance, sees a face in a picture uint8 [H, W, 3] besides known ones. Thread-safe."""
+    scale = min(_SIDES[0] / max(rgb.shape[:2]), 1.0)
+    size = [max(1, round(side * scale)) for side in rgb.shape[1::-1]]
+    with LOCK:
+        boxes = detect_boxes(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+    near = lambda box: any(_overlap(np.multiply(box[:4], 1 / scale).tolist(), face.box) > 0.3 for face in known)
+    return any(box.score >= _MISSED and not near(box) for box in boxes)
 
 
 def choose_faces(faces: list[Face], which: int | Literal["largest", "all"] = "largest") -> list[Face]:

@@ -24,7 +24,7 @@ from ...render.buffers import vertex_normals
 from ...render.rasterize import Fragments, interpolate, rasterize
 from .eyeballs import Eyeball, paint_eyeball
 from .mouth import Mouth
-from .openings import move_lids, move_lips
+from .openings import move_lids, move_lips, stretch_lips
 
 SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
 EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
@@ -125,6 +125,7 @@ class PhotoTexture:
         irises: np.ndarray | None = None,
         shut: Sequence[bool] = (False, False),
         covered: bool = False,
+        speaks: bool = False,
     ) -> Warp:
         """Motion from one state of the head to another.
 
@@ -135,6 +136,7 @@ class PhotoTexture:
             irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
             shut: Which of the eyes the photo shows shut.
             covered: Whether something is before the mouth: then it is skin like any other.
+            speaks: Whether the lips speak: then what they show between them stretches with them.
         """
         scale = self.scale(source)
         before, after = (self._draw(pixels, size, scale, covered) for pixels in (source, target))
@@ -154,7 +156,9 @@ class PhotoTexture:
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion, moves, scale, reach)
-        if before.mouth.any() and after.mouth.any() and not turning:
+        if speaks:
+            motion, hole = stretch_lips(motion, before.points, after.points, scale), hole & ~after.mouth
+        elif before.mouth.any() and after.mouth.any() and not turning:
             motion, unseen = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)
         eyes = []

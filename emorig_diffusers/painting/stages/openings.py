@@ -65,6 +65,18 @@ def move_lids(
     return motion, done, eyes
 
 
+def stretch_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> np.ndarray:
+    """Motion with whole lips that speak: what they show between them goes along, so that nothing of it is lost.
+
+    Arguments as for `move_lids`.
+    """
+    motion, (here, there) = motion.copy(), (points[list(INNER_LIPS)] for points in (before, after))
+    box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
+    if min(motion[box].shape) >= 2:
+        _stretch(motion[box], here - corner, there - corner, RIM * scale)
+    return motion
+
+
 def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Motion with whole lips that are open in source and target, and go before teeth that stay with the skull.
 

@@ -1,0 +1,104 @@
+"""`emorig video`: an edit on a clip, frame by frame."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..video.clips import ANIMATION_SUFFIXES, WRITABLE
+
+if TYPE_CHECKING:
+    from ..video.clips import Frame
+    from ..video.reading import Clip
+
+_ABOUT = "Change the emotion in a clip, and keep its speech, blinks, background and sound"
+_NOTES = (
+    "Faces are numbered from 1 by where people are on the average of the clip, from the left. Videos are written as "
+    "H.264 (.webm as VP9) with the sound as it was, .gif, .webp and .png as animations. A clip that breaks off, or is "
+    "damaged, is written as far as it can be read; then the command says so and ends with 1."
+)
+
+
+def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None], *shared: str) -> None:
+    """Add the command to the subparsers `commands`; `path` reads arguments, `add` the options named `shared`."""
+    parser = commands.add_parser("video", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
+    parser.set_defaults(run=run_video)
+    parser.add_argument("clip", metavar="CLIP", type=path)
+    add(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    add(parser, *shared)
+    about = f"the result ({' '.join(WRITABLE)}); an existing file is replaced"
+    parser.add_argument("-o", dest="out", metavar="OUT", type=path, required=True, help=about)
+
+
+def run_video(args: argparse.Namespace) -> int:
+    """`emorig video`: the clip into a file; 1 where it is damaged."""
+    from ..video.reading import open_clip
+    from ..video.writing import check_clip_path
+    from . import main
+
+    check_clip_path(args.out)
+    clip = open_clip(args.clip)
+    main.refuse_same(args.clip, args.out)
+    if args.reference is not None:
+        main.check_photo(args.reference)
+        main.refuse_same(args.reference, args.out)
+    pipe: Any = main.load_pipeline(args.model)
+    main.check_edit(pipe, args)
+    from ..processes import start_processes
+
+    if "cuda" in str(device := start_processes().device):
+        pipe.to(device)
+    from ..video.edit import edit_clip
+
+    given = main.asked(args) | {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
+    with main.naming(args.clip):
+        frames = edit_clip(pipe, clip, args.seed, **given)
+    return write_result(frames, clip, args.out)
+
+
+def write_result(frames: Iterator[Frame], clip: Clip, out: Path) -> int:
+    """Write edited frames with a clip's sound, and say what became of it.
+
+    Returns:
+        0, or 1 where the clip is damaged.
+    """
+    from ..video.writing import write_clip, written_size
+
+    with stopping():
+        count = write_clip(progress(frames, clip.length), out, clip.settings, clip.path)
+    if (size := written_size(out, clip.size)) != clip.size:
+        print(f"emorig: videos have even sides: '{out}' is {size[0]} x {size[1]} pixels.", file=sys.stderr)
+    if out.suffix.lower() in ANIMATION_SUFFIXES and clip.path.suffix.lower() not in ANIMATION_SUFFIXES:
+        print(f"emorig: '{out}' holds no sound.", file=sys.stderr)
+    print(out)
+    if clip.damage:
+        print(
+            f"emorig: '{clip.path}' {clip.damage}: the {count} frames that can be read were written.", file=sys.stderr
+        )
+    return int(bool(clip.damage))
+
+
+def progress(frames: Iterator[Frame], length: int | None) -> Iterator[Frame]:
+    """Frames, with a bar that tells how many there are a second."""
+    from tqdm import tqdm
+
+    return iter(tqdm(frames, desc="emorig", total=length, unit="frame", disable=None, leave=False))
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """In this block, what ends the process by SIGTERM ends it as an error does, so that no half file stays."""
+
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,155 @@
+"""What an edit adds to every frame of a person.
+
+A still's edit is absolute: it relaxes the face that it finds, closes a grin, and puts the emotion there. In a clip that
+is done once, to the person's rest, and what it changed there is added to every frame, so that speech, blinks and the
+person's own smiles go on. Where they and the change would be at odds, the change yields smoothly:
+
+- Own movement in the change's direction counts OWN_SHARE: somebody who laughs while looking happy laughs a little more,
+  and one who laughs more than was asked keeps the laugh.
+- Lids follow a blink: what raises or lowers them fades as the eye closes.
+- Lips that speak keep their own distance, so that they meet at b, p and m; in silence they part as the emotion wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..face.codes import FaceCodes
+from ..face.edit import turned
+from ..face.emotions import PARTING_UNITS
+from ..face.encode import EncodedFace
+from ..face.relax import CLOSING_RIDGE, CLOSING_UNITS, LIPS_TOUCH, clamp_lid_gap, heights, lip_gaps
+from ..models.occlusion import SEEN_UNITS
+from ..photo.landmarks import EYE_CORNERS, LIDS, LIP_PAIRS, lips_apart, outline_height
+from ..photo.masks import ramp
+from ..pipelines.emorig import EmoRigPipeline
+from ..pipelines.request import EditRequest
+
+OWN_SHARE = 0.5  # of own movement that is added to a change in the same direction, by eye
+SPEECH_UNITS = ("jaw", "mouthClose", "mouthFunnel", "mouthPucker", "mouthRoll", "mouthLeft", "mouthRight", "eyeBlink",
+                "eyeLook", "tongue")  # fmt: skip
+"""Units whose own movement counts in full: speech, blinks and looks."""
+LID_UNITS = ("eyeBlink", "eyeWide")
+EYE_OPEN = 0.25, 0.8  # of its opening at rest, from which the change of lids sets in, and from which it is whole
+SPEAKS = 0.05, 0.14  # range of the lips' distance over SPEECH_WINDOW, in distances of the eyes, that begins to count as
+# speech, and that is speech: of people who keep still 0.01 to 0.03, of talking ones 0.1 to 0.4
+SPEECH_WINDOW = 0.35  # seconds before and after a frame in which lips that move speak
+LEAST_TURN = 0.02  # of a turn that a head is left in where it has turned too far itself
+
+
+class Change:
+    """The change of one person's face.
+
+    Args:
+        pipe: Has the head and knows the emotions.
+        rest: The person at rest.
+        request: What is asked; its turn is added frame by frame.
+        reference: The reference's face.
+    """
+
+    def __init__(
+        self, pipe: EmoRigPipeline, rest: EncodedFace, request: EditRequest, reference: EncodedFace | None = None
+    ) -> None:
+        self.pipe, self.rest, self.turn = pipe, rest, request.rotate
+        still = replace(request, rotate=None)
+        asks = still.emotion is not None or reference is not None or still.action_units or still.codes is not None
+        target = pipe.edit(rest, still, reference) if asks else rest.codes
+        self.expression = target.expression - rest.codes.expression
+        self.jaw = target.pose[:, 3:] - rest.codes.pose[:, 3:]
+        self.names = pipe.head.config.expression_names
+        self.parting = self._gaps(rest, target) - self._gaps(rest, rest.codes) if self.names else torch.zeros(0)
+        self.openings = [max(height, 1e-3) for height in eye_openings(rest.face.landmarks)]
+
+    def codes(self, face: EncodedFace, share: float, speaking: float, hidden: float) -> FaceCodes:
+        """Codes that a frame's face is to show.
+
+        Args:
+            face: The face in this frame.
+            share: Of the change, in [0, 1].
+            speaking: How surely the person speaks, in [0, 1].
+            hidden: How surely something is before the mouth, in [0, 1]; then only eyes and brows change.
+        """
+        codes = face.codes
+        if share <= 0:
+            return codes
+        change = self._yielding(codes) * share * self._weights(face, speaking, hidden)
+        pose = torch.cat([codes.pose[:, :3], codes.pose[:, 3:] + share * (1 - hidden) * self.jaw], 1)
+        target = codes.with_(expression=codes.expression + change, pose=pose)
+        if self.names and change.any():
+            wanted = self._gaps(face, codes) + share * (1 - hidden) * (1 - speaking) * self.parting
+            target = target.with_(expression=self._lips(face, target, wanted))
+            target = target.with_(expression=clamp_lid_gap(self.pipe.head, codes, target, face.offsets))
+        return self._turned(codes, target, share)
+
+    def _yielding(self, codes: FaceCodes) -> Tensor:
+        """The change [1, E], less where the face moves the same way by itself."""
+        own = codes.expression - self.rest.codes.expression
+        same = (own * self.expression > 0).float()
+        if self.names:
+            same = same * torch.tensor([0.0 if name.startswith(SPEECH_UNITS) else 1.0 for name in self.names])
+        size = (self.expression.abs() - (1 - OWN_SHARE) * same * own.abs()).clamp(min=0)
+        return size * self.expression.sign()
+
+    def _weights(self, face: EncodedFace, speaking: float, hidden: float) -> Tensor:
+        """How much of each unit's change [E] a frame takes."""
+        if not self.names:
+            return torch.full((1,), 1 - hidden)
+        now = eye_openings(face.face.landmarks)
+        opened = {side: float(ramp(h / rest, *EYE_OPEN)) for side, h, rest in zip(_SIDES, now, self.openings)}
+        lids = lambda name: opened["Left" if name.endswith("Left") else "Right"] if name.startswith(LID_UNITS) else 1.0
+        lips = lambda name: 1 - speaking if name.startswith(PARTING_UNITS) else 1.0
+        seen = lambda name: 1.0 if name.startswith(SEEN_UNITS) else 1 - hidden
+        return torch.tensor([lids(name) * lips(name) * seen(name) for name in self.names])
+
+    def _gaps(self, face: EncodedFace, codes: FaceCodes) -> Tensor:
+        return lip_gaps(self.pipe.head, codes, face.offsets)
+
+    def _lips(self, face: EncodedFace, target: FaceCodes, wanted: Tensor) -> Tensor:
+        """The target's ψ [1, E] with lips as far apart as wanted [pairs], metres, by units that can."""
+        head, expression = self.pipe.head, target.expression.clone()
+        free = [i for i, name in enumerate(self.names) if name.startswith(CLOSING_UNITS)]
+        slope = heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
+        own = self._gaps(face, face.codes)
+        excess = self._gaps(face, target) - wanted.maximum(own.clamp(max=LIPS_TOUCH))
+        ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
+        expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+        return expression
+
+    def _turned(self, codes: FaceCodes, target: FaceCodes, share: float) -> FaceCodes:
+        """The target turned as asked, or as far as the frame shows enough of the head for it."""
+        if self.turn is None or not any(self.turn):
+            return target
+        while share > LEAST_TURN:
+            head = turned(target.pose[:, :3], [share * angle for angle in self.turn])
+            after = target.with_(pose=torch.cat([head, target.pose[:, 3:]], 1))
+            try:
+                self.pipe.painter.check_target(codes, after)
+            except ValueError:
+                share *= 0.9
+                continue
+            return after
+        return target
+
+
+_SIDES = ("Right", "Left")
+
+
+def eye_openings(landmarks: np.ndarray) -> list[float]:
+    """How far the person's right and left eye are open, in widths of the eye."""
+    return [outline_height(landmarks[list(lids), :2]) for lids in LIDS]
+
+
+def lip_distance(landmarks: np.ndarray) -> float:
+    """Between the lips, in distances of the eyes."""
+    eyes = [landmarks[list(corners), :2].mean(0) for corners in EYE_CORNERS]
+    return lips_apart(landmarks[:, :2]) / max(float(np.linalg.norm(eyes[1] - eyes[0])), 1e-6)
+
+
+def speaking(distances: Sequence[float]) -> float:
+    """How surely somebody speaks, in [0, 1], by the lips' distances over SPEECH_WINDOW."""
+    return float(ramp(np.ptp(distances), *SPEAKS)) if len(distances) else 0.0

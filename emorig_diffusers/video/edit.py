@@ -1,0 +1,209 @@
+"""Change the emotion of faces in a clip, frame by frame: nothing holds more of it than AHEAD frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.sampling import Sampling
+from ..evaluation.metrics.identity import IdentityJudge
+from ..face.encode import EncodedFace
+from ..models.occlusion import mouth_covered
+from ..painting.base import PhotoEdits
+from ..photo.io import read_photo
+from ..photo.masks import ramp
+from ..pipelines.base import FacePipeline
+from ..pipelines.emorig import EmoRigPipeline
+from ..pipelines.naming import naming_reference
+from ..pipelines.request import EditRequest
+from .change import SPEECH_WINDOW, Change, lip_distance, speaking
+from .clips import Frame
+from .follow import Followed, People, Watched, ahead, follow
+from .reading import Clip
+from .survey import SAMPLE, Sighting, choose_people, find_rest, survey
+
+AHEAD = 12  # frames before and after one that tell what to do in it
+FADE = 0.25  # seconds in which an edit comes and goes with a face
+SURE = 0.99  # likelihood from which a mouth speaks or is covered, for what is drawn there
+COVERED = 0.2, 0.6  # share of the frames within FADE in which a mouth is covered, from which it is left alone little by
+# little, and from which it is left alone: a frame or two may be mistaken
+_LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback"}
+
+
+def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> Iterator[Frame]:
+    """The frames of a clip with the edit that is asked for, one by one; those without a face are passed on as they are.
+
+    Args:
+        pipe: Any pipeline. Those with a head add to every frame what the edit changes of the person's rest, and keep
+            speech and blinks; others edit frame by frame.
+        clip: From `reading.open_clip`.
+        seed: Of the noise, which is the same in all frames.
+        given: Arguments of `FacePipeline.__call__`, of one photo and emotion.
+
+    Raises:
+        NoFaceError: There is no face in any frame, or not the one asked for.
+        ValueError: As for a photo, or where something is asked that only a photo can have.
+    """
+    request = check_clip_request(pipe, given)
+    people = People(IdentityJudge().embed)
+    found = survey(clip.sample(SAMPLE), people)
+    chosen = choose_people(found, request.face)
+    found = {person: seen for person, seen in found.items() if chosen is None or person in chosen}
+    editor = _Editor(pipe, request, seed) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
+    return editor.frames(follow(clip.frames(), people), chosen, found)
+
+
+def check_clip_request(pipe: FacePipeline, given: dict[str, Any]) -> EditRequest:
+    """What is asked; ValueError for what cannot be done to a clip."""
+    request = EditRequest(**pipe.defaults | given)
+    pipe.check(request)
+    for name, what in _LEFT_OUT.items():
+        if given.get(name) is not None:
+            raise ValueError(f"A clip cannot be given {what}: leave {name} out.")
+    if isinstance(request.emotion, (list, tuple)):
+        raise ValueError("A clip is given one emotion, or a blend of some.")
+    if request.reference is not None and tuple(request.modes) != ("exp",):
+        raise ValueError("A reference lends a clip its expression alone: leave modes out.")
+    return request
+
+
+class _Frames:
+    """What all ways to edit frames share."""
+
+    def __init__(self, pipe: Any, request: EditRequest, seed: int) -> None:
+        self.pipe, self.request, self.seed = pipe, request, seed
+
+    def frames(
+        self, watched: Iterable[Watched], chosen: Sequence[int] | None, found: dict[int, list[Sighting]]
+    ) -> Iterator[Frame]:
+        """Edited frames, of the people chosen, or of all."""
+        self.found = found
+        for now, around in ahead(watched, AHEAD):
+            faces = [one for person, one in sorted(now.faces.items()) if chosen is None or person in chosen]
+            shares = [presence(one, now, around) for one in faces]
+            rgb = now.frame.rgb
+            if any(shares):
+                with torch.no_grad():
+                    rgb = self.paint(now, around, [(f, s) for f, s in zip(faces, shares) if s > 0])
+            yield replace(now.frame, rgb=rgb)
+
+    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
+        """A frame with faces edited, each to a share."""
+        raise NotImplementedError
+
+    def generator(self) -> torch.Generator:
+        """The noise of every frame."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def presence(one: Followed, now: Watched, around: Sequence[Watched]) -> float:
+    """Share of an edit, in [0, 1], of a face that may have come in the middle of a shot, or may soon go."""
+    time = float(now.frame.time)
+    share = 1.0 if one.whole else float(ramp(time - one.start, 0, FADE))
+    for later in around:
+        if later.frame.time > now.frame.time and later.shot == now.shot:
+            found = later.faces.get(one.person)
+            if found is None or found.start != one.start:
+                return min(share, float(ramp(float(later.frame.time) - time, 0, FADE)))
+    return share
+
+
+class _ByFrame(_Frames):
+    """Pipelines without a head: every frame is a photo."""
+
+    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
+        rgb = now.frame.rgb
+        for one, share in faces:
+            changed = {"intensity": self.request.intensity * share, "faces": [one.face]}
+            fixed = {"generator": self.generator(), "output_type": "np", "return_dict": True}
+            rgb = self.pipe(rgb, **vars(self.request) | changed | fixed).images[0]
+        return rgb
+
+
+@dataclass
+class _Person:
+    """What is known of a person while a clip lasts, and of the light in a shot."""
+
+    shape: Tensor
+    change: Change
+    shot: int = -1
+    light: Tensor | None = None
+
+
+class _Editor(_Frames):
+    """Pipelines with a head."""
+
+    def __init__(self, pipe: EmoRigPipeline, request: EditRequest, seed: int) -> None:
+        super().__init__(pipe, request, seed)
+        self.people: dict[int, _Person] = {}
+        self.covers: dict[tuple[int, Fraction], bool] = {}
+        self.reference: tuple[np.ndarray, EncodedFace] | None = None
+        if request.reference is not None:
+            with naming_reference():
+                rgb = read_photo(request.reference).rgb
+                self.reference = rgb, pipe.encode(rgb, "largest", request.crop, request.target_encoder)[0]
+        steps = request.num_inference_steps or pipe.config.default_num_inference_steps
+        self.sampling = Sampling(steps, batch=request.batch_size, best_of=request.best_of or 1)
+
+    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
+        encoded, targets = [], []
+        for one, share in faces:
+            person = self._person(one, around)
+            hidden, speech = self._hidden(one, now, around), self._speaking(one, now, around)
+            face = self._encode(now, one, person)
+            encoded.append(replace(face, covered=hidden >= SURE, speaks=speech >= SURE))
+            targets.append(person.change.codes(face, share, speech, hidden))
+        edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference)
+        [painted] = self.pipe.painter.paint([edits], replace(self.sampling, generator=self.generator()))
+        return painted.rgb
+
+    def _person(self, one: Followed, around: Sequence[Watched]) -> _Person:
+        """Whoever is seen first now is known by the frames that are at hand."""
+        if one.person not in self.people:
+            sightings = self.found.get(one.person) or [
+                Sighting(item.frame.rgb, item.faces[one.person].raw) for item in around if one.person in item.faces
+            ]
+            rest = find_rest(self.pipe, sightings)
+            lent = self.reference and self.reference[1]
+            self.people[one.person] = _Person(rest.shape, Change(self.pipe, rest.face, self.request, lent))
+            self.found.pop(one.person, None)  # its pictures are needed no more
+        return self.people[one.person]
+
+    def _encode(self, now: Watched, one: Followed, person: _Person) -> EncodedFace:
+        """The face of a frame; its light is that of the shot's first."""
+        light = person.light if person.shot == now.shot else None
+        crop, encoder = self.request.crop, self.request.source_encoder
+        face = self.pipe.encode_face(now.frame.rgb, one.face, crop, encoder, person.shape, light)
+        person.shot, person.light = now.shot, face.codes.light
+        return face
+
+    def _hidden(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
+        """How surely something is before the mouth, in [0, 1], changing over FADE."""
+        if not self.pipe.painter.keeps_covered_mouths:
+            return 0.0
+        near = [i for i in _near(one, now, around, FADE) if (one.person, i.frame.time) not in self.covers]
+        for item in near:
+            landmarks = item.faces[one.person].raw.landmarks
+            self.covers[one.person, item.frame.time] = mouth_covered(item.frame.rgb, landmarks)
+        oldest = around[0].frame.time
+        self.covers = {key: value for key, value in self.covers.items() if key[1] >= oldest}
+        shown = [self.covers[one.person, item.frame.time] for item in _near(one, now, around, FADE)]
+        return float(ramp(float(np.mean(shown)), *COVERED))
+
+    def _speaking(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
+        near = _near(one, now, around, SPEECH_WINDOW)
+        return speaking([lip_distance(item.faces[one.person].face.landmarks) for item in near])
+
+
+def _near(one: Followed, now: Watched, around: Sequence[Watched], seconds: float) -> list[Watched]:
+    """Frames of one shot with a face, up to so many seconds before and after one."""
+    return [
+        item for item in around
+        if item.shot == now.shot and one.person in item.faces and abs(item.frame.time - now.frame.time) <= seconds
+    ]  # fmt: skip

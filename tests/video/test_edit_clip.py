@@ -1,0 +1,99 @@
+"""Clips are edited frame by frame: what changes is the expression, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from made_clips import RATE, make_video
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.cli.main import main
+from emorig_diffusers.evaluation.metrics.background import background_change
+from emorig_diffusers.evaluation.metrics.flicker import FlickerMeter
+from emorig_diffusers.photo.faces import NoFaceError, follow_face
+from emorig_diffusers.video.clips import ClipSettings, Frame
+from emorig_diffusers.video.edit import edit_clip
+from emorig_diffusers.video.reading import Clip, open_clip
+
+
+class Frames(Clip):
+    """A clip in memory."""
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self.pictures, self.settings, self.length = pictures, ClipSettings(), len(pictures)
+        self.size = pictures[0].shape[1::-1]
+
+    def frames(self) -> Iterator[Frame]:
+        return (Frame(rgb, Fraction(i, RATE)) for i, rgb in enumerate(self.pictures))
+
+    def sample(self, count: int) -> Iterator[Frame]:
+        step = max(len(self.pictures) // count, 1)
+        return (frame for i, frame in enumerate(self.frames()) if i % step == 0)
+
+
+def moved(photo: np.ndarray, count: int, side: int, shift: float = 1.5, noise: float = 0.0) -> list[np.ndarray]:
+    """A photo, `side` pixels wide, that drifts to the right, with the noise of a camera."""
+    random, scale = np.random.default_rng(0), side / photo.shape[1]
+    shape = side, round(photo.shape[0] * scale)
+    pictures = []
+    for i in range(count):
+        matrix = np.array([[scale, 0, i * shift], [0, scale, 0]])
+        picture = cv2.warpAffine(photo, matrix, shape, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+        noisy = picture + random.normal(0, noise, picture.shape) if noise else picture
+        pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def small(hopper: np.ndarray) -> np.ndarray:
+    """A calm face of 130 pixels."""
+    return cv2.resize(hopper, (256, 300), interpolation=cv2.INTER_AREA)
+
+
+def edited(pipe: EmoRigPipeline, pictures: list[np.ndarray], **given: object) -> list[np.ndarray]:
+    return [frame.rgb for frame in edit_clip(pipe, Frames(pictures), **given)]
+
+
+def test_edit_stands_as_still_as_its_clip_and_leaves_the_background(pipe: EmoRigPipeline, small: np.ndarray) -> None:
+    pictures = moved(small, 6, 256, noise=2.0)
+    results, meter = edited(pipe, pictures, emotion="surprise"), FlickerMeter()
+    face, changes = pipe.encode(pictures[0])[0].face, []
+    for source, result in zip(pictures, results, strict=True):
+        face = follow_face(source, face)
+        changes.append(meter(source, result, face.landmarks))
+        assert background_change(source, result, face.landmarks) == 0
+        assert np.abs(source.astype(int) - result)[90:200, 80:180].mean() > 3  # it is another face
+    source_change, edit_change = np.mean([one for one in changes if one], axis=0)
+    assert edit_change < 1.3 * source_change
+
+
+def test_frames_without_a_face_pass_through_as_they_are(pipe: EmoRigPipeline, small: np.ndarray) -> None:
+    blank = np.full_like(small, 90)
+    pictures = [blank, blank, *moved(small, 3, 256), blank]
+    results = edited(pipe, pictures, emotion="happy")
+    same = [np.array_equal(a, b) for a, b in zip(pictures, results, strict=True)]
+    assert same == [True, True, False, False, False, True]
+
+
+def test_clip_without_any_face_is_refused(pipe: EmoRigPipeline) -> None:
+    with pytest.raises(NoFaceError, match="in any frame"):
+        edit_clip(pipe, Frames([np.full((120, 160, 3), 90, np.uint8)] * 3), emotion="happy")
+
+
+def test_command_edits_a_clip_with_its_sound(
+    small: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = Frames(moved(small, 3, 256)).frames()
+    source = make_video(tmp_path / "in.mp4", frames, "aac")
+    assert main(["video", str(source), "--emotion", "happy", "-o", str(tmp_path / "out.mp4")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out.mp4'}\n"
+    before, after = open_clip(source), open_clip(tmp_path / "out.mp4")
+    assert [f.time for f in before.frames()] == [f.time for f in after.frames()]
+    first = [next(clip.frames()).rgb.astype(int) for clip in (before, after)]
+    assert np.abs(first[0] - first[1])[150:200, 100:160].mean() > 8
+    assert np.abs(first[0] - first[1])[:40].mean() < 4
