@@ -192,7 +192,8 @@ class RigMixin:
         frame = str(frame or self.config.crop)
         view = self._view(photo, face, frame)
         scores = dict(zip(BLENDSHAPES, face.blendshapes.tolist()))
-        fit = self.encoder.fit(self.head, view.points, scores, view.crop, branch, shape)
+        known = {} if shape is None else {"shape": shape}  # only clips know it beforehand
+        fit = self.encoder.fit(self.head, view.points, scores, view.crop, branch, **known)
         offsets = torch.from_numpy(residual_offsets(self.head, fit.residual)).float()
         known = self.head.landmark_weight[:MESH].numpy() > 0
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
