@@ -205,7 +205,8 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
             scale: γ.
         """
         up: Any = EditDDIMInverseScheduler.from_config(self.scheduler.config)
-        return self._follow(up, latents, tokens, Sampling(steps), strength, scale)
+        with self.with_loras():
+            return self._follow(up, latents, tokens, Sampling(steps), strength, scale)
 
     @torch.no_grad()
     def remove_noise(

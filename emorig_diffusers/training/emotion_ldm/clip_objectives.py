@@ -30,7 +30,7 @@ class Weights:
     l2: float = 1.0
     identity: float = 1.0
     directional: float = 1.0
-    globally: float = 0.0
+    text: float = 0.0
     emotion: float = 0.0
 
 
@@ -42,8 +42,8 @@ class TargetEdits(nn.Module):
         emotion: The target.
         strength: Where the noisy latents are, t0.
         scale: γ.
-        sparing: Compute each UNet pass again for its gradient instead of keeping what it computed: a sixth of the
-            memory for a third more time.
+        sparing: Compute each UNet pass again for its gradient instead of keeping what it computed: of S passes the
+            memory of one, for about a third more time.
     """
 
     def __init__(self, pipe: EmotionLDMPipeline, emotion: str, strength: float, scale: float, sparing: bool) -> None:
@@ -122,9 +122,9 @@ class ClipObjective:
         if self.identity is not None:
             losses["identity"] = self.identity(edited, clean).mean()
             total = total + weights.identity * losses["identity"]
-        if weights.globally:
+        if weights.text:
             losses["global"] = 1 - (after @ self.text).mean()
-            total = total + weights.globally * losses["global"]
+            total = total + weights.text * losses["global"]
         if self.judge is not None:
             losses["emotion"] = self.judge(edited).mean()
             total = total + weights.emotion * losses["emotion"]

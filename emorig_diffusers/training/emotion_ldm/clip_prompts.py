@@ -53,4 +53,13 @@ def source_text(emotion: str | None, target: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The text in every template, "an" before a vowel."""
-    return [re.sub(r"\b(a)(?= [aeiou])", r"\1n", template.format(text)) for template in TEMPLATES]
+    return [_spelled(template.format(text)) for template in TEMPLATES]
+
+
+def with_article(text: str) -> str:
+    """The text as one thing: "a happy face"."""
+    return _spelled(f"a {text}")
+
+
+def _spelled(sentence: str) -> str:
+    return re.sub(r"\ba(?= [aeiou])", "an", sentence)

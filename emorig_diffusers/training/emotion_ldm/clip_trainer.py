@@ -24,7 +24,7 @@ from ..config import parse_trainer, trainer_parser
 from ..trainer import SampledRun
 from .clip_guide import ClipGuide
 from .clip_objectives import ClipObjective, TargetEdits, Weights
-from .clip_prompts import target_text
+from .clip_prompts import target_text, with_article
 from .inversion import Inversion, InvertedPhotos, invert_photos, source_rows
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -146,13 +146,13 @@ class ClipRun(SampledRun):
         """The losses, their networks on the device."""
         clip = ClipGuide.from_pretrained(args.clip).to(device)
         names, vqvae = self.pipe.emotion_names, self.pipe.vqvae
-        directions = torch.stack([clip.direction(name, args.emotion) for name in (*names, None)])
+        directions = torch.stack([clip.direction(source, args.emotion) for source in (*names, None)])
         identity = IdentityLoss(args.identity).to(device) if args.identity_weight else None
         judge = EmotionLoss(args.emotion, args.judge).to(device) if args.emotion_weight else None
         weights = Weights(args.l2_weight, args.identity_weight, args.directional_weight, args.global_weight,
                           args.emotion_weight)  # fmt: skip
         decode = lambda latents: vqvae.decode(latents.to(vqvae.dtype), return_dict=False)[0].float()
-        text = clip.texts([f"a {target_text(args.emotion)}"])[0]
+        text = clip.texts([with_article(target_text(args.emotion))])[0]
         return ClipObjective(decode, args.num_inference_steps, clip, identity, directions, text, weights, judge)
 
     def train(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def objective(clip: ClipGuide, **weights: float) -> ClipObjective:
 def test_losses_are_those_of_the_sheet(clip: ClipGuide) -> None:
     """Computed again from the definitions, with numpy."""
     edited, clean, source = pictures(4), pictures(4, seed=1), torch.tensor([2, 0, 8, 1])
-    weights = {"l2": 0.5, "identity": 2.0, "directional": 3.0, "globally": 0.7, "emotion": 0.3}
+    weights = {"l2": 0.5, "identity": 2.0, "directional": 3.0, "text": 0.7, "emotion": 0.3}
     found = objective(clip, **weights).losses(edited, clean, source)
     with torch.no_grad():
         after, before = (clip.pictures(shown).numpy().astype(float) for shown in (edited, clean))
@@ -256,9 +257,9 @@ def test_a_lora_run_resumes_and_its_result_edits(
     prepared64: Path, model: Path, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given, lora = (prepared64, model, clip_folder), ("--lora_rank", 2)
-    run(*given, tmp_path / "whole", *lora, "--max_train_steps", 6)
-    run(*given, tmp_path / "parts", *lora, "--max_train_steps", 3)
-    run(*given, tmp_path / "parts", *lora, "--max_train_steps", 6, "--resume_from_checkpoint", "latest")
+    run(*given, tmp_path / "whole", *lora, "--max_train_steps", 4)
+    run(*given, tmp_path / "parts", *lora, "--max_train_steps", 2)
+    run(*given, tmp_path / "parts", *lora, "--max_train_steps", 4, "--resume_from_checkpoint", "latest")
     whole, parts = (load_file(tmp_path / name / "lora" / "anger.safetensors") for name in ("whole", "parts"))
     assert whole and all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
     assert any(tensor.abs().max() > 0 for name, tensor in whole.items() if "lora_B" in name)
@@ -298,3 +299,11 @@ def test_what_cannot_be_tuned_is_told(prepared64: Path, model: Path, clip_folder
         run(*given, "--identity", tmp_path / "model_ir_se50.pth")
     with pytest.raises(SystemExit, match="does not know 'contempt'"):
         run(*given, "--emotion", "contempt", "--emotion_weight", 1, "--judge", "face-api")
+
+
+def test_tuning_turns_edits_to_the_text(prepared64: Path, model: Path, clip_folder: Path, tmp_path: Path) -> None:
+    run(prepared64, model, clip_folder, tmp_path / "run", "--lora_rank", 4, "--max_train_steps", 30, "--l2_weight", 0,
+        "--identity_weight", 0, "--learning_rate", 1e-2, "--no-gradient_checkpointing")  # fmt: skip
+    with (tmp_path / "run" / "losses.csv").open() as file:
+        cosines = [float(row["cosine"]) for row in csv.DictReader(file)]
+    assert max(cosines[-5:]) > cosines[0] + 0.3 and cosines[-1] > 0
