@@ -211,12 +211,16 @@ def run_doctor(args: argparse.Namespace) -> int:
     """`emorig doctor`: every original with what became of it, then the next command; one for each system."""
     from ..convert.autoencoders import find_autoencoders, report_autoencoders
     from ..convert.doctor import examine, report
+    from ..convert.neural_heads import find_neural_heads, report_neural_heads
 
     findings, autoencoders = examine(args.folder), find_autoencoders(args.folder)
-    if any(finding.path for finding in findings) or not autoencoders:
+    heads = find_neural_heads(args.folder)
+    if any(finding.path for finding in findings) or not (autoencoders or heads):
         print("\n".join(report(args.folder, findings)))
     if autoencoders:
         print("\n".join(report_autoencoders(args.folder, autoencoders)))
+    if heads:
+        print("\n".join(report_neural_heads(args.folder, heads)))
     return 0
 
 

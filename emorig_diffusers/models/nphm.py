@@ -251,6 +251,13 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
 
     # surfaces
 
+    @property
+    def bounds(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Corners of the box that the canonical head lies in, in metres."""
+        unit = self.config.metres_per_unit
+        low, high = ((x * unit, y * unit, z * unit) for x, y, z in self.config.box)
+        return low, high
+
     def field(self, shape: Tensor, expression: Tensor | None = None, threshold: float = PRUNING) -> Field:
         """One head's signed distance in metres as a function of points [N, 3] in metres, e.g. to trace rays.
 
@@ -284,7 +291,7 @@ class NeuralHeadModel(AlignedMixin, ModelMixin, ConfigMixin):
             ValueError: As `extract_surface`, or codes of another length.
         """
         unit, posed = self.config.metres_per_unit, expression if self.config.deformation == "backward" else None
-        low, high = ((x * unit, y * unit, z * unit) for x, y, z in self.config.box)
+        low, high = self.bounds
         field = self.field(shape, posed, threshold)
         vertices, faces = extract_surface(
             field, low, high, resolution, min(COARSE, resolution), device=shape.device, progress=progress

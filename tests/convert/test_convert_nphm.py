@@ -176,3 +176,23 @@ def test_what_is_no_model_is_told(files: dict[str, Path], identity: State, expre
     torch.save({"state_dict": identity}, tmp_path / "other.tar")
     with pytest.raises(ConvertError, match="no decoder_state_dict"):
         read_model(tmp_path / "other.tar")
+
+
+def test_doctor_finds_a_model_and_says_how_to_convert_it(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = files["anchors"].parent
+    doctor = lambda folder: (main.main(["doctor", str(folder)]), capsys.readouterr().out.splitlines())
+    code, told = doctor(root)
+    options = [f"--{name} {files[name]}" for name in ("anchors", "expression", "mean", "std")]
+    assert code == 0 and told[-1] == (
+        f"Next: `emorig convert nphm {files['identity']} {' '.join(options)} OUT`, where OUT is a new folder."
+    )
+    assert sum(line.startswith("found ") for line in told) == 5  # the older epochs hold no network
+    (tmp_path / "checkpoint_epoch_7.tar").write_bytes(b"<!DOCTYPE html>")
+    assert "is a web page" in doctor(tmp_path)[1][-1]
+    (tmp_path / "checkpoint_epoch_7.tar").unlink()
+    (tmp_path / "nphm_lat_mean.npy").write_bytes(files["mean"].read_bytes())
+    assert "get the identity network's checkpoint_epoch_N.tar" in doctor(tmp_path)[1][-1]
+    (tmp_path / "checkpoint_epoch_7.tar").write_bytes(files["identity"].read_bytes())
+    assert doctor(tmp_path)[1][-1].startswith(f"Next: `emorig convert nphm {tmp_path}/checkpoint_epoch_7.tar OUT`")
