@@ -57,7 +57,9 @@ def trainer_parser(description: str, sections: Sequence[str] = ()) -> argparse.A
     add("--max_train_steps", type=int, default=10000)
     add("--max_train_minutes", type=float, help="end (and decay the learning rate) by this time, if sooner")
     add("--learning_rate", type=float, default=1e-4)
-    add("--lr_scheduler", choices=("constant", "cosine", "linear"), default="constant", help="after the warm-up")
+    add("--lr_scheduler", choices=("constant", "cosine", "linear", "halving"), default="constant",
+        help="after the warm-up")  # fmt: skip
+    add("--lr_halving_steps", type=int, default=10000, help="after which --lr_scheduler halving halves the rate")
     add("--lr_warmup_steps", type=int, default=0)
     add("--adam_beta1", type=float, default=0.9)
     add("--adam_beta2", type=float, default=0.999)
@@ -99,7 +101,7 @@ def require(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: s
         if getattr(args, name) is None:
             parser.error(f"--{name} is missing.")
     for name in ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps",
-                 "checkpoints_total_limit", "logging_steps", "validation_steps"):  # fmt: skip
+                 "checkpoints_total_limit", "logging_steps", "validation_steps", "lr_halving_steps"):  # fmt: skip
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1.")
     if args.seed < 0:

@@ -56,9 +56,11 @@ class Progress:
         return min(1.0, max(step / self.args.max_train_steps, by_time))
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant, half a cosine or a line down to 0."""
+        """Linear warm-up, then constant, half a cosine or a line down to 0, or halved every so many steps."""
         share = self.share(step)
-        decay = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * share), "linear": 1 - share}
+        halved = 0.5 ** (step // self.args.lr_halving_steps)
+        decay = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * share), "linear": 1 - share,
+                 "halving": halved}  # fmt: skip
         warm = min(1.0, (step + 1) / max(self.args.lr_warmup_steps, 1))
         return self.args.learning_rate * warm * decay[self.args.lr_scheduler]
 

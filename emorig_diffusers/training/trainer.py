@@ -50,8 +50,8 @@ class Run(ABC):
     ) -> None:
         self.args, self.accelerator, self.settings = args, accelerator, settings
         self.parameters = [p for p in networks.parameters() if p.requires_grad]
-        betas = (args.adam_beta1, args.adam_beta2)
-        optimizer = torch.optim.AdamW(self.parameters, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
+        betas, groups = (args.adam_beta1, args.adam_beta2), self.parameter_groups()
+        optimizer = torch.optim.AdamW(groups, args.learning_rate, betas, weight_decay=args.adam_weight_decay)
         self.networks, self.optimizer = accelerator.prepare(networks, optimizer)
         self.progress = Progress(args)
         self.ema = self.average()
@@ -69,6 +69,10 @@ class Run(ABC):
     @abstractmethod
     def losses(self, number: int) -> dict[str, Tensor]:
         """Losses of the `number`-th batch since step 0; "loss" is what is minimised."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser takes; "rate" of a group is its learning rate in terms of the others'."""
+        return [{"params": self.parameters}]
 
     def batch_rng(self, number: int) -> np.random.Generator:
         """What is random about this process's `number`-th batch, the same in a resumed run."""
@@ -118,7 +122,7 @@ class Run(ABC):
         # dropout inside the networks: a resumed run must draw what the run would have drawn
         torch.manual_seed(hash((self.args.seed, self.step, self.accelerator.process_index)) % 2**63)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.progress.learning_rate(self.step)
+            group["lr"] = self.progress.learning_rate(self.step) * group.get("rate", 1.0)
         for i in range(times):
             with self.accelerator.accumulate(self.networks):
                 losses = self.losses(self.step * times + i)

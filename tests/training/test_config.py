@@ -58,7 +58,7 @@ def test_a_preset_sets_defaults_and_the_command_line_wins(parse: Parse, tmp_path
         ("", "is no preset"),
         ("max_train_steps: many\n", "preset.yaml: max_train_steps must be a whole number, not 'many'."),
         ("max_train_steps: 64.0\n", "preset.yaml: max_train_steps must be a whole number, not 64.0."),
-        ("lr_scheduler: cosin\n", "preset.yaml: lr_scheduler must be one of constant, cosine, linear, not 'cosin'."),
+        ("lr_scheduler: cosin\n", "lr_scheduler must be one of constant, cosine, linear, halving, not 'cosin'."),
         (None, "preset.yaml cannot be read: [Errno 2] No such file or directory"),
     ],
     ids=["unknown", "no YAML", "no mapping", "empty", "wrong type", "no whole number", "wrong choice", "missing"],
@@ -84,7 +84,8 @@ def test_arguments_that_are_refused(parse: Parse, capsys: pytest.CaptureFixture[
 
 
 def progress(parse: Parse, *arguments: object) -> Progress:
-    return Progress(parse("--train_data_dir", "a", "--max_train_steps", 1000, "--learning_rate", 0.1, *arguments))
+    return Progress(parse("--train_data_dir", "a", "--max_train_steps", 1000, "--learning_rate", 0.1, *arguments,
+                          "--lr_halving_steps", 400))  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,9 @@ def progress(parse: Parse, *arguments: object) -> Progress:
         ("constant", lambda share: 1.0),
         ("linear", lambda share: 1 - share),
         ("cosine", lambda share: 0.5 + 0.5 * math.cos(math.pi * share)),
+        ("halving", lambda share: 1.0 if share < 0.4 else 0.5 if share < 0.8 else 0.25),
     ],
-    ids=["constant", "linear", "cosine"],
+    ids=["constant", "linear", "cosine", "halving"],
 )
 def test_learning_rates(parse: Parse, schedule: str, at: Callable[[float], float]) -> None:
     plain = progress(parse, "--lr_scheduler", schedule)

@@ -1,0 +1,1 @@
+"""Training neural parametric heads: identities, then expressions."""
