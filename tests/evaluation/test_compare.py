@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
-from drawing_unet import drawing_unet
 from pictures import assert_close
 from PIL import Image
 from torch import nn
+from two_encoders import NOISE, PAIRS, STEPS, rig
 
-from emorig_diffusers import EmoRigPipeline, NoFaceError
-from emorig_diffusers.cli import main
+from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.diffusion.sampling import Sampling
 from emorig_diffusers.evaluation import sheets
 from emorig_diffusers.evaluation.compare import (
@@ -28,59 +24,14 @@ from emorig_diffusers.evaluation.compare import (
     describe_comparison,
     draw_comparison,
 )
-from emorig_diffusers.face import encode as rig_methods
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.hub.repository import resolve
-from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.models.detail import DetailModel
 from emorig_diffusers.models.emoca import EmocaEncoder
 from emorig_diffusers.painting.base import PhotoEdits
-from emorig_diffusers.painting.diffusion_rig import published_scheduler
-from emorig_diffusers.photo import faces
-from emorig_diffusers.photo.faces import Face, find_faces
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.pipelines.request import EditRequest
 
-SIDE, STEPS = 64, 2
-PAIRS = [("DECA", "DECA"), ("DECA", "EMOCA"), ("EMOCA", "DECA"), ("EMOCA", "EMOCA")]
-NOISE = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def searched() -> Iterator[list[bytes]]:
-    """The photos in which faces were looked for; each photo is really searched once for all tests."""
-    asked: list[bytes] = []
-    find = functools.cache(lambda data, shape: tuple(find_faces(np.frombuffer(data, np.uint8).reshape(shape))))
-
-    def remember(rgb: np.ndarray) -> list[Face]:
-        asked.append(rgb.tobytes())
-        return list(find(asked[-1], rgb.shape))
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (faces, rig_methods):
-            patch.setattr(module, "find_faces", remember)
-        yield asked
-
-
-def rig(pipe: EmoRigPipeline, encoder: nn.Module, **options: object) -> EmoRigPipeline:
-    """DiffusionRig's kind of pipeline, tiny and random, layers that start at zero too."""
-    parts = (
-        pipe.head,
-        encoder,
-        drawing_unet(8),
-        published_scheduler(),
-        AppearanceEncoder(cond_dim=8).eval(),
-    )
-    options = {"default_num_inference_steps": STEPS, "crop_size": SIDE, "code_parts": "appearance"} | options
-    pipeline = EmoRigPipeline(*parts, **options)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="module")
-def both(pipe: EmoRigPipeline) -> EmoRigPipeline:
-    """With the bundled encoder that is DECA and EMOCA."""
-    return rig(pipe, EmocaEncoder.from_pretrained(resolve("encoder-open")))
+pytestmark = pytest.mark.usefixtures("searched")
 
 
 @pytest.fixture(scope="module")
@@ -299,107 +250,3 @@ def test_distance(sides: dict[str, list[EncodedFace]]) -> None:
     moved[0, 7] -= 4
     open_jaw = codes.pose + torch.tensor([[1.0, 1, 1, np.radians(10), 0, 0]])
     assert code_distance(codes.with_(expression=moved, pose=open_jaw), codes) == pytest.approx((5, 10), abs=1e-3)
-
-
-# the command
-
-
-@pytest.fixture
-def two(tmp_path: Path, hopper: np.ndarray, astronaut: np.ndarray) -> tuple[Path, Path]:
-    paths = tmp_path / "hopper.png", tmp_path / "astronaut.png"
-    for path, pixels in zip(paths, (hopper, astronaut)):
-        Image.fromarray(pixels).save(path)
-    return paths
-
-
-@pytest.fixture
-def emorig(both: EmoRigPipeline, pipe: EmoRigPipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command with models that are open already; others are opened."""
-    ready, load = {"both": both, "emorig-open": pipe}, main.load_pipeline
-    monkeypatch.setattr(main, "load_pipeline", lambda name: ready[name] if name in ready else load(name))
-    return lambda *args: main.main(["compare", *map(str, args)])
-
-
-def test_command(
-    pipe: EmoRigPipeline, emoca: Path, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """From a saved pipeline, as users have it; with a small encoder, which is quick to write and read."""
-    folder, out = tmp_path / "rig", tmp_path / "sheet.png"
-    small = rig(pipe, EmoRigPipeline.from_pretrained(emoca).encoder)
-    small.save_pretrained(folder)
-    capsys.readouterr()
-    asked = ["--model", folder, "--modes", "exp,pose", "--steps", 1, "--seed", 5, "-o", out]
-    assert main.main(["compare", *map(str, [*two, *asked])]) == 0
-    printed, err = capsys.readouterr()
-    assert err == ""
-    lines = printed.splitlines()
-    assert lines[0] == str(out)
-    assert [line[:24].strip() for line in lines[4:10]] == [
-        *("S: {}  T: {}".format(*pair) for pair in PAIRS), "DECA redrawn", "EMOCA redrawn"
-    ]  # fmt: skip
-    expected = compare(small, *two, ("exp", "pose"), 1, torch.Generator().manual_seed(5))
-    assert_close(Image.open(out), draw_comparison(expected))
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--modes", "exp,mood"), "modes must be some of exp, pose, light, latent"),
-        (("--modes", "latent"), "needs a network that draws the whole crop"),
-        (("--noise", "photo"), "needs a network that draws the whole crop"),
-        (("--noise", "old"), "invalid choice"),
-        (("--crop", "round"), "crop must be one of aligned, ffhq, landmarks, whole"),
-        (("--steps", "0"), "whole number from 1 to 1000"),
-        (("--detail",), "detail needs DECA's encoder"),
-        (("--model", "both", "--detail"), "detail needs DECA's encoder"),
-        (("--model", "no such model"), "cannot be loaded"),
-    ],
-)
-def test_what_cannot_be_done(
-    options: tuple[str, ...], says: str, two: tuple[Path, Path], emorig: Callable[..., int],
-    capsys: pytest.CaptureFixture[str], tmp_path: Path,
-) -> None:  # fmt: skip
-    assert emorig(*two, *options, "-o", tmp_path / "sheet.png") == 2
-    printed, err = capsys.readouterr()
-    assert printed == "" and err.count("\n") == 1 and says in err
-    assert not (tmp_path / "sheet.png").exists()
-
-
-def test_bad_photos(
-    two: tuple[Path, Path], emorig: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    source, target = two
-    blank, out, before = tmp_path / "blank.png", tmp_path / "sheet.png", source.read_bytes()
-    Image.new("RGB", (80, 80)).save(blank)
-    (tmp_path / "link.png").symlink_to(source)
-    cases = [
-        ((blank, target, out), f"'{blank}': No face was found"),
-        ((source, blank, out), f"'{blank}': No face was found"),
-        ((source, source, out), "Source and target are both"),
-        ((source, tmp_path / "link.png", out), "Source and target are both"),
-        ((source, target, target), "is what is read"),
-        ((source, target, source), "is what is read"),
-        ((source, target, tmp_path), "is what is read"),
-        ((source, target, tmp_path / "sheet.gif"), "use .jpg"),
-        ((source, tmp_path / "none.png", out), "There is no file"),
-        ((tmp_path, target, out), "is a folder"),
-    ]
-    for (first, second, result), says in cases:
-        assert emorig(first, second, "-o", result) == 2
-        printed, err = capsys.readouterr()
-        assert printed == "" and err.count("\n") == 1 and says in err
-    assert not out.exists() and source.read_bytes() == before
-
-
-def test_faceless_arrays_are_named(both: EmoRigPipeline, hopper: np.ndarray) -> None:
-    with pytest.raises(NoFaceError, match="^The target: No face was found"):
-        compare(both, hopper, skimage.data.coffee()[:200, :300])
-
-
-def test_a_network_without_a_code_of_the_photo(
-    pipe: EmoRigPipeline, both: EmoRigPipeline, hopper: np.ndarray, astronaut: np.ndarray
-) -> None:
-    told = rig(pipe, both.encoder)
-    told.register_to_config(code_parts="pose")
-    with pytest.raises(ValueError, match="'latent' needs a network that takes a code of the photo"):
-        compare(told, hopper, astronaut, ("latent",))

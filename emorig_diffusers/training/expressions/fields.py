@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ...models.head import PARTS, HeadModel
 from ...photo.faces import choose_faces, find_faces
@@ -112,13 +112,13 @@ def measure(pipe: EmoRigPipeline, atlas: Atlas, neutral: np.ndarray, acted: np.n
 def align_rigid(moved: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     """Similarity [2, 3] that brings landmarks [468 or more, 2] onto others of the same person, whatever they act."""
     still = list(RIGID)
-    return cv2.estimateAffinePartial2D(np.float32(moved[still]), np.float32(fixed[still]))[0]
+    return cv2.estimateAffinePartial2D(moved[still].astype(np.float32), fixed[still].astype(np.float32))[0]
 
 
 def dense_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the pixels of one picture uint8 [G, G, 3] are in another [G, G, 2], relative; how far the way back leads
     astray [G, G], pixels. DIS flow (Kroeger et al. 2016) on equalised grey."""
-    find = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    find = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     find.setFinestScale(1)
     equalised = [cv2.createCLAHE(2.0, (8, 8)).apply(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY)) for p in (first, second)]
     forward, back = find.calc(*equalised, None), find.calc(*equalised[::-1], None)
@@ -146,7 +146,7 @@ def average(measured: Sequence[Motion], mirror: np.ndarray) -> Motion:
 def mirrored_vertices(head: HeadModel) -> np.ndarray:
     """Every vertex's twin on the other side of the template [V]."""
     vertices = head.template.numpy()
-    return cKDTree(vertices).query(vertices * [-1, 1, 1])[1]
+    return KDTree(vertices).query(vertices * [-1, 1, 1])[1]
 
 
 def _luminance(picture: np.ndarray) -> np.ndarray:
@@ -155,5 +155,5 @@ def _luminance(picture: np.ndarray) -> np.ndarray:
 
 def _look(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Values of a picture at places [..., 2] in pixels, its edge repeated."""
-    x, y = np.float32(where[..., 0]), np.float32(where[..., 1])
+    x, y = (where[..., k].astype(np.float32) for k in (0, 1))
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

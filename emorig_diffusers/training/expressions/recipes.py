@@ -44,7 +44,7 @@ class RecipeSearch:
         edited = self.pipe(target.neutral, target.emotion, output_type="np", generator=generator).images[0]
         figures = distance.measure(edited)
         wanted = max(figures["sface acted"] - SLACK, FLOOR)
-        return (
+        return float(
             figures["lpips face"] / figures["unedited lpips face"]
             + FLOW * figures["flow face"]
             + JUDGE * (1 - np.nanmean([figures[name + " probability"] for name in distance.ruler.judges]))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...evaluation.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge
+from ...evaluation.metrics.emotion import named
 from ...photo.faces import Face, choose_faces, find_faces
 from ...photo.io import read_photo
 from ...photo.resample import align, transform_points, warp_crop
@@ -161,7 +162,7 @@ class Distance:
         for name, judge in self.ruler.judges.items():
             scores = judge(rgb, face.box)
             known = emotion in judge.emotions
-            judged[name] = (float(max(scores, key=scores.get) == emotion), scores[emotion]) if known else (np.nan,) * 2
+            judged[name] = (float(named(scores) == emotion), scores[emotion]) if known else (np.nan,) * 2
         return judged
 
 

@@ -19,6 +19,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from ...evaluation.metrics import FaceApiJudge
+from ...evaluation.metrics.emotion import named
 from ...face.emotions import RECIPES, action_unit_offset, mirrored_units
 from ...files.folders import update_folder
 from ...models.head import PARTS, SHADING_STEP, HeadModel
@@ -59,14 +60,13 @@ def read_motions(
     used = []
     for label in FITTED:
         acted = [key for key in photos if key[1] == label]
-        used += [key for key in acted if named(judge, photos[key]) == label.split("_")[0]] or acted
+        used += [key for key in acted if seen_in(judge, photos[key]) == label.split("_")[0]] or acted
     return {key: measure(pipe, atlas, photos[key[0], NEUTRAL], photos[key]) for key in used}
 
 
-def named(judge: FaceApiJudge, rgb: np.ndarray) -> str:
+def seen_in(judge: FaceApiJudge, rgb: np.ndarray) -> str | None:
     """The emotion that a judge sees in the largest face of a photo uint8 [H, W, 3]."""
-    scores = judge(rgb, choose_faces(find_faces(rgb))[0].box)
-    return max(scores, key=scores.get)
+    return named(judge(rgb, choose_faces(find_faces(rgb))[0].box))
 
 
 class UnitFit:
@@ -105,7 +105,7 @@ class UnitFit:
 
     def within(self, place: np.ndarray, outline: Iterable[int]) -> np.ndarray:
         """How far places [N, 2+] on the template lie within the hull of landmarks, metres; negative outside."""
-        micro = lambda points: np.float32(points[..., :2] * 1e3)
+        micro = lambda points: (points[..., :2] * 1e3).astype(np.float32)
         hull = cv2.convexHull(micro(self.points[list(outline)]))
         return np.array([cv2.pointPolygonTest(hull, tuple(map(float, p)), True) for p in micro(place)]) / 1e3
 

@@ -1,0 +1,34 @@
+"""A command that records what its pipeline is asked."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ASTRONAUT, write
+from recording_pipeline import RecordingPipeline
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.cli import main
+
+
+@pytest.fixture(scope="module")
+def recorder(pipe: EmoRigPipeline) -> RecordingPipeline:
+    return RecordingPipeline(**pipe.components)
+
+
+@pytest.fixture
+def calls(recorder: RecordingPipeline, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]]:
+    """The command works with the recorder, but for models that are opened from folders: what it is asked."""
+    load = functools.cache(main.load_pipeline)
+    monkeypatch.setattr(main, "load_pipeline", lambda name: recorder if name == "emorig-open" else load(name))
+    recorder.calls.clear()
+    return recorder.calls
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return write(tmp_path / "astronaut.png", ASTRONAUT)
+
