@@ -137,8 +137,8 @@ class Distance:
             figures["lpips " + region] = lpips[region]
             figures["unedited lpips " + region] = self.unedited[region]
             figures["flow " + region] = float(flow[region] / self.motion[region].clip(0.05))
-        for name, (named, probability) in self._judge(edited, self.target.face).items():
-            figures |= {name: named, name + " real": self.judged[name], name + " probability": probability}
+        for name, (hit, probability) in self._judge(edited, self.target.face).items():
+            figures |= {name: hit, name + " real": self.judged[name], name + " probability": probability}
         ours, alike = self.ruler.identity.embed(edited, self.target.face.landmarks), self.ruler.identity.similarity
         return figures | {
             "sface": alike(self.neutral, ours),
