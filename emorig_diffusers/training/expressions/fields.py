@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,7 +119,7 @@ def align_rigid(moved: np.ndarray, fixed: np.ndarray) -> np.ndarray:
 def dense_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the pixels of one picture uint8 [G, G, 3] are in another [G, G, 2], relative; how far the way back leads
     astray [G, G], pixels. DIS flow (Kroeger et al. 2016) on equalised grey."""
-    find = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    find: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     find.setFinestScale(1)
     equalised = [cv2.createCLAHE(2.0, (8, 8)).apply(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY)) for p in (first, second)]
     forward, back = find.calc(*equalised, None), find.calc(*equalised[::-1], None)
@@ -146,7 +147,7 @@ def average(measured: Sequence[Motion], mirror: np.ndarray) -> Motion:
 def mirrored_vertices(head: HeadModel) -> np.ndarray:
     """Every vertex's twin on the other side of the template [V]."""
     vertices = head.template.numpy()
-    return KDTree(vertices).query(vertices * [-1, 1, 1])[1]
+    return np.asarray(KDTree(vertices).query(vertices * [-1, 1, 1])[1])
 
 
 def _luminance(picture: np.ndarray) -> np.ndarray:
