@@ -15,7 +15,8 @@ from torch import Tensor
 from .isosurface import CHUNK, Field
 
 TOLERANCE = 2e-5  # field's units; distance at which a ray has arrived. In metres a fifth of a tenth of a millimetre
-STEPS = 96  # of a ray at most; those that graze the surface need the most
+STEPS = 192  # of a ray at most; those that graze the surface need the most
+SHORTEST = 1e-4  # field's units; step of a ray at least, so that grazing rays get on; nothing thinner is sure to be met
 REFINEMENTS = 8  # rounds of false position, once a ray has crossed the surface
 BLOCK = 8  # side of the blocks that are traced as one thick ray, pixels
 SLOPE = 1.25  # of the field at most, so that steps do not jump over thin parts; exact distances have 1
@@ -69,7 +70,7 @@ def trace(
         crossed[active[inside & ~arrived]] = True
         going = active[~(inside | arrived)]
         before[going], value_before[going] = at[going], value[~(inside | arrived)]
-        at[going] += value_before[going]
+        at[going] += value_before[going] if radius else value_before[going].clamp(min=SHORTEST)
         active = going[at[going] < far[going]]
     if radius:
         met[active] = True  # still under way
