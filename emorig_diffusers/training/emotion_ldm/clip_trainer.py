@@ -163,7 +163,7 @@ class ClipRun(SampledRun):
 
     @torch.no_grad()
     def sheets(self) -> dict[str, Image.Image]:
-        """Some held-out photos before and after; the losses of all are printed."""
+        """Some held-out photos as the autoencoder draws them, and edited; the losses of all are printed."""
         objective, device, steps = self.objective, self.accelerator.device, self.args.validation_inference_steps
         totals, shown, loader = Counter(), [], DataLoader([self.held_out[i, 0] for i in range(len(self.held_out))],
                                                           SEEN_AT_ONCE)  # fmt: skip
@@ -176,7 +176,7 @@ class ClipRun(SampledRun):
         told = ", ".join(f"{name} {total / len(self.held_out):.4f}" for name, total in totals.items())
         tqdm.write(f"step {self.step}, held-out photos in {steps} steps: {told}")
         enlarge = lambda one: unit_picture(one).resize(SHEET_TILE, Image.Resampling.BICUBIC)
-        captions = ("photo", self.args.emotion)
+        captions = ("reconstruction", self.args.emotion)
         pairs = shown[:SHEET_PHOTOS]
         return {"edits": draw_rows([
             [(caption, enlarge(pair[i])) for pair in pairs] for i, caption in enumerate(captions)
