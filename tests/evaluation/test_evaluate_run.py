@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,8 @@ from emorig_diffusers.evaluation import scores
 from emorig_diffusers.evaluation.figures import linearity
 from emorig_diffusers.evaluation.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, psnr, ssim
 from emorig_diffusers.evaluation.metrics.codes import CodeJudge
+from emorig_diffusers.evaluation.pairs import Pair
+from emorig_diffusers.evaluation.run import Editor
 from emorig_diffusers.photo.faces import find_faces
 from emorig_diffusers.pipelines.outputs import EmoRigOutput
 
@@ -310,3 +312,27 @@ def test_a_folder_with_other_files_is_left_alone(folders: Path, capsys: pytest.C
     assert evaluate(folders, folders) == 2
     assert "holds other files: give a new folder" in capsys.readouterr().err
     assert sorted(path.name for path in folders.iterdir()) == ["real", "rival", "source"]
+
+
+def test_a_photo_is_fitted_once_for_all_its_edits(tmp_path: Path, astronaut: np.ndarray, hopper: np.ndarray) -> None:
+    fitted, given = [], []
+
+    class Recorder:
+        def encode(self, photo: np.ndarray) -> list[str]:
+            fitted.append(photo.shape)
+            return [f"face {len(fitted)}"]
+
+        def __call__(self, source: Path, emotion: str, intensity: float, **how: Any) -> EmoRigOutput:
+            given.append((source.stem, emotion, intensity, *how["faces"]))
+            return EmoRigOutput([Image.open(source)], [])
+
+    editor = Editor("model", pipe=cast(Any, Recorder()))
+    for name, picture in (("astronaut", astronaut), ("hopper", hopper)):
+        save(tmp_path / f"{name}.png", picture)
+        for emotion in ("happy", "sad"):
+            weak, strong = (tmp_path / f"{emotion}{strength}" / f"{name}.png" for strength in ("@0.5", ""))
+            editor.make(Pair("m", emotion, name, tmp_path / f"{name}.png", strong, strengths=((0.5, weak),)))
+            assert weak.is_file() and strong.is_file()
+    assert fitted == [astronaut.shape, hopper.shape]
+    assert [case[-1] for case in given] == ["face 1"] * 4 + ["face 2"] * 4
+    assert given[:2] == [("astronaut", "happy", 1.0, "face 1"), ("astronaut", "happy", 0.5, "face 1")]
