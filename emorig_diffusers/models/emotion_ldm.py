@@ -1,12 +1,15 @@
-"""Emotion latent diffusion besides diffusers' two networks: the table of emotions (Pikoulis et al. 2023)."""
+"""Emotion latent diffusion besides diffusers' two networks: the table of emotions, and attention to one token of it
+(Pikoulis et al. 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from .aligned import AlignedMixin
@@ -61,3 +64,39 @@ class EmotionEmbedding(AlignedMixin, ModelMixin, ConfigMixin):
         ways = (weight[:-1] - start).T
         found = torch.linalg.lstsq(ways, (token.double().cpu() - start).T, driver="gelsd").solution[:, 0]
         return dict(zip(self.names, found.tolist()))
+
+
+class OneTokenAttnProcessor(AttnProcessor2_0):
+    """Cross-attention to one token without queries and keys: softmax over one key is 1, so that what attention gives
+    is `to_out(to_v(token))` at every position, whatever the picture.
+
+    Only where no gradient is asked for: in training all parameters take part, as several processes need it.
+    """
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None, temb: Tensor | None = None, *args: Any, **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """As diffusers calls it: [B, N, C] from what is seen [B, N, C] under tokens [B, L, D]."""
+        token = encoder_hidden_states
+        if token is None or token.shape[1] != 1 or attention_mask is not None or torch.is_grad_enabled():
+            return super().__call__(attn, hidden_states, token, attention_mask, temb, *args, **kwargs)
+        projection, dropout = attn.to_out
+        return dropout(projection(attn.to_v(token))).expand(-1, hidden_states.shape[1], -1)
+
+
+def fold_one_token_attention(unet: UNet2DConditionModel) -> None:
+    """Give every attention to tokens of a UNet a `OneTokenAttnProcessor`.
+
+    Weights and their names stay: what saves and opens the UNet, and adapters (LoRA) on `to_v` and `to_out`, know them.
+    """
+    for name, module in unet.named_modules():
+        if name.endswith(".attn2") and type(module.processor) is AttnProcessor2_0 and _plain(module):
+            module.set_processor(OneTokenAttnProcessor())
+
+
+def _plain(attention: Attention) -> bool:
+    """Whether attention is queries, keys and values alone."""
+    extra = (attention.spatial_norm, attention.group_norm, attention.norm_cross, attention.norm_q, attention.norm_k)
+    plain = not attention.residual_connection and attention.rescale_output_factor == 1
+    return plain and attention.to_k is not None and all(one is None for one in extra)

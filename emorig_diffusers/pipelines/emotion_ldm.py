@@ -21,7 +21,7 @@ from torch import Tensor
 from ..diffusion.edit_scheduler import EditDDIMInverseScheduler, EditDDIMScheduler
 from ..diffusion.sampling import Sampling, batches
 from ..face.emotions import blend_shares
-from ..models.emotion_ldm import EmotionEmbedding
+from ..models.emotion_ldm import EmotionEmbedding, fold_one_token_attention
 from ..painting.base import PhotoEdits
 from ..photo.faces import Face
 from ..photo.resample import warp_crop
@@ -98,6 +98,7 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
         channels, dim = vqvae.config["latent_channels"], emotion_embedding.config.dim
         if unet.config["in_channels"] != channels or unet.config["cross_attention_dim"] != dim:
             raise ValueError("The UNet must take latents of the autoencoder, and tokens as long as the embedding's.")
+        fold_one_token_attention(unet)
         self.register_modules(vqvae=vqvae, unet=unet, emotion_embedding=emotion_embedding, scheduler=scheduler)
         self.register_to_config(**chosen)
 
