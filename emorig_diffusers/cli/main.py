@@ -307,7 +307,7 @@ def load_pipeline(model: str) -> FacePipeline:
         advice = f"give {', '.join(bundled())}, the folder of a pipeline or a Hub id"
         raise ValueError(f"The model '{model}' cannot be loaded ({reason}): {advice}.") from error
     pipe.set_progress_bar_config(disable=True)
-    if "emotion_guidance" in pipe.capabilities:
+    if pipe.asks_judge:
         from ..evaluation.metrics.face_api import FaceApiJudge
 
         pipe.judge = FaceApiJudge()

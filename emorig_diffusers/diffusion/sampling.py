@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CALLBACK_TENSORS = ("latents", "conditions", "code")
 """What a callback can be given, and give back: x_t, the pictures and the code that the network sees, [B, ...] each."""
+MOST_ETA = 0.999
+"""η at which, unlike at 1, rounding never leaves less than no variance for x_t's own noise, in float32."""
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """What a network predicts, from a timestep and the CALLBACK_TENSORS."""
 
@@ -41,6 +43,7 @@ class Sampling:
         guide: Called before every step as `f(pipe, latents, timestep, code)`; returns the code to go on with.
         best_of: Samples of each face of which the one with the least residual noise is kept.
         callback_tensors: Names of CALLBACK_TENSORS that the callback is given.
+        eta: Share η of DDPM's noise that schedulers draw which take it (DDIM).
     """
 
     steps: int
@@ -51,6 +54,7 @@ class Sampling:
     guide: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None = None
     best_of: int = 1
     callback_tensors: Sequence[str] = ("latents",)
+    eta: float = 0.0
 
     def of(self, photos: Sequence[int]) -> Sampling:
         """The same for faces of the photos of these numbers, from 0: a generator for each face."""
@@ -164,7 +168,7 @@ class SamplingMixin:
         """
         latents, predict = tensors[0], predict or self.predict
         self._num_timesteps = len(scheduler.timesteps)
-        options, first = self._step_options(scheduler, _each(sampling.generator, len(latents))), None
+        options, first = self._step_options(scheduler, sampling, len(latents)), None
         state: dict[str, Tensor] = dict(zip(CALLBACK_TENSORS, tensors))
         for step, t in enumerate(self.progress_bar(scheduler.timesteps)):
             if self.interrupt:
@@ -184,11 +188,10 @@ class SamplingMixin:
         """What the network predicts [B, ...] of x_t at a timestep; arguments as for `sample`."""
         return self.unet(torch.cat([latents, conditions], 1), t, code, return_dict=False)[0]
 
-    def _step_options(self, scheduler: Any, generators: list[torch.Generator] | None) -> dict[str, Any]:
+    def _step_options(self, scheduler: Any, sampling: Sampling, count: int) -> dict[str, Any]:
         """Arguments of `scheduler.step` besides the tensors, as far as it takes them."""
-        options = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            options["generator"] = generators
+        options = {"generator": _each(sampling.generator, count), "eta": min(sampling.eta, MOST_ETA)}
+        options = {name: options[name] for name in options.keys() & inspect.signature(scheduler.step).parameters}
         if isinstance(scheduler, DDIMScheduler):  # a clipped x0 changes the noise too, as in guided-diffusion
             options["use_clipped_model_output"] = bool(scheduler.config["clip_sample"])
         return options

@@ -14,12 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 from ..diffusion.sampling import Sampling, SamplingMixin
 from ..hub.repository import INDEX, HubMixin, fetch
 from ..painting.base import PhotoEdits
 from ..photo.io import read_photo
-from .checks import broadcast_emotions, broadcast_faces, callback_tensors, check_generators, check_request
+from .checks import (
+    broadcast_emotions,
+    broadcast_faces,
+    broadcast_sources,
+    callback_tensors,
+    check_generators,
+    check_request,
+    sources_of_faces,
+)
 from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import EditRequest, describe_arguments, signature
@@ -54,12 +63,14 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         defaults: Arguments of a call whose defaults are not those of `EditRequest`.
         judge: Probability of each emotion that a face shows, from a photo uint8 [H, W, 3] and its box (x0, y0, x1, y1)
             in pixels, where edits start from it: set it before faces are encoded.
+        asks_judge: Whether they do.
         noise_per_result: Whether each of several results of one photo has noise of its own.
     """
 
     judge: Callable[[np.ndarray, tuple[float, float, float, float]], Mapping[str, float]] | None = None
     defaults: ClassVar[dict[str, Any]] = {}
     noise_per_result: ClassVar[bool] = True
+    asks_judge: ClassVar[bool] = False
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -88,12 +99,23 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         """
         raise NotImplementedError
 
+    def reconstruct(self, image: Any, crop: str | None = None, sampling: Sampling | None = None) -> Image.Image:
+        """The largest face of a photo through the network and back, [S, S]: what every edit starts from, in pipelines
+        whose capabilities have "picture".
+
+        Args:
+            image, crop: As for `__call__`.
+            sampling: Steps and noise, where something is sampled; `None` for the checkpoint's steps and the photo's
+                own noise.
+        """
+        raise NotImplementedError
+
     def edit(self, face: Any, request: EditRequest, reference: Any | None = None) -> Any:
         """Codes that a face is to show.
 
         Args:
             face: As `encode` returns it.
-            request: What is asked, of one emotion.
+            request: What is asked, of one emotion and one source emotion.
             reference: The reference's face.
         """
         raise NotImplementedError
@@ -142,6 +164,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         emotions = broadcast_emotions(request.emotion, len(images))
         results = [[emotion] for emotion in emotions] if len(images) == len(emotions) else [emotions]
+        sources = broadcast_sources(request, len(images))
         sampling = self._sampling(request, len(images), len(emotions))
 
         # 2. read, find, encode
@@ -157,12 +180,14 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
 
         # 3. edit, 4. paint
         edits = []
-        for i, (photo, faces, wanted) in enumerate(zip(photos, encoded, results), 1):
+        lent = reference and reference[1]
+        for i, (photo, faces, wanted, source) in enumerate(zip(photos, encoded, results, sources), 1):
             with naming_photo(i, len(images)):
-                requests = [replace(request, emotion=emotion) for emotion in wanted]
-                lent = reference and reference[1]
-                targets = [[self.edit(face, one, lent) for face in faces] for one in requests]
-            edits.append(PhotoEdits(photo.rgb, faces, targets, request, reference))
+                told = replace(request, source_emotion=sources_of_faces(source, len(faces)))
+                ask = lambda emotion, shown: replace(request, emotion=emotion, source_emotion=shown)
+                pairs = list(zip(faces, told.source_emotion))
+                targets = [[self.edit(face, ask(each, shown), lent) for face, shown in pairs] for each in wanted]
+            edits.append(PhotoEdits(photo.rgb, faces, targets, told, reference))
         with self._interruptible():
             painted = self.paint(edits, sampling)
 
@@ -190,4 +215,5 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
             request.num_inference_steps or self.config.default_num_inference_steps, generator, request.latents,
             callback, request.batch_size, callback_tensors=callback_tensors(callback, names),
             best_of=request.best_of or (self.config.get("best_of", 1) if request.latents is None else 1),
+            eta=request.eta,
         )  # fmt: skip

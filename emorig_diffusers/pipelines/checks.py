@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 """The source emotion of faces of which none is known."""
+_SET_JUDGE = "Set pipe.judge to what tells, such as evaluation.metrics.face_api.FaceApiJudge()."
 MAX_ATTRIBUTE = 5.0  # of a direction's strength, either way
 LACKING = {
     "head": "This pipeline has no head, so no {}: use one such as emorig-open.",
@@ -69,6 +71,7 @@ def check_request(pipe: FacePipeline, request: EditRequest) -> None:
     if not is_count(request.batch_size, 1024):
         raise ValueError(f"batch_size must be a whole number from 1 to 1024, got {request.batch_size!r}.")
     _check_latents(pipe, request.latents)
+    _check_eta(pipe, request)
 
 
 def _check_latents(pipe: FacePipeline, latents: Any) -> None:
@@ -78,6 +81,15 @@ def _check_latents(pipe: FacePipeline, latents: Any) -> None:
         shape = (1, 3, pipe.latents_side, pipe.latents_side)
         if not (isinstance(latents, Tensor) and latents.shape == shape):
             raise ValueError(f"latents must be a tensor {list(shape)}, the noise to start from, None or 'photo'.")
+
+
+def _check_eta(pipe: FacePipeline, request: EditRequest) -> None:
+    check_amount("eta", request.eta, 1.0)
+    if request.eta and isinstance(request.latents, str):
+        raise ValueError("eta must be 0 with the photo's own noise: with fresh noise on the way it does not come back.")
+    known = inspect.signature(pipe.scheduler.step).parameters if pipe.scheduler is not None else {}
+    if request.eta and "eta" not in known:
+        raise ValueError("This pipeline's scheduler takes no eta: use a DDIM scheduler, or leave it out.")
 
 
 def check_rig_request(pipe: EmoRigPipeline, request: EditRequest) -> None:
@@ -161,20 +173,23 @@ def check_diffae_request(pipe: DiffAEEmotionPipeline, request: EditRequest) -> N
 
 def check_emotion_ldm_request(pipe: EmotionLDMPipeline, request: EditRequest) -> None:
     """What emotion latent-diffusion models cannot do."""
-    if request.reference is not None:
-        raise ValueError("This pipeline takes no reference photo: give an emotion.")
+    if request.reference is not None and request.emotion is not None:
+        raise ValueError("Give one of emotion and reference, not both.")
     if not (isinstance(request.latents, str) and request.latents == "photo"):
         raise ValueError("latents must be 'photo': this pipeline always starts from the photo's own noise.")
     known = dict.fromkeys(pipe.emotion_names)
     for emotion in broadcast_emotions(request.emotion, 1):
-        blend_shares(emotion, known)
-    if request.source_emotion is None and pipe.judge is None:
-        raise ValueError(
-            "Which emotion do the faces show? Give source_emotion, 'unknown' for the null class, or set pipe.judge to "
-            "what tells (such as evaluation.metrics.face_api.FaceApiJudge())."
-        )
-    if request.source_emotion not in (None, UNKNOWN):
-        blend_shares(request.source_emotion, known)
+        if emotion is not None:
+            blend_shares(emotion, known)
+    if pipe.judge is None and request.reference is not None:
+        raise ValueError(f"Which emotions does the reference show? {_SET_JUDGE}")
+    for shown in _flat(request.source_emotion):
+        if shown is None and pipe.judge is None:
+            raise ValueError(
+                f"Which emotion do the faces show? Give source_emotion, 'unknown' for the null class. {_SET_JUDGE}"
+            )
+        if shown not in (None, UNKNOWN):
+            blend_shares(shown, known)
     for name in ("strength", "guidance_scale", "inversion_guidance_scale"):
         value, (low, high) = pipe.chosen(name, request), ARGUMENTS[name].metadata["limits"]
         number = isinstance(value, Real) and not isinstance(value, bool)
@@ -182,6 +197,15 @@ def check_emotion_ldm_request(pipe: EmotionLDMPipeline, request: EditRequest) ->
             raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")
     steps = request.num_inference_steps or pipe.config.default_num_inference_steps
     pipe.scheduler.timesteps_of(steps, pipe.chosen("strength", request))
+
+
+def _flat(shown: Any) -> Iterator[Any]:
+    """Every source emotion of a request."""
+    if isinstance(shown, (list, tuple)):
+        for one in shown:
+            yield from _flat(one)
+    else:
+        yield shown
 
 
 def _check_attributes(known: Sequence[str], attributes: Any) -> None:
@@ -205,6 +229,35 @@ def broadcast_emotions(emotion: Any, photos: int) -> list[Any]:
     if photos not in (1, len(emotion)):
         raise ValueError(f"There are {photos} photos and {len(emotion)} emotions: give one each, or one photo.")
     return list(emotion)
+
+
+def broadcast_sources(request: EditRequest, photos: int) -> list[Any]:
+    """The source emotion of every photo, or a list of its faces': one for all, one each, or of one photo each face's.
+
+    Raises:
+        ValueError: If there are not as many as photos.
+    """
+    shown = request.source_emotion
+    if not isinstance(shown, (list, tuple)):
+        return [shown] * photos
+    if photos == 1 and len(shown) > 1 and not any(isinstance(one, (list, tuple)) for one in shown):
+        shown = [shown]
+    if len(shown) != photos:
+        raise ValueError(f"There are {photos} photos and {len(shown)} source emotions: give one each, or one for all.")
+    return list(shown)
+
+
+def sources_of_faces(shown: Any, faces: int) -> list[Any]:
+    """The source emotion of every face of a photo, of which `broadcast_sources` gives one entry.
+
+    Raises:
+        ValueError: If there are not as many as faces.
+    """
+    if not isinstance(shown, (list, tuple)):
+        return [shown] * faces
+    if len(shown) != faces:
+        raise ValueError(f"There are {faces} faces and {len(shown)} source emotions: give one each, or one for all.")
+    return list(shown)
 
 
 def broadcast_faces(request: EditRequest, photos: int) -> list[Any]:

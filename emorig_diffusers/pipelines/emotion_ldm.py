@@ -24,13 +24,14 @@ from ..face.emotions import blend_shares
 from ..models.emotion_ldm import EmotionEmbedding, fold_one_token_attention
 from ..painting.base import PhotoEdits
 from ..photo.faces import Face
+from ..photo.io import read_photo
 from ..photo.resample import warp_crop
 from ..timing import timed
 from .base import FacePipeline
-from .checks import UNKNOWN, check_emotion_ldm_request
+from .checks import UNKNOWN, check_emotion_ldm_request, sources_of_faces
 from .emotion_lora import EmotionLoraMixin
 from .outputs import EditedFace
-from .picture_faces import PictureFace, cut_face, faces_to_encode, paste_picture
+from .picture_faces import PictureFace, cut_face, faces_to_encode, paste_picture, unit_picture
 from .request import EditRequest
 from .settings import EMOTION_LDM, chosen_settings
 
@@ -76,6 +77,7 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
 
     defaults = {"latents": "photo"}
     noise_per_result = False
+    asks_judge = True
     model_cpu_offload_seq = "emotion_embedding->vqvae->unet"
 
     def __init__(
@@ -157,18 +159,17 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
         judged = {} if self.judge is None else dict(self.judge(rgb, cut.box))
         return LatentFace(**vars(cut), latent=seen.latents.float().cpu(), judged=judged)
 
-    def source_token(self, face: LatentFace, request: EditRequest) -> Tensor:
+    def source_token(self, face: LatentFace, emotion: Any | None = None) -> Tensor:
         """The token [1, D] of what a face shows, on the CPU in float32.
+
+        Args:
+            emotion: A name or a blend, or UNKNOWN; `None` for the most probable of what the judge saw.
 
         Raises:
             ValueError: Nobody says which emotion it is.
         """
-        emotion: Any = request.source_emotion
         if emotion is None:
-            known = {name: face.judged[name] for name in self.emotion_names if name in face.judged}
-            if not known:
-                raise ValueError("The judge was set after this face was encoded: encode it again, or give "
-                                 "source_emotion.")  # fmt: skip
+            known = self._judged(face)
             emotion = max(known, key=known.__getitem__)
         table = self.emotion_embedding
         null = table.null.detach()
@@ -177,10 +178,29 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
 
     def edit(self, face: LatentFace, request: EditRequest, reference: Any | None = None) -> Tensor:
         """As `FacePipeline.edit`: the token [1, D] to come back under."""
-        source, table, emotion = self.source_token(face, request), self.emotion_embedding, request.emotion
-        shares = blend_shares(emotion, dict.fromkeys(table.names))  # type: ignore[arg-type]  of one result
+        source, table = self.source_token(face, request.source_emotion), self.emotion_embedding
+        emotion: Any = request.emotion if reference is None else self._judged(reference)
+        shares = blend_shares(emotion, dict.fromkeys(table.names))
         target = table.moved(source.to(table.weight), shares, request.intensity).float().cpu()
         return source if torch.allclose(target, source) else target
+
+    def _judged(self, face: LatentFace) -> dict[str, float]:
+        """The emotions of this checkpoint by how probable the judge found them, in sum 1."""
+        known = {name: face.judged[name] for name in self.emotion_names if name in face.judged}
+        if not any(known.values()):
+            raise ValueError("The judge was set after this face was encoded: encode it again, or say what it shows.")
+        return {name: probability / sum(known.values()) for name, probability in known.items()}
+
+    def _sources(self, edits: PhotoEdits) -> list[Tensor]:
+        """The token of what each face of a photo shows."""
+        shown = sources_of_faces(edits.request.source_emotion, len(edits.faces))
+        return [self.source_token(face, emotion) for face, emotion in zip(edits.faces, shown)]
+
+    @torch.no_grad()
+    def reconstruct(self, image: Any, crop: str | None = None, sampling: Sampling | None = None) -> Image.Image:
+        """As `FacePipeline.reconstruct`: through the autoencoder alone, so that nothing is sampled."""
+        [face] = self.encode(read_photo(image).rgb, "largest", crop)
+        return unit_picture(self.decode(face.latent)[0])
 
     # diffusion
 
@@ -245,12 +265,12 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
         drawn = self._draw_all(photos, request, sampling)
         results = []
         for photo, edits in enumerate(photos):
+            sources = self._sources(edits)
             for result, targets in enumerate(edits.targets):
                 rgb, edited = edits.rgb, []
                 for place, (face, target) in enumerate(zip(edits.faces, targets)):
                     pictures = drawn.get((photo, place, result)), drawn.get((photo, place, None))
-                    source = self.source_token(face, request)
-                    rgb, one = self._finish(rgb, face, source, target, *pictures, request.paste == "change")
+                    rgb, one = self._finish(rgb, face, sources[place], target, *pictures, request.paste == "change")
                     edited.append(one)
                 results.append((rgb, edited))
         return results
@@ -266,7 +286,9 @@ class EmotionLDMPipeline(EmotionLoraMixin, FacePipeline):
         noisy: dict[tuple[int, int], Tensor] = {}
         rows: list[tuple[tuple[int, int, int | None], Tensor]] = []
         faces = {(i, place): face for i, edits in enumerate(photos) for place, face in enumerate(edits.faces)}
-        sources = {key: self.source_token(face, request) for key, face in faces.items()}
+        sources = {
+            (i, place): token for i, edits in enumerate(photos) for place, token in enumerate(self._sources(edits))
+        }
         for (photo, place), source in sources.items():
             targets = enumerate(targets[place] for targets in photos[photo].targets)
             changed = [((photo, place, i), target) for i, target in targets if not torch.equal(target, source)]

@@ -58,7 +58,7 @@ class EditRequest:
     reference: Any | None = argument(
         None,
         "A photo whose (largest) face lends what `modes` says; in a Diffusion Autoencoder its code within the classes' "
-        "span.",
+        "span, in an emotion latent-diffusion model the blend of emotions that the judge sees in it.",
         asks="a reference photo", option="--reference", metavar="PHOTO", help="take over this photo's expression",
     )  # fmt: skip
     action_units: Mapping[str, float] | None = argument(
@@ -150,6 +150,12 @@ class EditRequest:
         help="hold the face's shape, e.g. .1, in Diffusion Autoencoders with a shape encoder",
     )  # fmt: skip
     batch_size: int = argument(8, "Faces that a network which draws the whole crop draws at a time.", limits=(1, 1024))
+    eta: float = argument(
+        0.0,
+        "Share η of DDPM's noise that DDIM draws at every step: 0 is none, and the only way back from a photo's own "
+        "noise (`latents='photo'`).",
+        limits=(0, 1),
+    )
     best_of: int | None = argument(
         None,
         "Samples that it draws of each face, from other noise each; the least grainy is kept. `None` for the "
@@ -163,10 +169,11 @@ class EditRequest:
         "pastes the network's picture as it is.",
         needs="picture",
     )
-    source_emotion: Emotion | None = argument(
+    source_emotion: Emotion | Sequence[Emotion | Sequence[Emotion | None] | None] | None = argument(
         None,
         "What the photo's faces show, for an emotion latent-diffusion model: a name or a blend, or 'unknown' for its "
-        "null class; `None` for what the pipeline's `judge` sees.",
+        "null class; a list gives each photo its own, and each face of a photo where there are lists in it or one "
+        "photo only; `None` for what the pipeline's `judge` sees.",
         needs="emotion_guidance", option="--source-emotion", metavar="NAME",
         help="what the faces show, for emotion latent-diffusion models (default: what a small network sees)",
     )  # fmt: skip

@@ -165,6 +165,34 @@ def test_threads_share_a_pipeline(published: EmoRigPipeline, small: np.ndarray) 
     assert torch.equal(pipe.scheduler.timesteps, before)  # a call leaves the scheduler as it was
 
 
+# eta
+
+
+def test_eta_draws_noise_on_the_way(
+    published: EmoRigPipeline, diffae: DiffAEEmotionPipeline, tiny_pipe: EmoRigPipeline, small: np.ndarray
+) -> None:
+    for pipe in (published, diffae, tiny_pipe):
+        options = {"num_inference_steps": 3, "latents": None}
+        edit = lambda pipe=pipe, options=options, **more: noises(
+            pipe, small, "surprise", generator=seed(0), **options, **more
+        )[1]
+        plain, drawn = edit(), edit(eta=1.0)
+        assert torch.equal(edit(eta=0.0), plain)
+        assert torch.equal(drawn[0], plain[0]) and not torch.equal(drawn[2], plain[2])
+        assert torch.equal(edit(eta=1.0), drawn)
+
+
+def test_eta_is_refused_where_it_makes_no_sense(
+    published: EmoRigPipeline, diffae: DiffAEEmotionPipeline, small: np.ndarray
+) -> None:
+    for pipe in (published, diffae):
+        with pytest.raises(ValueError, match="eta must be 0 with the photo's own noise"):
+            pipe(small, "happy", eta=0.5, latents="photo")
+    ancestral = EmoRigPipeline(**published.components | {"scheduler": DDPMScheduler()})
+    with pytest.raises(ValueError, match="scheduler takes no eta"):
+        ancestral(small, "happy", eta=0.5)
+
+
 # callbacks
 
 

@@ -104,10 +104,53 @@ def test_photos_with_emotions_of_their_own(
     assert abs(both.images[1].astype(int) - alone.images[0]).max() <= 1
 
 
-def test_only_the_faces_change(pipe: EmotionLDMPipeline, astronaut: np.ndarray, hopper: np.ndarray) -> None:
+@pytest.fixture(scope="module")
+def couple(astronaut: np.ndarray, hopper: np.ndarray) -> np.ndarray:
+    """Two faces side by side."""
     height = max(len(astronaut), len(hopper))
     pad = lambda rgb: np.pad(rgb, ((0, height - len(rgb)), (0, 0), (0, 0)), mode="edge")
-    couple = np.hstack([pad(hopper), pad(astronaut)])
+    return np.hstack([pad(hopper), pad(astronaut)])
+
+
+def test_what_each_photo_and_each_face_shows(
+    pipe: EmotionLDMPipeline, couple: np.ndarray, astronaut: np.ndarray
+) -> None:
+    table = dict(zip(pipe.emotion_names, pipe.emotion_embedding.weight[:, None]))
+    table["unknown"] = pipe.emotion_embedding.weight[-1:]
+    told = lambda photos, shown: [
+        [next(name for name, token in table.items() if torch.equal(token, face.source)) for face in faces]
+        for faces in edit(pipe, photos, source_emotion=shown, face="all", num_inference_steps=2).faces
+    ]
+    assert told([couple, astronaut], ["fear", None]) == [["fear", "fear"], ["sad"]]  # "sad" is what the judge sees
+    assert told([couple, astronaut], [["unknown", "anger"], "fear"]) == [["unknown", "anger"], ["fear"]]
+    assert told(couple, ["anger", None]) == [["anger", "sad"]]
+    assert told(astronaut, ["disgust"]) == [["disgust"]]
+    [mixed] = edit(pipe, couple, source_emotion=["fear", "anger"], face="all").images
+    [same] = edit(pipe, couple, source_emotion=["anger", "anger"], face="all").images
+    left = np.s_[:, : couple.shape[1] // 2]
+    assert (mixed[left] != same[left]).any()
+    with pytest.raises(ValueError, match="Photo 1 of 2: There are 2 faces and 3 source emotions"):
+        told([couple, astronaut], [["sad", "fear", "anger"], "fear"])
+
+
+def test_a_reference_lends_the_emotions_that_the_judge_sees(
+    pipe: EmotionLDMPipeline, astronaut: np.ndarray, hopper: np.ndarray
+) -> None:
+    lent = pipe(hopper, reference=astronaut, source_emotion="fear", output_type="np")
+    told = edit(pipe, hopper, {"neutral": 0.1, "sad": 0.7, "happy": 0.2}, source_emotion="fear")
+    assert torch.allclose(lent.faces[0][0].target, told.faces[0][0].target, atol=1e-6)
+    assert_close(lent.images[0], told.images[0])
+    assert np.array_equal(pipe(hopper, reference=astronaut, intensity=0, output_type="np").images[0], hopper)
+
+
+def test_what_the_autoencoder_makes_of_a_face(pipe: EmotionLDMPipeline, hopper: np.ndarray, calls: list[int]) -> None:
+    [face] = pipe.encode(hopper)
+    wanted = (pipe.decode(face.latent)[0].clamp(-1, 1) + 1) * 127.5
+    found = np.asarray(pipe.reconstruct(hopper))
+    assert abs(found - wanted.permute(1, 2, 0).numpy()).max() <= 1 and found.std() > 2 and not calls
+
+
+def test_only_the_faces_change(pipe: EmotionLDMPipeline, couple: np.ndarray) -> None:
     for paste in ("change", "crop"):
         result = edit(pipe, couple, face="all", paste=paste)
         changed = (result.images[0] != couple).any(-1)
@@ -177,7 +220,11 @@ def test_codes_that_are_told(pipe: EmotionLDMPipeline, hopper: np.ndarray) -> No
         ({}, "Nothing to do"),
         ({"emotion": "envy"}, "Unknown emotion 'envy'"),
         ({"emotion": "happy", "source_emotion": "envy"}, "Unknown emotion 'envy'"),
-        ({"reference": "x.png"}, "takes no reference photo"),
+        ({"emotion": "happy", "reference": "x.png"}, "Give one of emotion and reference"),
+        ({"emotion": "happy", "source_emotion": ["sad", ["fear"]]}, "1 photos and 2 source emotions"),
+        ({"emotion": "happy", "source_emotion": ["sad", "envy"]}, "Unknown emotion 'envy'"),
+        ({"emotion": "happy", "eta": 0.5}, "eta must be 0 with the photo's own noise"),
+        ({"emotion": "happy", "eta": 2}, "eta must be a number from 0 to 1"),
         ({"emotion": "happy", "latents": None}, "latents must be 'photo'"),
         ({"emotion": "happy", "strength": 1.0}, "strength must be a number from 0.01 to 0.999"),
         ({"emotion": "happy", "guidance_scale": math.nan}, "guidance_scale must be"),
@@ -197,6 +244,10 @@ def test_somebody_must_say_what_the_face_shows(hopper: np.ndarray) -> None:
     alone.judge = None
     with pytest.raises(ValueError, match="Which emotion do the faces show"):
         edit(alone, hopper)
+    with pytest.raises(ValueError, match="Which emotion do the faces show"):
+        edit(alone, [hopper, hopper], source_emotion=["sad", None])
+    with pytest.raises(ValueError, match="Which emotions does the reference show"):
+        alone("no such photo.png", reference=hopper, source_emotion="sad")
     [face] = alone.encode(hopper)
     assert (edit(alone, hopper, source_emotion="unknown", faces=[face]).images[0] != hopper).any()
     with pytest.raises(ValueError, match="encode it again"):
