@@ -211,16 +211,20 @@ def run_doctor(args: argparse.Namespace) -> int:
     """`emorig doctor`: every original with what became of it, then the next command; one for each system."""
     from ..convert.autoencoders import find_autoencoders, report_autoencoders
     from ..convert.doctor import examine, report
+    from ..convert.emotion_ldm_files import find_emotion_ldms, report_emotion_ldms
     from ..convert.neural_heads import find_neural_heads, report_neural_heads
 
-    findings, autoencoders = examine(args.folder), find_autoencoders(args.folder)
-    heads = find_neural_heads(args.folder)
-    if any(finding.path for finding in findings) or not (autoencoders or heads):
-        print("\n".join(report(args.folder, findings)))
+    quiet()
+    findings, folder = examine(args.folder), args.folder
+    autoencoders, heads, models = find_autoencoders(folder), find_neural_heads(folder), find_emotion_ldms(folder)
+    if any(finding.path for finding in findings) or not (autoencoders or heads or models):
+        print("\n".join(report(folder, findings)))
     if autoencoders:
-        print("\n".join(report_autoencoders(args.folder, autoencoders)))
+        print("\n".join(report_autoencoders(folder, autoencoders)))
     if heads:
-        print("\n".join(report_neural_heads(args.folder, heads)))
+        print("\n".join(report_neural_heads(folder, heads)))
+    if models:
+        print("\n".join(report_emotion_ldms(models)))
     return 0
 
 

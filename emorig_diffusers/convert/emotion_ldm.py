@@ -23,12 +23,11 @@ from ..files.folders import write_folder
 from ..models.emotion_ldm import EmotionEmbedding
 from ..pipelines.emotion_ldm import EmotionLDMPipeline
 from .adm import filled
+from .emotion_ldm_files import AVERAGE, FIRST_STAGE, RAW, TOKENS, TUNED
 from .files import ConvertError, read_checkpoint
 from .rig import write_pipeline
 
 SYSTEM = "emotion latent diffusion"
-FIRST_STAGE, RAW, AVERAGE, TOKENS = "first_stage_model.", "model.diffusion_model.", "model_ema.", "cond_stage_model."
-TUNED = ("id_loss_func.", "clip_loss_func.")
 BROUGHT = (
     "The weights come from the emotion latent-diffusion model of Pikoulis, Filntisis and Maragos, which states no "
     "licence for them, trained on AffectNet, non-commercial"

@@ -138,14 +138,80 @@ def test_tokens_licence_and_settings(pipe: EmotionLDMPipeline, state: State) -> 
     assert (pipe.config.strength, pipe.config.guidance_scale, pipe.config.default_num_inference_steps) == (0.5, 4, 20)
 
 
-def test_last_weights_and_those_that_were_tuned(state: State, file: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tuned(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As tuning with CLIP writes it: other last weights, the average from before, and the networks of the losses."""
+    generator = torch.Generator().manual_seed(11)
+    scaled = lambda t: t * (1 + 0.2 * torch.randn(t.shape, generator=generator)) if t.ndim > 1 else t
+    last = {name: scaled(tensor) for name, tensor in state.items() if name.startswith(RAW)}
+    losses = {
+        "id_loss_func.facenet.input_layer.0.weight": torch.randn(4, 3, 3, 3),
+        "id_loss_func.facenet.output_layer.3.weight": torch.randn(8, 4),
+        "clip_loss_func.model.visual.conv1.weight": torch.randn(4, 3, 2, 2).half(),
+        "clip_loss_func.model.logit_scale": torch.tensor(4.6),
+    }
+    file = tmp_path_factory.mktemp("tuned") / "happy" / "last tuned.ckpt"
+    file.parent.mkdir()
+    return original.save(state | last | losses, file)
+
+
+def test_last_weights_are_taken_where_they_are_asked_for(state: State, file: Path) -> None:
     last = state[f"{RAW}input_blocks.0.0.weight"]
     assert torch.equal(read_parts(file, raw=True)["unet"].conv_in.weight, last)
-    said: list[str] = []
-    tuned = original.save(state | {"id_loss_func.facenet.x": torch.zeros(1)}, tmp_path / "tuned.ckpt")
-    assert torch.equal(read_parts(tuned, say=said.append)["unet"].conv_in.weight, last)
-    assert len(said) == 1 and "CLIP-tuned" in said[0]
     assert not torch.equal(read_parts(file)["unet"].conv_in.weight, last)
+
+
+@torch.no_grad()
+def test_a_tuned_model_is_its_last_weights(
+    tuned: Path, state: State, pipe: EmotionLDMPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its average is the model's from before, which nobody wants: the last weights are taken, and it is said."""
+    assert main.main(["convert", "emotion-ldm", str(tuned), str(tmp_path / "out")]) == 0
+    assert "is CLIP-tuned" in capsys.readouterr().err
+    converted = open_pipeline(tmp_path / "out")
+    written = torch.load(tuned, weights_only=True)["state_dict"]
+    last = {name.removeprefix(RAW): tensor for name, tensor in written.items() if name.startswith(RAW)}
+    x, token = drawn(2, 3, 8, 8), drawn(2, SMALL.token, seed=6)
+    found = converted.unet(x, 473, encoder_hidden_states=token[:, None]).sample
+    assert relative(found, Denoiser(last)(x, 473, token)) < 1e-4
+    assert relative(found, Denoiser(original.averaged(state))(x, 473, token)) > 0.02
+    assert relative(converted.decode(drawn(1, 3, 8, 8)), pipe.decode(drawn(1, 3, 8, 8))) < 1e-6
+    assert torch.equal(converted.emotion_embedding.weight, pipe.emotion_embedding.weight)
+    said: list[str] = []
+    read_parts(tuned, raw=True, say=said.append)
+    assert not said  # as asked
+
+
+# emorig doctor
+
+
+def test_doctor_tells_checkpoints_by_what_they_hold(
+    state: State, file: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "some models"
+    (folder / "tuned").mkdir(parents=True)
+    (folder / "model.ckpt").symlink_to(file)
+    (folder / "tuned" / "happy.ckpt").symlink_to(tuned)
+    alone = original.random_tensors(original.vq_shapes(SMALL), seed=9)
+    original.save(alone | {"loss.discriminator.main.0.weight": torch.zeros(3)}, folder / "vq.ckpt")
+    original.save(without("cond_stage_model.uncond")(state), folder / "cut.ckpt")
+    original.save({"something": torch.zeros(3)}, folder / "other.ckpt")
+    (folder / "torn.ckpt").write_bytes(file.read_bytes()[:500])
+    assert main.main(["doctor", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    told = {line.split(": ")[0].split()[-1]: line for line in lines if ".ckpt: " in line}
+    assert told.keys() == {"model.ckpt", "happy.ckpt", "vq.ckpt", "cut.ckpt"} and err == ""
+    assert "from before the tuning" in told["happy.ckpt"] and "the autoencoder alone" in told["vq.ckpt"]
+    assert told["cut.ckpt"].startswith("unreadable") and "without cond_stage_model.uncond_embedding.*" in out
+    assert sum("non-commercial" in line for line in lines) == 4 and "FLAME" not in out
+    assert lines[-2:] == [
+        f"Next: `emorig convert emotion-ldm '{folder}/{name}' OUT`, where OUT is a new folder (one for each model)."
+        for name in ("model.ckpt", "tuned/happy.ckpt")
+    ]
+    (folder / "model.ckpt").unlink(), (folder / "tuned" / "happy.ckpt").unlink()
+    assert main.main(["doctor", str(folder)]) == 0
+    assert "Next: get a checkpoint of the whole model from https://" in capsys.readouterr().out
 
 
 def test_another_autoencoder(state: State, file: Path, tmp_path: Path) -> None:
