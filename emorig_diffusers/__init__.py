@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .photo.io import PhotoError
     from .pipelines.diffae import DiffAEEmotionPipeline
     from .pipelines.emorig import EmoRigOutput, EmoRigPipeline
-    from .pipelines.emotion_ldm import EmotionLDMPipeline as EmotionLDMPipeline
+    from .pipelines.emotion_ldm import EmotionLDMPipeline
 
 _HOMES = {
     "ACTION_UNITS": "face.emotions",
@@ -30,7 +30,7 @@ _HOMES = {
 
 __all__ = [
     "__version__", "ACTION_UNITS", "DiffAEEmotionPipeline", "EMOTIONS", "EmoRigOutput", "EmoRigPipeline",
-    "FaceCodes", "NoFaceError", "PhotoError",
+    "EmotionLDMPipeline", "FaceCodes", "NoFaceError", "PhotoError",
 ]  # fmt: skip
 
 

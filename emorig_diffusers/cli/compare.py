@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command takes besides the options it shares with others."""
     add = parser.add_argument
     add("--with", metavar="[LABEL=]NAME[@STEPS]", dest="others", action="append", default=[],
-        help="put beside it what this pipeline makes of the two photos, such as a Diffusion Autoencoder; its own "
+        help="put beside it what this pipeline makes of the two photos, such as an emotion LDM; its own "
         "number of steps if wanted, 0 leaves its network out (repeatable)")  # fmt: skip
     add("--modes", metavar="MODES", type=lambda text: text.split(","), default=["exp"],
         help="what the target lends: exp, pose, light, latent, with commas between them (default: exp)")  # fmt: skip
@@ -40,7 +40,8 @@ def run_compare(args: argparse.Namespace) -> int:
     from ..photo.io import save_photo
 
     if "head" not in pipe.capabilities:
-        raise ValueError("A Diffusion Autoencoder reads no head's codes: name it with --with, and a rig with --model.")
+        advice = "name it with --with, and a rig with --model."
+        raise ValueError(f"The model '{args.model}' reads no head's codes: {advice}")
     generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
     latents = "photo" if args.noise == "photo" else None
     how = {name: getattr(args, name) for name in ("modes", "num_inference_steps", "crop", "detail")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..evaluation.grid import Point
     from ..evaluation.run import Editor
 
 _ABOUT = "Score edited photos, of any method, against their sources: one table, one report"
@@ -46,6 +47,11 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
         help="of pipelines, all that the linearity of strength (CLS) is taken over, e.g. 0.25,0.5,0.75,1,1.25; every "
         "other figure stays that of --intensity")  # fmt: skip
     add("--steps", metavar="N", type=int, help="of pipelines (default: the checkpoint's)")
+    add("--grid", metavar="NAME=N,N", nargs="+", action="append", default=[],
+        help="of pipelines, numbers for arguments of a call: all combinations of one grid, each a row of the table, "
+        "such as strength=.3,.5 guidance_scale=1,4; several grids are rows beside each other (repeatable)")  # fmt: skip
+    add("--reconstructions", action="store_true", help="of pipelines whose network draws a small picture of the face: "
+        "PSNR, SSIM and LPIPS also to what it makes of the face as it is, as some papers tell them")  # fmt: skip
     add("--seed", metavar="N", type=seed, default=0, help="of pipelines, for every picture (default: 0)")
     add("-o", metavar="DIR", dest="out", type=path, required=True, help="folder of the report, new or an earlier run's")
 
@@ -64,6 +70,7 @@ def _numbers(text: str) -> list[float]:
 def run_evaluate(args: argparse.Namespace) -> int:
     """`emorig evaluate`: the main process prints where the report is."""
     check_packages()
+    from ..evaluation.grid import row_label
     from ..evaluation.pairs import match
     from ..evaluation.run import EDITED, Evaluation, score_all
     from ..evaluation.scores import CODES, load_judges
@@ -73,13 +80,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_emotions(args.emotions)
     check_folder(args)
     edited = {label: Path(folder) for label, folder in labelled(args.edited).items()}
-    models = labelled(args.pipeline)
-    check_labels(edited, models)
+    models, points = labelled(args.pipeline), read_points(args)
+    rows = {row_label(label, point): (label, point) for label in models for point in points}
+    check_labels(edited, rows)
     intensities = strengths(args)
-    made = {label: args.out / EDITED / label for label in models}
-    plan = match(args.source, edited, made, args.emotions, args.reference, intensities)
+    made = {label: args.out / EDITED / label for label in rows}
+    plan = match(args.source, edited, made, args.emotions, args.reference, intensities, args.reconstructions)
     state = start_processes()
-    editors = open_editors(models, plan.emotions, args, state.device)
+    editors = open_editors(models, rows, plan.emotions, args, state.device)
     reader: Any = main.load_pipeline(CODES)
     judges = load_judges(reader, args.judge, args.identity, state.device)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -118,10 +126,10 @@ def labelled(words: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def check_labels(edited: dict[str, Path], models: dict[str, str]) -> None:
+def check_labels(edited: dict[str, Path], made: Mapping[str, Any]) -> None:
     """Raise ValueError for a label of both kinds."""
     for label in edited:
-        if label in models:
+        if label in made:
             raise ValueError(f"The method {label!r} is given twice: give each as LABEL=DIR.")
 
 
@@ -139,6 +147,22 @@ def strengths(args: argparse.Namespace) -> list[float]:
     if args.intensities and len(others) + 1 < LEAST_STRENGTHS:
         raise ValueError(f"--intensities needs {LEAST_STRENGTHS} or more, --intensity among them, to tell linearity.")
     return [args.intensity, *others]
+
+
+def read_points(args: argparse.Namespace) -> list[Point]:
+    """The points of all grids; one without a number where there is no grid.
+
+    Raises:
+        ValueError: There is no pipeline, or two options give the same number.
+    """
+    from ..evaluation.grid import read_grids
+
+    if (args.grid or args.reconstructions) and not args.pipeline:
+        raise ValueError("--grid and --reconstructions are of what pipelines make: give --pipeline.")
+    points = read_grids(args.grid) or [{}]
+    if args.intensities and any("intensity" in point for point in points):
+        raise ValueError("--intensities and a grid over intensity do not go together: leave one out.")
+    return points
 
 
 def check_emotions(emotions: Sequence[str] | None) -> None:
@@ -161,22 +185,30 @@ def check_folder(args: argparse.Namespace) -> None:
 
 
 def open_editors(
-    models: dict[str, str], emotions: Sequence[str], args: argparse.Namespace, device: Any
-) -> dict[str, Editor]:
-    """The pipelines, each able to make all emotions."""
+    models: dict[str, str], rows: Mapping[str, tuple[str, Point]], emotions: Sequence[str], args: argparse.Namespace,
+    device: Any,
+) -> dict[str, Editor]:  # fmt: skip
+    """The rows' pipelines, each opened once and able to make all emotions at all its points."""
     from ..evaluation.run import Editor
     from . import main
 
-    editors = {}
+    opened = {}
     for label, word in models.items():
         model, steps = split_steps(word, args.steps)
         pipe = main.load_pipeline(model).to(device)
         if steps == 0:
             leave_network_out(pipe, model)
+        opened[label] = model, steps, pipe
+    if args.reconstructions and not any("picture" in pipe.capabilities for _, _, pipe in opened.values()):
+        raise ValueError("--reconstructions needs a pipeline whose network draws a small picture: leave it out.")
+    editors = {}
+    for row, (label, point) in rows.items():
+        model, steps, pipe = opened[label]
         for emotion in emotions:
             for intensity in strengths(args):
-                pipe.check_inputs(emotion=emotion, intensity=intensity, num_inference_steps=steps or None)
-        editors[label] = Editor(model, args.intensity, steps, args.seed, pipe)
+                call = {"emotion": emotion, "intensity": intensity, "num_inference_steps": steps or None} | point
+                pipe.check_inputs(**call)
+        editors[row] = Editor(model, args.intensity, steps, args.seed, pipe, point, emotions)
     return editors
 
 

@@ -13,6 +13,9 @@ from ..photo.files import READABLE, is_photo
 
 UNEDITED = "unedited"
 """Row of the sources themselves: what a method has to beat."""
+NETWORK, RECONSTRUCTION = "+network", "reconstruction"
+"""Beside pictures that a pipeline makes: ending of the folder of what its network drew itself, and the folder of what
+it makes of the faces as they are."""
 REAL = "ground truth"
 """Row of real photos of the same people with the emotion."""
 
@@ -29,6 +32,8 @@ class Pair:
         reference: A real photo of the same person with the emotion.
         intensity: Strength of `edited`.
         strengths: Other strengths of the same edit, and their pictures.
+        own: What the pipeline's network drew itself, and what it makes of the face as it is, where these are to be
+            compared too; not there for pipelines whose network draws no picture of the face.
     """
 
     method: str
@@ -39,6 +44,7 @@ class Pair:
     reference: Path | None = None
     intensity: float = 1.0
     strengths: tuple[tuple[float, Path], ...] = ()
+    own: tuple[Path, Path] | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -77,6 +83,7 @@ def match(
     emotions: Sequence[str] | None = None,
     reference: Path | None = None,
     intensities: Sequence[float] = (1.0,),
+    own: bool = False,
 ) -> Plan:
     """Find the pairs of a run.
 
@@ -89,6 +96,7 @@ def match(
         emotions: The only ones that count; `None` for all that there are.
         reference: Folder of real photos, laid out as the edited ones.
         intensities: Strengths of what `made` is filled with; the first is the one that all figures but CLS are of.
+        own: Whether `made` is to hold the networks' own pictures too (`Pair.own`).
 
     Raises:
         ValueError: A folder is missing or empty, no name matches, it is unclear which emotion pictures show, or a
@@ -110,7 +118,8 @@ def match(
         for e, (name, path) in product(columns, photos.items()):
             strengths = tuple((i, folder / strength_folder(e, i) / f"{name}.png") for i in intensities[1:])
             edited_file, real_file = folder / e / f"{name}.png", real.get(e, {}).get(name)
-            plan.pairs.append(Pair(label, e, name, path, edited_file, real_file, intensities[0], strengths))
+            drawn = (folder / f"{e}{NETWORK}" / f"{name}.png", folder / RECONSTRUCTION / f"{name}.png") if own else None
+            plan.pairs.append(Pair(label, e, name, path, edited_file, real_file, intensities[0], strengths, drawn))
     return plan
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,10 @@ from ..face.emotions import EMOTIONS
 from ..photo.io import read_photo
 from .scores import resize
 from .sheets import cut_face, draw_rows
-from .table import Record, best_median_worst, rank_score
+from .table import Estimate, Record, best_median_worst, rank_score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def range_sheet(records: Sequence[Record], emotions: Sequence[str]) -> Image.Image | None:
@@ -72,6 +76,45 @@ def scatter(records: Sequence[Record], methods: Sequence[str], emotions: Sequenc
     entries = {label: mark for panel in figure.axes for mark, label in zip(*panel.get_legend_handles_labels())}
     shown = [emotion for emotion in emotions if emotion in entries]
     figure.legend([entries[e] for e in shown], shown, loc="outside right upper", title="large: mean")
+    return _rendered(figure)
+
+
+def tradeoff(series: Mapping[str, Mapping[str, tuple[Estimate, Estimate]]], judge: str) -> Image.Image:
+    """Identity (CSIM) over accuracy: the means of every row with their intervals, those of a series joined in order.
+
+    Args:
+        series: Its name -> what is written at a point -> accuracy and CSIM.
+        judge: Who judged emotions.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    for number, (name, points) in enumerate(series.items()):
+        colour = _COLOURS[(number + 1) % len(_COLOURS)]
+        pairs = list(points.values())
+        xs, ys = ([estimate.mean for estimate in axis] for axis in zip(*pairs))
+        errors = [[_reach(estimate) for estimate in axis] for axis in zip(*pairs)]
+        panel.plot(xs, ys, color=colour, linewidth=1, marker="o", markersize=7, label=name)
+        panel.errorbar(xs, ys, np.transpose(errors[1]), np.transpose(errors[0]), "none", ecolor=colour, alpha=0.3)
+        for text, x, y in zip(points, xs, ys):
+            panel.annotate(text, (x, y), (5, 5), textcoords="offset points", fontsize=8)
+    panel.set(xlabel=f"accuracy ({judge})", ylabel="identity (CSIM)")
+    panel.grid(alpha=0.25)
+    figure.legend(loc="outside right upper")
+    return _rendered(figure)
+
+
+def _reach(estimate: Estimate) -> tuple[float, float]:
+    """How far an interval goes below and above its mean."""
+    if estimate.low is None or estimate.high is None:
+        return 0.0, 0.0
+    return max(estimate.mean - estimate.low, 0.0), max(estimate.high - estimate.mean, 0.0)
+
+
+def _rendered(figure: Figure) -> Image.Image:
     data = io.BytesIO()
     figure.savefig(data, dpi=110)
     return Image.open(data).convert("RGB")

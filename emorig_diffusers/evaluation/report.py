@@ -11,8 +11,9 @@ from ..files.atomic import write_file
 from ..photo.io import save_photo
 from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
 from .figures import LEAST_STRENGTHS
+from .grid import row_label
 from .pairs import REAL, UNEDITED
-from .pictures import range_sheet, scatter
+from .pictures import range_sheet, scatter, tradeoff
 from .run import Evaluation, write_scores
 from .scores import CODES, CROP, LONGEST
 from .sets import SetDistances, set_distances
@@ -22,6 +23,7 @@ from .table import (
     EXTRA,
     MAIN,
     NO_FACE,
+    OWN,
     PUBLISHED_ONLY,
     RESAMPLES,
     Column,
@@ -73,6 +75,11 @@ def _blocks(
     yield Paragraph(_how_many(evaluation))
     yield Heading("Table")
     yield _main_table(table, columns, _head(evaluation), evaluation.judges)
+    if any("own_psnr" in cell for row in table.values() for cell in row.values()):
+        yield Heading("Table against reconstructions")
+        yield Paragraph(_what_reconstructions_are())
+        own = {m: row for m, row in table.items() if any("own_psnr" in cell for cell in row.values())}
+        yield _main_table(own, columns, _head(evaluation), evaluation.judges, OWN)
     for other in others:
         yield from _published_table(other, evaluation.emotions)
     yield Heading("All figures with intervals")
@@ -93,6 +100,7 @@ def _blocks(
         yield _confusion(evaluation.records, method, evaluation.judged)
     yield Heading("Identity and expression")
     yield from _plots(evaluation, [m for m in evaluation.methods if is_method(m)], out)
+    yield from _tradeoff(evaluation, table, columns[-1], out)
     yield Heading("Time")
     yield _times(evaluation.records, evaluation.methods)
     yield Heading("What could not be scored, and what to know of the rest")
@@ -130,6 +138,14 @@ def _how_many(evaluation: Evaluation) -> str:
     asked = lambda method: sum(r["method"] == method for r in evaluation.records)
     parts = [f"{m}: {scored(m)} of {asked(m)}" for m in evaluation.methods]
     return f"Pictures scored: {'; '.join(parts)}."
+
+
+def _what_reconstructions_are() -> str:
+    return (
+        "PSNR, SSIM and LPIPS of this table compare two pictures that the pipeline's network draws, at their own size: "
+        "of the edit, and of the face as it is. What the network loses of every photo does not count. Papers on latent "
+        "diffusion report such figures; hold them against theirs alone. Accuracy and CSIM are those of the photos."
+    )
 
 
 def _what_figures_are(floor: float | None, judges: Mapping[str, str]) -> Iterator[str]:
@@ -213,6 +229,31 @@ def _plots(evaluation: Evaluation, methods: Sequence[str], out: Path) -> Iterato
             file = save_photo(sheet, out / f"sheet-{method}.png")
             how = f"target probability x CSIM ({judge}; by CSIM alone where it does not know the emotion)"
             yield Picture(file, f"{method}: best, median and worst by {how}, each beside its source.")
+
+
+def _tradeoff(evaluation: Evaluation, table: Table, column: str, out: Path) -> Iterator[Picture]:
+    """Where there are several rows, their accuracy and identity; one pipeline's points of a grid as a line."""
+    series: dict[str, dict[str, tuple[Estimate, Estimate]]] = {}
+    for method in filter(is_method, evaluation.methods):
+        cell, made = table[method].get(column, {}), evaluation.edited.get(method)
+        if "accuracy" in cell and "csim" in cell:
+            name, text = _series_of(method, made.get("point", {}) if isinstance(made, dict) else {})
+            series.setdefault(name, {})[text] = cell["accuracy"], cell["csim"]
+    if sum(map(len, series.values())) > 1:
+        judges = evaluation.judges
+        file = save_photo(tradeoff(series, judges["emotion"]), out / "identity-accuracy.png")
+        which = "all emotions" if column == ALL else column
+        caption = f"Identity against accuracy, {which}: means with intervals. Judges: {judges['emotion']}; "
+        yield Picture(file, f"{caption}{judges['identity']}.")
+
+
+def _series_of(method: str, point: Mapping[str, float]) -> tuple[str, str]:
+    """The line that a row is a point of, along the last argument of its grid, and what is written at the point."""
+    if not point:
+        return method, ""
+    *others, last = point
+    line = row_label(method.removesuffix(row_label("", point)), {name: point[name] for name in others})
+    return f"{line}, {last}", f"{point[last]:g}"
 
 
 def _times(records: Sequence[Record], methods: Sequence[str]) -> Grid:

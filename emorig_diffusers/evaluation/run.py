@@ -6,8 +6,8 @@ import glob
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from ..diffusion.sampling import Sampling
 from ..files.assets import AssetError
 from ..files.atomic import write_file
 from ..photo.io import read_photo, save_photo
 from ..pipelines.base import FacePipeline
 from ..processes import start_processes
 from ..version import __version__
-from .pairs import Pair, Plan
+from .pairs import NETWORK, Pair, Plan
 from .scores import CROP, LONGEST, Judges, Scorer
 from .store import Key, Record, Store, file_state, fingerprint
 
@@ -40,6 +41,8 @@ class Editor:
         intensity, steps, seed: As for the pipelines' `__call__`, the intensity that of the main pictures (others' are
             their pairs'); every picture starts from the same seed, so that none depends on those before it. Steps of 0
             are those of a pipeline without its network.
+        point: Other arguments of a call, which count before these.
+        emotions: All that are to be made of every photo, in one call by pipelines that have work to share.
     """
 
     model: str
@@ -47,34 +50,60 @@ class Editor:
     steps: int | None = None
     seed: int = 0
     pipe: FacePipeline | None = None
+    point: Mapping[str, float] = field(default_factory=dict)
+    emotions: Sequence[str] = ()
     _fitted: tuple[Path, list[Any]] | None = None  # the latest source and its face, for all its edits
 
     @property
     def settings(self) -> dict[str, Any]:
         """What pictures depend on, besides their sources."""
-        return {"model": self.model, "intensity": self.intensity, "steps": self.steps, "seed": self.seed}
+        settings = {"model": self.model, "intensity": self.intensity, "steps": self.steps, "seed": self.seed}
+        return settings | ({"point": dict(self.point)} if self.point else {})
 
     def make(self, pair: Pair) -> dict[str, float]:
         """Make the pictures of a pair (PNG), of all strengths, that are not there; stage -> seconds."""
         took: dict[str, float] = {}
         main = ("edit", pair.intensity, pair.edited)
         for stage, intensity, file in [main, *(("edit at other strengths", *other) for other in pair.strengths)]:
-            if not file.is_file():
+            own = pair.own if intensity == pair.intensity else None
+            if not file.is_file() or (own and "picture" in self._pipe.capabilities and not all(map(Path.is_file, own))):
                 start = time.perf_counter()
-                self._edit(pair, intensity, file)
-                took[stage] = round(took.get(stage, 0.0) + time.perf_counter() - start, 4)
+                count = self._edit(pair, intensity, file)
+                took[stage] = round(took.get(stage, 0.0) + (time.perf_counter() - start) / count, 4)
         return took
 
-    def _edit(self, pair: Pair, intensity: float, file: Path) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
+    @property
+    def _pipe(self) -> FacePipeline:
         if self.pipe is None:
             raise ValueError("There is no pipeline to edit with: give one.")
+        return self.pipe
+
+    def _edit(self, pair: Pair, intensity: float, file: Path) -> int:
+        """Make a picture, and with it those of other emotions where they share work; how many were made."""
+        pipe, generator = self._pipe, torch.Generator().manual_seed(self.seed)
+        files = {pair.emotion: file}
+        if not pipe.noise_per_result:  # the photo's own noise, which is sought once
+            folder = lambda emotion: file.parents[1] / file.parent.name.replace(pair.emotion, emotion, 1)
+            places = {emotion: folder(emotion) / file.name for emotion in self.emotions}
+            files |= {emotion: place for emotion, place in places.items() if not place.is_file()}
         if self._fitted is None or self._fitted[0] != pair.source:
-            self._fitted = pair.source, self.pipe.encode(read_photo(pair.source).rgb)
-        how = {"num_inference_steps": self.steps or None, "generator": generator, "faces": self._fitted[1]}
-        result = self.pipe(pair.source, pair.emotion, intensity, **how)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_photo(result.images[0], file)
+            self._fitted = pair.source, pipe.encode(read_photo(pair.source).rgb)
+        call: dict[str, Any] = {"intensity": intensity, "num_inference_steps": self.steps or None, **self.point}
+        result = pipe(pair.source, list(files), generator=generator, faces=self._fitted[1], **call)
+        own = pair.own if intensity == pair.intensity and "picture" in pipe.capabilities else None
+        for (emotion, place), image, faces in zip(files.items(), result.images, result.faces):
+            _save(image, place)
+            if own:
+                _save(faces[0].drawn, own[0].parents[1] / f"{emotion}{NETWORK}" / own[0].name)
+        if own and not own[1].is_file():
+            steps = call["num_inference_steps"] or pipe.config.default_num_inference_steps
+            _save(pipe.reconstruct(pair.source, sampling=Sampling(int(steps), latents="photo")), own[1])
+        return len(files)
+
+
+def _save(picture: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_photo(picture, file)
 
 
 @dataclass

@@ -135,6 +135,8 @@ class Scorer:
             record |= self._linearity(pair, before, record)
         if pair.method not in (UNEDITED, REAL):
             record |= self._pixels(before, after)
+        if pair.own and all(file.is_file() for file in pair.own):
+            record |= self._own(*pair.own)
         if pair.reference and pair.method != REAL:
             record |= self._reference(pair.reference, before, after)
         return record
@@ -198,6 +200,7 @@ class Scorer:
             "top": top,
             "second_top": second,
             "accuracy": float(top == emotion) if known else None,
+            "accuracy_changed": float(top == emotion) if known and named(before.probabilities) != emotion else None,
             "second_accuracy": float(second == emotion) if emotion in self.judges.second.emotions else None,
             "agreement": float(top == second) if top else None,
             "target_probability": target,
@@ -259,6 +262,13 @@ class Scorer:
         with timed("background"):
             figures["background"] = background_change(before.rgb, after.rgb, before.face.landmarks)
         return figures
+
+    def _own(self, drawn: Path, reconstruction: Path) -> dict[str, float]:
+        """Differences of the network's own pictures, of the edit and of the face as it is, at their own size."""
+        pictures = _pixels_of(drawn), _pixels_of(reconstruction)
+        with timed("PSNR and SSIM"):
+            figures = {"own_psnr": psnr(*pictures), "own_ssim": ssim(*pictures)}
+        return figures | {"own_lpips": self._lpips(*pictures)}
 
     def _reference(self, path: Path, before: FaceReading, after: Reading) -> dict[str, Any]:
         """Distance from the real photo: of the face's crop, to which it is moved by points that stay, and of codes."""

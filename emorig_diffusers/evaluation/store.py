@@ -67,7 +67,7 @@ class Store:
 def fingerprint(pair: Pair, judges: Mapping[str, str]) -> str:
     """What figures depend on: the files (size and time), their strengths, the judges, this package's version."""
     strengths = [pair.intensity, *(intensity for intensity, _ in pair.strengths)]
-    files = [pair.source, pair.edited, pair.reference, *(file for _, file in pair.strengths)]
+    files = [pair.source, pair.edited, pair.reference, *(file for _, file in pair.strengths), *(pair.own or ())]
     text = json.dumps([[file and file_state(file) for file in files], strengths, dict(judges), __version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

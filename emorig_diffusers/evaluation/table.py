@@ -49,6 +49,7 @@ MAIN = {
 EXTRA = {
     "target_probability": Column("Target probability ↑", 3),
     "gain": Column("Gain of it ↑", 3),
+    "accuracy_changed": Column("Accuracy where the source shows another ↑", 3),
     "hes": Column("HES ↑", 3),
     "mscr": Column("mSCR ↓", 3),
     "cls": Column("CLS ↑", 3),
@@ -60,6 +61,9 @@ EXTRA = {
     "face_psnr": Column("Face PSNR ↑", 2),
     "face_ssim": Column("Face SSIM ↑", 3),
     "face_lpips": Column("Face LPIPS ↓", 3),
+    "own_psnr": Column("PSNR to the reconstruction ↑", 2),
+    "own_ssim": Column("SSIM to the reconstruction ↑", 3),
+    "own_lpips": Column("LPIPS to the reconstruction ↓", 3),
     "reference_lpips": Column("LPIPS to real ↓", 3),
     "reference_expression": Column("Expression to real ↓", 3),
     "reference_csim": Column("CSIM to real ↑", 3),
@@ -67,6 +71,10 @@ EXTRA = {
 """Figures beside the main ones; those without values are not shown."""
 
 COLUMNS = MAIN | EXTRA
+
+OWN = {name: COLUMNS[name] for name in ("accuracy", "own_psnr", "own_ssim", "own_lpips", "csim")}
+"""The main figures as papers tell them that hold an edit against what the network makes of the face as it is, which
+leaves out what the network loses of the photo."""
 
 PUBLISHED_ONLY = {
     "accuracy_12": Column("Accuracy, 12 expressions ↑", 3),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
@@ -81,7 +81,7 @@ class OneTokenAttnProcessor(AttnProcessor2_0):
         token = encoder_hidden_states
         if token is None or token.shape[1] != 1 or attention_mask is not None or torch.is_grad_enabled():
             return super().__call__(attn, hidden_states, token, attention_mask, temb, *args, **kwargs)
-        projection, dropout = attn.to_out
+        projection, dropout = cast(Any, attn.to_out)
         return dropout(projection(attn.to_v(token))).expand(-1, hidden_states.shape[1], -1)
 
 
@@ -91,12 +91,13 @@ def fold_one_token_attention(unet: UNet2DConditionModel) -> None:
     Weights and their names stay: what saves and opens the UNet, and adapters (LoRA) on `to_v` and `to_out`, know them.
     """
     for name, module in unet.named_modules():
-        if name.endswith(".attn2") and type(module.processor) is AttnProcessor2_0 and _plain(module):
-            module.set_processor(OneTokenAttnProcessor())
+        if name.endswith(".attn2") and isinstance(module, Attention) and _plain(module):
+            module.set_processor(cast(Any, OneTokenAttnProcessor()))
 
 
 def _plain(attention: Attention) -> bool:
-    """Whether attention is queries, keys and values alone."""
+    """Whether attention is queries, keys and values alone, as diffusers computes them unless told otherwise."""
     extra = (attention.spatial_norm, attention.group_norm, attention.norm_cross, attention.norm_q, attention.norm_k)
     plain = not attention.residual_connection and attention.rescale_output_factor == 1
+    plain = plain and type(attention.processor) is AttnProcessor2_0
     return plain and attention.to_k is not None and all(one is None for one in extra)

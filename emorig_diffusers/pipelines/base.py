@@ -183,11 +183,11 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         lent = reference and reference[1]
         for i, (photo, faces, wanted, source) in enumerate(zip(photos, encoded, results, sources), 1):
             with naming_photo(i, len(images)):
-                told = replace(request, source_emotion=sources_of_faces(source, len(faces)))
+                told = sources_of_faces(source, len(faces))
                 ask = lambda emotion, shown: replace(request, emotion=emotion, source_emotion=shown)
-                pairs = list(zip(faces, told.source_emotion))
+                pairs = list(zip(faces, told))
                 targets = [[self.edit(face, ask(each, shown), lent) for face, shown in pairs] for each in wanted]
-            edits.append(PhotoEdits(photo.rgb, faces, targets, told, reference))
+            edits.append(PhotoEdits(photo.rgb, faces, targets, replace(request, source_emotion=told), reference))
         with self._interruptible():
             painted = self.paint(edits, sampling)
 
