@@ -81,8 +81,8 @@ class OneTokenAttnProcessor(AttnProcessor2_0):
         token = encoder_hidden_states
         if token is None or token.shape[1] != 1 or attention_mask is not None or torch.is_grad_enabled():
             return super().__call__(attn, hidden_states, token, attention_mask, temb, *args, **kwargs)
-        projection, dropout = cast(Any, attn.to_out)
-        return dropout(projection(attn.to_v(token))).expand(-1, hidden_states.shape[1], -1)
+        (projection, dropout), values = cast(Any, attn.to_out), cast(Any, attn.to_v)
+        return dropout(projection(values(token))).expand(-1, hidden_states.shape[1], -1)
 
 
 def fold_one_token_attention(unet: UNet2DConditionModel) -> None:
