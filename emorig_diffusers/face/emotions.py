@@ -62,11 +62,14 @@ RECIPES: dict[str, dict[str, float]] = {
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "AU18": 0.35},
     # unlike surprise: brows drawn together, only their inner ends up, teeth bared behind stretched lips
     "fear": {"AU1": 0.7, "AU4": 0.45, "AU5": 0.8, "AU20": 0.9, "AU16": 0.6, "AU10": 0.25, "AU26": 0.06},
-    # unlike anger: nose and upper lip up, teeth bared
-    "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.4, "AU7": 0.5, "AU17": 0.5, "AU15": 0.4, "AU6": 0.4, "AU16": 0.3,
+    # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more than the median
+    # person's (`training.expressions.units.MORE`), as that is what tells it from anger
+    "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.6, "AU6": 0.7, "AU16": 0.3,
                 "AU26": 0.14},
     "anger": {"AU4": 0.9, "AU9": 0.3, "AU7": 0.5, "AU5": 0.1, "AU23": 0.4, "AU24": 0.3, "AU15": 0.3, "AU17": 0.4},
-    "contempt": {"R12": 0.9, "mouthDimpleRight": 0.3, "R10": 0.25, "AU7": 0.3, "AU4": 0.12, "L15": 0.15},
+    # one corner is raised by what four people raise theirs, the lips stay shut
+    "contempt": {"mouthSmileRight": 0.46, "mouthDimpleRight": 0.18, "R10": 0.08, "R6": 0.25, "AU7": 0.3, "AU24": 0.2,
+                 "mouthClose": 0.025},
 }
 """Emotion -> amounts of action units, or of expression units, at intensity 1; `R12` is AU12 on the person's right
 side only."""

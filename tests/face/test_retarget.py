@@ -125,7 +125,7 @@ def test_tolerance_and_intensity(head: HeadModel, nameless: HeadModel, codes: di
     some = {"neutral": {}, "sad": {"AU15": 1.0, "AU1": 1.0}}
     loose, tight = (retarget_emotions(head, nameless, some, tolerance=t)["sad"] for t in (1e-3, 1e-4))
     assert 1.5 * size(loose) < size(tight)
-    half = retarget_emotions(head, nameless, {"contempt": {"R12": 0.75, "R14": 0.55}}, intensity=0.5)
+    half = retarget_emotions(head, nameless, {"contempt": RECIPES["contempt"]}, intensity=0.5)
     assert list(half) == ["neutral", "contempt"]
     assert 0.4 < size(half["contempt"]) / size(codes["contempt"]) < 0.6
     assert not any(retarget_emotions(head, nameless, some, intensity=0)["sad"])

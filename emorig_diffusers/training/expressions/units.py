@@ -35,8 +35,12 @@ from ..manifest import NEUTRAL, read_manifest
 from .fields import Atlas, Motion, average, make_atlas, measure, mirrored_vertices
 
 FITTED = ("happy", "sad", "surprise", "surprise_wide", "fear", "disgust", "anger")
-MORE = {"surprise_wide": {"AU1": 0.7, "AU2": 0.95, "AU5": 0.95, "AU27": 0.85, "AU18": 0.2}}
-"""Recipes of expressions that are no emotion of their own."""
+MORE = {
+    "surprise_wide": {"AU1": 0.7, "AU2": 0.95, "AU5": 0.95, "AU27": 0.85, "AU18": 0.2},
+    "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.4, "AU7": 0.5, "AU17": 0.5, "AU15": 0.4, "AU6": 0.4, "AU16": 0.3,
+                "AU26": 0.14},
+}  # fmt: skip
+"""Recipes of the median person, of expressions that are no emotion of their own or whose recipe is another."""
 STEADY = 0.01  # ridge of the corrections, of the mean square of what units can do at a vertex
 FLOW_WEIGHT, BROW_WEIGHT, LOOSE_WEIGHT = 0.5, 0.5, 0.25  # of flow and landmarks; those of eyes and lips weigh 1
 BENDING, STRETCHING, HOLD = 0.05, 0.003, 1e-4  # of the smooth field that carries them
