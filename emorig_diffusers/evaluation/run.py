@@ -89,15 +89,17 @@ class Editor:
         if self._fitted is None or self._fitted[0] != pair.source:
             self._fitted = pair.source, pipe.encode(read_photo(pair.source).rgb)
         call: dict[str, Any] = {"intensity": intensity, "num_inference_steps": self.steps or None, **self.point}
-        result = pipe(pair.source, list(files), generator=generator, faces=self._fitted[1], **call)
-        own = pair.own if intensity == pair.intensity and "picture" in pipe.capabilities else None
-        for (emotion, place), image, faces in zip(files.items(), result.images, result.faces):
+        how = {"generator": generator, "faces": self._fitted[1]}
+        result = pipe(pair.source, list(files) if len(files) > 1 else pair.emotion, **call, **how)
+        for place, image in zip(files.values(), result.images):
             _save(image, place)
-            if own:
-                _save(faces[0].drawn, own[0].parents[1] / f"{emotion}{NETWORK}" / own[0].name)
-        if own and not own[1].is_file():
-            steps = call["num_inference_steps"] or pipe.config.default_num_inference_steps
-            _save(pipe.reconstruct(pair.source, sampling=Sampling(int(steps), latents="photo")), own[1])
+        if pair.own and intensity == pair.intensity and "picture" in pipe.capabilities:
+            drawn, own = pair.own
+            for emotion, faces in zip(files, result.faces):
+                _save(faces[0].drawn, drawn.parents[1] / f"{emotion}{NETWORK}" / drawn.name)
+            if not own.is_file():
+                steps = call["num_inference_steps"] or pipe.config.default_num_inference_steps
+                _save(pipe.reconstruct(pair.source, sampling=Sampling(int(steps), latents="photo")), own)
         return len(files)
 
 

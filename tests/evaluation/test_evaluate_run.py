@@ -318,6 +318,8 @@ def test_a_photo_is_fitted_once_for_all_its_edits(tmp_path: Path, astronaut: np.
     fitted, given = [], []
 
     class Recorder:
+        noise_per_result = True
+
         def encode(self, photo: np.ndarray) -> list[str]:
             fitted.append(photo.shape)
             return [f"face {len(fitted)}"]
