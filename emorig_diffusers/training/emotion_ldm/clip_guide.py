@@ -29,7 +29,8 @@ class ClipGuide(nn.Module):
     def __init__(self, model: CLIPModel, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self.side = model.config.vision_config.image_size
+        vision: Any = model.config.vision_config
+        self.side = int(vision.image_size)
         self.register_buffer("mean", torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1))
         self.requires_grad_(False).eval()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from ...data.dataset import DataError
@@ -25,7 +25,8 @@ from ..trainer import SampledRun
 from .clip_guide import ClipGuide
 from .clip_objectives import ClipObjective, TargetEdits, Weights
 from .clip_prompts import target_text, with_article
-from .inversion import Inversion, InvertedPhotos, invert_photos, source_rows
+from .inversion import Inversion, InvertedPhotos, invert_photos
+from .latents import source_rows
 
 CLIP = "openai/clip-vit-base-patch16"
 DEFAULTS = {"learning_rate": 4e-6, "train_batch_size": 4, "max_train_steps": 5000, "adam_weight_decay": 0.01,
@@ -165,9 +166,9 @@ class ClipRun(SampledRun):
     def sheets(self) -> dict[str, Image.Image]:
         """Some held-out photos as the autoencoder draws them, and edited; the losses of all are printed."""
         objective, device, steps = self.objective, self.accelerator.device, self.args.validation_inference_steps
-        totals, shown, loader = Counter(), [], DataLoader([self.held_out[i, 0] for i in range(len(self.held_out))],
-                                                          SEEN_AT_ONCE)  # fmt: skip
-        for batch in loader:
+        totals, shown, samples = Counter(), [], [self.held_out[i, 0] for i in range(len(self.held_out))]
+        for start in range(0, len(samples), SEEN_AT_ONCE):
+            batch = default_collate(samples[start : start + SEEN_AT_ONCE])
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             edited = objective.decode(self.edits(batch["noisy"], steps))
             losses = objective.losses(edited, batch["clean"], batch["source"])

@@ -19,6 +19,7 @@ from ...pipelines.emotion_ldm import EmotionLDMPipeline
 from ..pictures import Pictures
 from ..rows import Rows, fingerprint, keep_rows
 from ..samplers import Item
+from .latents import source_rows
 
 BATCH = 16  # photos that the networks see at a time
 FILE = 64  # photos a file: what an interrupted run does again at most
@@ -82,12 +83,6 @@ def _invert(pipe: EmotionLDMPipeline, pictures: Tensor, sources: Tensor, how: In
     latents = network.encode(pictures.to(network.device, network.dtype)).latents
     tokens = pipe.emotion_embedding.weight.detach()[sources.to(network.device)]
     return pipe.add_noise(latents, tokens, how.steps, how.strength, how.scale), pipe.decode(latents)
-
-
-def source_rows(names: Sequence[str], labels: Sequence[str | None]) -> Tensor:
-    """Row [N] of the table of emotions for each photo; the null row, the last one, for a photo without a label."""
-    row = {name: place for place, name in enumerate(names)}
-    return torch.tensor([row.get(label, len(names)) for label in labels])
 
 
 class InvertedPhotos(Dataset):

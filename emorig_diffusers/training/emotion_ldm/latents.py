@@ -67,7 +67,12 @@ def emotion_rows(shards: Sequence[CodeShards], names: Sequence[str]) -> Tensor:
             "No photo has an emotion label: prepare a labelled data set (AffectNet), or paint emotions on your photos "
             "by train/paint_emotions.py."
         )
-    row = {name: place for place, name in enumerate(names)}
+    return source_rows(names, labels)
+
+
+def source_rows(names: Sequence[str], labels: Sequence[str | None]) -> Tensor:
+    """Row [N] of the table of emotions for each photo; the null row, the last one, for a photo without a label."""
+    row: dict[str | None, int] = {name: place for place, name in enumerate(names)}
     return torch.tensor([row.get(label, len(names)) for label in labels])
 
 

@@ -31,7 +31,7 @@ from ..pictures import Pictures
 from ..rows import fingerprint
 from ..samplers import class_weights
 from ..trainer import SampledRun
-from .latents import read_data
+from .latents import LatentData, read_data
 from .objectives import LDMNetworks, NoiseObjective
 from .photos import add_photo_arguments, open_photos
 from .vq_trainer import open_vqvae
@@ -97,7 +97,7 @@ def build(args: argparse.Namespace) -> EmotionLDMPipeline:
 
 def begin_at_zero(unet: UNet2DConditionModel) -> None:
     """Zero the last layer of every residual block and transformer, and of all, as the original does before training."""
-    last = [unet.conv_out]
+    last: list[nn.Module] = [unet.conv_out]
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             last.append(module.conv2)
@@ -144,18 +144,18 @@ class LDMRun(SampledRun):
     def sheets(self) -> dict[str, Image.Image]:
         """Photos, what the autoencoder makes of them, and their emotions; the loss of held-out photos is printed."""
         if self.held_out is not None:
-            tqdm.write(f"step {self.step}: val_loss_ema {self.validation_loss():.4f}")
+            tqdm.write(f"step {self.step}: val_loss_ema {self.validation_loss(self.held_out):.4f}")
         chosen = np.linspace(0, len(self.looked_at) - 1, min(SHOWN, len(self.looked_at))).astype(int)
         return {"emotions": draw_rows([self.edits(int(index)) for index in chosen])}
 
-    def validation_loss(self) -> float:
+    def validation_loss(self, held_out: LatentData) -> float:
         """Mean of the loss over held-out photos, their emotions told."""
-        loader, total = DataLoader(self.held_out, BATCH, sampler=[(i, i) for i in range(len(self.held_out))]), 0.0
+        loader, total = DataLoader(held_out, BATCH, sampler=[(i, i) for i in range(len(held_out))]), 0.0
         for batch in loader:
             batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             networks = self.accelerator.unwrap_model(self.networks)
             total += float(self.objective.errors(networks, batch).sum())
-        return total / len(self.held_out)
+        return total / len(held_out)
 
     def edits(self, index: int) -> list[tuple[str, Image.Image]]:
         """One photo's row of the sheet."""

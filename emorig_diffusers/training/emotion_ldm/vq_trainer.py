@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ...pipelines.emotion_ldm import EmotionLDMPipeline
 from ...pipelines.picture_faces import unit_picture
 from ..config import parse_trainer, preset_networks, trainer_parser
 from ..pictures import PictureData, Pictures
-from ..trainer import SampledRun
+from ..trainer import CHANNELS_LAST, SampledRun
 from .autoencoder import VQNetworks, VQObjective
 from .discriminator import PatchDiscriminator
 from .photos import add_photo_arguments, open_photos
@@ -91,7 +92,8 @@ def begin_codebook(vqvae: VQModel, pictures: Tensor, generator: torch.Generator)
     An untrained encoder gives all channels almost the same values: codes on that line keep latents there, and colours
     are never learnt.
     """
-    last, codes = vqvae.quant_conv, vqvae.quantize.embedding.weight
+    last: Any = vqvae.quant_conv
+    codes = vqvae.quantize.embedding.weight
     latents = vqvae.encode(pictures).latents.movedim(1, 3).flatten(0, 2)
     spread, axes = torch.linalg.eigh(torch.cov(latents.T))
     white = axes / spread.clamp(min=LEAST_SPREAD**2 * float(spread[-1])).sqrt()
@@ -119,12 +121,10 @@ class VQRun(SampledRun):
             seen = torch.stack([data[int(i), args.seed]["picture"] for i in chosen])
             begin_codebook(self.vqvae, seen, torch.Generator().manual_seed(args.seed))
         self.looked_at, self.held_out = Pictures(held_out or shards, side), bool(held_out)
-        objective = VQObjective(
-            lpips, args.perceptual_weight, args.codebook_weight, args.disc_weight,
-            lambda gradient: accelerator.reduce(gradient, "mean"),
-        )  # fmt: skip
+        mean: Any = lambda gradient: accelerator.reduce(gradient, "mean")
+        objective = VQObjective(lpips, args.perceptual_weight, args.codebook_weight, args.disc_weight, mean)
         if device.type == "cpu":
-            networks = networks.to(memory_format=torch.channels_last)  # faster there
+            networks.to(**CHANNELS_LAST)  # faster there
         config = {name: value for name, value in self.vqvae.config.items() if not name.startswith("_")}
         settings = {"vqvae": config, "discriminator": args.discriminator, "disc_start": args.disc_start}
         super().__init__(args, accelerator, networks, settings, data, np.ones(len(data)), objective)
@@ -158,11 +158,12 @@ class VQRun(SampledRun):
             latents = self.vqvae.encode(batch).latents
             _, _, (_, _, codes) = self.vqvae.quantize(latents)
             used[codes.flatten().cpu()] = True
-            found = self.objective.distances(batch, self.vqvae.decode(latents).sample)
+            found = self.objective.distances(batch, self.vqvae.decode(latents, return_dict=False)[0])
             sums = {name: total + float(found[name]) * len(batch) / count for name, total in sums.items()}
         both = sums["l1"] + self.args.perceptual_weight * sums["lpips"]
         return {"val_rec_loss": both, **sums, "codes": float(used.float().mean())}
 
     def save(self, folder: Path) -> None:
         """The autoencoder, with the averaged weights where there is an average."""
-        self.vqvae.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+        vqvae: Any = self.vqvae
+        vqvae.to(memory_format=torch.contiguous_format).save_pretrained(folder)

@@ -25,7 +25,8 @@ from emorig_diffusers.training.emotion_ldm import clip_trainer, inversion
 from emorig_diffusers.training.emotion_ldm.clip_guide import ClipGuide, picture_directions
 from emorig_diffusers.training.emotion_ldm.clip_objectives import ClipObjective, TargetEdits, Weights
 from emorig_diffusers.training.emotion_ldm.clip_prompts import TEMPLATES, sentences, source_text, target_text
-from emorig_diffusers.training.emotion_ldm.inversion import Inversion, InvertedPhotos, invert_photos, source_rows
+from emorig_diffusers.training.emotion_ldm.inversion import Inversion, InvertedPhotos, invert_photos
+from emorig_diffusers.training.emotion_ldm.latents import source_rows
 from emorig_diffusers.training.trainer import start
 
 HOW = Inversion(4, 0.5, 1.0)
