@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .steadiness import check_options, run_steadiness
+
 if TYPE_CHECKING:
     from ..evaluation.grid import Point
     from ..evaluation.run import Editor
@@ -25,7 +27,7 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
     parser = commands.add_parser("evaluate", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
     parser.set_defaults(run=run_evaluate)
     add = parser.add_argument
-    add("--source", metavar="DIR", type=path, required=True, help="the photos")
+    add("--source", metavar="DIR", type=path, help="the photos")
     add("--edited", metavar="[LABEL=]DIR", action="append", default=[], help="what a method made of them (repeatable)")
     add("--pipeline", metavar="[LABEL=]NAME[@STEPS]", action="append", default=[],
         help="make and score what a pipeline makes: a bundled name, a folder or a Hub id, with its own number of steps "
@@ -53,7 +55,9 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
     add("--reconstructions", action="store_true", help="of pipelines whose network draws a small picture of the face: "
         "PSNR, SSIM and LPIPS also to what it makes of the face as it is, as some papers tell them")  # fmt: skip
     add("--seed", metavar="N", type=seed, default=0, help="of pipelines, for every picture (default: 0)")
-    add("-o", metavar="DIR", dest="out", type=path, required=True, help="folder of the report, new or an earlier run's")
+    add("--video", metavar=("SOURCE", "EDITED"), nargs=2, type=path, help="instead of photos, a clip and its edit: "
+        "flicker, background, identity and the --emotion over time")  # fmt: skip
+    add("-o", metavar="DIR", dest="out", type=path, help="folder of the report, new or an earlier run's")
 
 
 def _emotions(text: str) -> list[str] | None:
@@ -69,6 +73,9 @@ def _numbers(text: str) -> list[float]:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """`emorig evaluate`: the main process prints where the report is."""
+    check_options(args)
+    if args.video is not None:
+        return run_steadiness(args)
     check_packages()
     from ..evaluation.grid import row_label
     from ..evaluation.pairs import match

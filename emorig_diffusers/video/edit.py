@@ -22,6 +22,7 @@ from ..pipelines.base import FacePipeline
 from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
+from ..timing import timed
 from .change import SPEECH_WINDOW, Change, lip_distance, speaking
 from .clips import Frame
 from .follow import Followed, People, Watched, ahead, follow
@@ -52,7 +53,8 @@ def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> It
     """
     request = check_clip_request(pipe, given)
     people = People(IdentityJudge().embed)
-    found = survey(clip.sample(SAMPLE), people)
+    with timed("survey the clip"):
+        found = survey(clip.sample(SAMPLE), people)
     chosen = choose_people(found, request.face)
     found = {person: seen for person, seen in found.items() if chosen is None or person in chosen}
     editor = _Editor(pipe, request, seed) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
@@ -155,10 +157,12 @@ class _Editor(_Frames):
         encoded, targets = [], []
         for one, share in faces:
             person = self._person(one, around)
-            hidden, speech = self._hidden(one, now, around), self._speaking(one, now, around)
-            face = self._encode(now, one, person)
+            with timed("fit codes"):
+                hidden, speech = self._hidden(one, now, around), self._speaking(one, now, around)
+                face = self._encode(now, one, person)
             encoded.append(replace(face, covered=hidden >= SURE, speaks=speech >= SURE))
-            targets.append(person.change.codes(face, share, speech, hidden))
+            with timed("edit codes"):
+                targets.append(person.change.codes(face, share, speech, hidden))
         edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference)
         [painted] = self.pipe.painter.paint([edits], replace(self.sampling, generator=self.generator()))
         return painted.rgb

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ..photo.faces import Face, find_faces, follow_face, others_seen, still_seen
+from ..timing import timed
 from .clips import Frame
 from .steady import OneEuro, SteadyPoints
 
@@ -22,9 +23,9 @@ SAME_PLACE = 0.5  # overlap of boxes, as a share of the smaller, from which a fa
 LOOK_EVERY = 4  # frames from one look for other faces, and for what has come before followed ones, to the next
 SEARCH_EVERY = 1.0  # seconds from one thorough search to the next while no face is seen
 CUT_SIDE = 32  # pixels of the pictures by which cuts are told
-# mean change of saturation and value, of 255, from one frame to the next that makes a cut, where it is also so many
-# times what it was over the frames before: a shaken camera changes all of them
-CUT_CHANGE, CUT_RATIO, CUT_MEMORY = 22.0, 3.0, 8
+CUT_CHANGE = 20.0  # mean change of saturation and value, of 255, from one frame to the next that a cut makes at least
+CUT_COLOURS = 0.25  # share of those pictures' colours that are others after a cut: motion moves them about
+CUT_BINS = 8, 4, 4  # of hue, saturation and value, in which colours are counted
 SCORE_FILTER = (1.5, 2.0, 2.0)  # of blendshape scores, as `steady.PLACE`, for each unit a second
 
 
@@ -94,7 +95,9 @@ def follow(frames: Iterable[Frame], people: People) -> Iterator[Watched]:
     for frame in frames:
         if shots.cut(frame.rgb):
             tracks = _Tracks(people)
-        yield Watched(frame, shots.number, tracks.step(frame))
+        with timed("follow faces"):
+            faces = tracks.step(frame)
+        yield Watched(frame, shots.number, faces)
 
 
 class _Shots:
@@ -103,7 +106,6 @@ class _Shots:
     def __init__(self) -> None:
         self.number = 0
         self._last: np.ndarray | None = None
-        self._changes: deque[float] = deque(maxlen=CUT_MEMORY)
 
     def cut(self, rgb: np.ndarray) -> bool:
         """Whether a frame begins a new shot."""
@@ -112,14 +114,12 @@ class _Shots:
         self._last = now
         if last is None:
             return False
-        change = float(cv2.absdiff(now, last)[..., 1:].mean())
-        usual = float(np.mean(self._changes)) if self._changes else 0.0
-        self._changes.append(change)
-        if change < CUT_CHANGE or change < CUT_RATIO * usual:
+        if cv2.absdiff(now, last)[..., 1:].mean() < CUT_CHANGE:
             return False
-        self.number += 1
-        self._changes.clear()
-        return True
+        count = lambda hsv: cv2.calcHist([hsv], [0, 1, 2], None, list(CUT_BINS), [0, 256] * 3) / hsv[..., 0].size
+        new = bool(np.abs(count(now) - count(last)).sum() / 2 >= CUT_COLOURS)
+        self.number += new
+        return new
 
 
 @dataclass

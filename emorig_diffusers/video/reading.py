@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ..photo.io import MAX_PIXELS, MIN_SIDE
+from ..timing import timed
 from .clips import UNSPECIFIED, ClipError, ClipSettings, Colours, Frame, load_av
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG")
@@ -158,7 +159,9 @@ class _Video(Clip):
                 if last is not None and time <= last:
                     continue  # a file joined from others may go back in time, which no writer takes
                 last = time
-                yield Frame(self._upright(reformatter, frame), time)
+                with timed("read frames"):
+                    rgb = self._upright(reformatter, frame)
+                yield Frame(rgb, time)
             if not self.damage and self._ends_early(container, stream, last):
                 self.damage = f"ends after {float(time):.1f} s, though it should be longer"
 
@@ -206,8 +209,9 @@ class _Video(Clip):
         packets = container.demux(stream)
         while True:
             try:
-                packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
+                with timed("read frames"):
+                    packet = next(packets, None)
+                    frames = [] if packet is None else packet.decode()
             except (av.error.FFmpegError, ValueError) as error:
                 reason = " ".join(str(getattr(error, "strerror", None) or error).split())
                 self.damage = self.damage or f"is damaged ({reason})"

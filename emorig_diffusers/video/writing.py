@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..files.atomic import replacing
+from ..timing import timed
 from .clips import ANIMATION_SUFFIXES, UNSPECIFIED, VIDEO_SUFFIXES, WRITABLE, ClipError, ClipSettings, Frame, load_av
 
 # names of FFmpeg's muxers and encoders; a constant quality at which edits of faces keep their grain
@@ -115,9 +116,9 @@ def _write_video(
             container.metadata.update({k: v for k, v in settings.metadata.items() if k not in _LEFT_OUT})
             convert, last = _Converter(settings), -1
             for frame in frames:
-                picture = convert(_even(frame.rgb))
-                picture.pts = last = max(round(frame.time / settings.time_base), last + 1)
-                with _saying(path):
+                with _saying(path), timed("write frames"):
+                    picture = convert(_even(frame.rgb))
+                    picture.pts = last = max(round(frame.time / settings.time_base), last + 1)
                     packets.mux_until(frame.time)
                     container.mux(stream.encode(picture))
                 count += 1

@@ -65,11 +65,11 @@ def test_edit_stands_as_still_as_its_clip_and_leaves_the_background(pipe: EmoRig
     face, changes = pipe.encode(pictures[0])[0].face, []
     for source, result in zip(pictures, results, strict=True):
         face = follow_face(source, face)
-        changes.append(meter(source, result, face.landmarks))
+        changes.append(meter(source, result, [face.landmarks] * 2))
         assert background_change(source, result, face.landmarks) == 0
         assert np.abs(source.astype(int) - result)[90:200, 80:180].mean() > 3  # it is another face
-    source_change, edit_change = np.mean([one for one in changes if one], axis=0)
-    assert edit_change < 1.3 * source_change
+    for source_change, edit_change in np.mean(changes[1:], axis=0):
+        assert edit_change < 1.3 * source_change
 
 
 def test_frames_without_a_face_pass_through_as_they_are(pipe: EmoRigPipeline, small: np.ndarray) -> None:

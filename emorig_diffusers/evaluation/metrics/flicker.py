@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from ...photo.landmarks import MESH
+from ...photo.landmarks import MESH, OUTER_LIPS
 from ...photo.masks import fill_polygon
 from .checks import check_landmarks, check_pair
 
@@ -19,17 +21,19 @@ class FlickerMeter:
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(
-        self, source: np.ndarray, edited: np.ndarray, landmarks: np.ndarray | None
-    ) -> tuple[float, float] | None:
-        """Changes of source and edit since the frame before.
+        self, source: np.ndarray, edited: np.ndarray, landmarks: Sequence[np.ndarray] | None
+    ) -> np.ndarray | None:
+        """Changes since the frame before.
 
         Args:
             source, edited: uint8 RGB [H, W, 3], of one size.
-            landmarks: The source's face, MediaPipe's [468 or more, 2 or 3], pixels; `None` where there is none, or
-                where a new shot begins.
+            landmarks: The face in source and edit, MediaPipe's [468 or more, 2 or 3], pixels; `None` where there is
+                none, or where a new shot begins.
 
         Returns:
-            Mean absolute differences in grey levels, over the face; `None` where there is no face now or was none.
+            Mean absolute differences in grey levels: of the source and of the edit over the face, and the same over the
+            face without the mouths of both, where speech uncovers teeth that no motion brings [2, 2]. `None` where
+            there is no face now, or was none.
 
         Raises:
             ValueError: A picture is of another kind, sizes differ, or the landmarks are not MediaPipe's.
@@ -39,18 +43,19 @@ class FlickerMeter:
         if landmarks is None:
             self._last = None
             return None
-        check_landmarks(landmarks, "Flicker")
+        for points in landmarks:
+            check_landmarks(points, "Flicker")
         if last is None or last[0].shape != source.shape:
             return None
         now, before = (cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) for rgb in (source, last[0]))
         flow = self._flow.calc(now, before, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        hull = cv2.convexHull(landmarks[:MESH, :2].astype(np.float32))[:, 0]
-        face = fill_polygon(now.shape, hull)
-        if not face.any():
+        hull = lambda points: cv2.convexHull(points[:, :2].astype(np.float32))[:, 0]
+        face = fill_polygon(now.shape, hull(landmarks[0][:MESH]))
+        mouth = np.any([fill_polygon(now.shape, hull(points[list(OUTER_LIPS)])) for points in landmarks], axis=0)
+        if not (face & ~mouth).any():
             return None
-        was, edit_was = (_moved(rgb, flow) for rgb in last)
-        change = lambda a, b: float(cv2.absdiff(a, b)[face].mean())
-        return change(source, was), change(edited, edit_was)
+        changes = [cv2.absdiff(rgb, _moved(was, flow)).mean(2) for rgb, was in zip((source, edited), last)]
+        return np.array([[change[area].mean() for change in changes] for area in (face, face & ~mouth)])
 
 
 def _moved(rgb: np.ndarray, flow: np.ndarray) -> np.ndarray:
