@@ -19,6 +19,7 @@ from ..photo.files import WRITABLE, result_names
 from ..pipelines.request import ARGUMENTS, options
 from ..version import __version__
 from .amounts import by_name, parse_amounts
+from .animate import add_command as add_animate
 from .codes import run_codes
 from .compare import add_options, run_compare
 from .convert import add_commands, quiet
@@ -155,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
     _add(edit, *_EDITS, *_SAMPLING, "--skip-existing")
     add_video(commands, _path, _add, *_EDITS, *_SAMPLING[:-1])
+    add_animate(commands, _path, _add, *_SAMPLING[:-1])
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")

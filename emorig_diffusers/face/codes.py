@@ -42,6 +42,11 @@ class FaceCodes:
         """A copy with some codes replaced."""
         return replace(self, **changes)
 
+    def towards(self, other: FaceCodes, share: float) -> FaceCodes:
+        """Codes on the straight way to another's: these at 0, the other's at 1."""
+        both = ((getattr(codes, f.name) for codes in (self, other)) for f in fields(self))
+        return FaceCodes(*(torch.lerp(mine, theirs, share) for mine, theirs in both))
+
     def to(self, *args: object, **kwargs: object) -> FaceCodes:
         """Move or cast every code, as `Tensor.to`."""
         return FaceCodes(*(getattr(self, f.name).to(*args, **kwargs) for f in fields(self)))

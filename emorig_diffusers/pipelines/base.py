@@ -165,7 +165,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         emotions = broadcast_emotions(request.emotion, len(images))
         results = [[emotion] for emotion in emotions] if len(images) == len(emotions) else [emotions]
         sources = broadcast_sources(request, len(images))
-        sampling = self._sampling(request, len(images), len(emotions))
+        sampling = self.sampling_of(request, len(images), len(emotions))
 
         # 2. read, find, encode
         reference, photos, encoded = None, [], []
@@ -204,8 +204,8 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
     __call__.__wrapped__.__signature__ = signature({})
     __call__.__doc__ = str(__call__.__doc__).format(arguments=describe_arguments().strip())
 
-    def _sampling(self, request: EditRequest, photos: int, results: int) -> Sampling:
-        """How the network is sampled for a request."""
+    def sampling_of(self, request: EditRequest, photos: int = 1, results: int = 1) -> Sampling:
+        """How the network is sampled for a request, of so many photos or results."""
         per_result = results if self.noise_per_result else photos
         generator = check_generators(request.generator, photos, per_result)
         if isinstance(generator, list) and len(generator) < per_result:

@@ -53,7 +53,11 @@ def written_size(path: Path, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def write_clip(
-    frames: Iterable[Frame], path: Path, settings: ClipSettings | None = None, sound: Path | None = None
+    frames: Iterable[Frame],
+    path: Path,
+    settings: ClipSettings | None = None,
+    sound: Path | None = None,
+    repeat: bool = True,
 ) -> int:
     """Write frames of one size to `path`, atomically; the suffix chooses the format, one of `clips.WRITABLE`.
 
@@ -62,6 +66,7 @@ def write_clip(
         path: The file; one that is there is replaced when all is written.
         settings: How they are stored; a plain video's where there are none.
         sound: A clip whose sound is copied as it is, into videos.
+        repeat: Whether animations begin again at their end, for ever; else they play once. Players decide of videos.
 
     Returns:
         How many frames were written.
@@ -79,7 +84,7 @@ def write_clip(
     frames = chain([first], frames)
     with replacing(path) as temporary:
         if path.suffix.lower() in ANIMATION_SUFFIXES:
-            count = _write_animation(frames, path, temporary)
+            count = _write_animation(frames, path, temporary, repeat)
         else:
             count = _write_video(frames, first.rgb.shape, path, temporary, settings, sound)
         with _saying(path), open(temporary, "rb+") as file:
@@ -244,7 +249,7 @@ class _Sound:
         return self.waiting
 
 
-def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path) -> int:
+def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path, repeat: bool) -> int:
     """One file of pictures that stay for whole ticks, so that the time of each is right, however long the clip."""
     suffix = path.suffix.lower()
     timed = _Timed(frames, path)
@@ -253,10 +258,12 @@ def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path) -> in
         ".gif": {"format": "GIF", "disposal": 1, "optimize": False},
         ".webp": {"format": "WEBP", "quality": 90, "method": 3},
     }.get(suffix, {"format": "PNG"})
+    if repeat or suffix != ".gif":  # a GIF that does not say plays once
+        options["loop"] = 0 if repeat else 1
     first, *rest = pictures  # Pillow would hold them as well, and looks through some formats' twice
     with open(temporary, "wb") as file:
         try:
-            first.save(file, save_all=True, append_images=rest, duration=timed.durations, loop=0, **options)
+            first.save(file, save_all=True, append_images=rest, duration=timed.durations, **options)
             file.flush()
         except OSError as error:
             raise ClipError(f"Cannot write '{path}': {error.strerror or error}.") from error

@@ -1,0 +1,85 @@
+"""A photo whose faces are drawn again and again under other codes: read, found and encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..face.codes import FaceCodes
+from ..face.encode import EncodedFace, unchanged
+from ..face.relax import clamp_lid_gap
+from ..painting.base import PhotoEdits
+from ..photo.io import read_photo
+from ..pipelines.base import FacePipeline
+from ..pipelines.checks import need
+from ..pipelines.emorig import EmoRigPipeline
+from ..pipelines.naming import naming_reference
+from ..pipelines.request import EditRequest, Emotion
+
+_LEFT_OUT = {"latents": "latents", "callback_on_step_end": "a callback", "generator": "a generator"}
+
+
+class Portrait:
+    """Faces of a photo that move.
+
+    Args:
+        pipe: Any pipeline with a head.
+        photo: As `FacePipeline.__call__` takes one.
+        request: What is asked of the faces.
+        seed: Of the noise, which is the same in all pictures.
+
+    Attributes:
+        rgb: The photo, uint8 [H, W, 3].
+        faces: Those that move.
+
+    Raises:
+        NoFaceError, PhotoError, ValueError: As for an edit.
+    """
+
+    def __init__(self, pipe: FacePipeline, photo: Any, request: EditRequest, seed: int = 0) -> None:
+        need(pipe, "head", "face that moves")
+        assert isinstance(pipe, EmoRigPipeline)  # the only ones with a head
+        for name, what in _LEFT_OUT.items():
+            if getattr(request, name) is not None:
+                raise ValueError(f"A photo that moves cannot be given {what}: leave {name} out.")
+        self.pipe, self.request, self.seed = pipe, request, seed
+        self.sampling = pipe.sampling_of(request)
+        self.reference: tuple[np.ndarray, EncodedFace] | None = None
+        if request.reference is not None:
+            with naming_reference():
+                rgb = read_photo(request.reference).rgb
+                self.reference = rgb, pipe.encode(rgb, "largest", request.crop, request.target_encoder)[0]
+        self.rgb = read_photo(photo).rgb
+        faces: Any = request.face if request.faces is None else request.faces
+        self.faces = pipe.encode(self.rgb, faces, request.crop, request.source_encoder)
+
+    @property
+    def codes(self) -> list[FaceCodes]:
+        """What the photo shows of each face."""
+        return [face.codes for face in self.faces]
+
+    def edited(self, emotion: Emotion | None) -> list[FaceCodes]:
+        """Codes of each face after the edit that is asked for, with an emotion."""
+        request, lent = replace(self.request, emotion=emotion), self.reference and self.reference[1]
+        return [self.pipe.edit(face, request, lent) for face in self.faces]
+
+    def closing(self, targets: Sequence[FaceCodes], share: float) -> list[FaceCodes]:
+        """Codes of each face with lids as near as a share of the way to where they meet."""
+        close = lambda face, codes: clamp_lid_gap(
+            self.pipe.head, face.codes, codes, face.offsets, face.shut_eyes, (share, share)
+        )
+        return [codes.with_(expression=close(face, codes)) for face, codes in zip(self.faces, targets)]
+
+    @torch.no_grad()
+    def draw(self, targets: Sequence[FaceCodes]) -> np.ndarray:
+        """The photo uint8 [H, W, 3] with its faces under codes; the photo itself where they are its own."""
+        if all(unchanged(*both) for both in zip(self.codes, targets)):
+            return self.rgb
+        sampling = replace(self.sampling, generator=torch.Generator().manual_seed(self.seed))
+        edits = PhotoEdits(self.rgb, self.faces, [targets], self.request, self.reference)
+        [painted] = self.pipe.painter.paint([edits], sampling)
+        return painted.rgb

@@ -1,0 +1,98 @@
+"""Photos that move: they begin as they are, come to what an edit gives, and nothing jumps on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import assert_close
+from PIL import Image
+
+from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.cli.main import main
+from emorig_diffusers.face.relax import heights
+from emorig_diffusers.photo.landmarks import LID_PAIRS
+from emorig_diffusers.pipelines.request import EditRequest
+from emorig_diffusers.video.animate import animate, blinking, eased
+from emorig_diffusers.video.portrait import Portrait
+
+
+def test_animation_leads_from_the_photo_to_the_edit(pipe: EmoRigPipeline, hopper: np.ndarray) -> None:
+    photo = hopper[:300, 100:400]
+    given = {"emotion": "happy", "generator": torch.Generator().manual_seed(3), "output_type": "np"}
+    edit = pipe(photo, **given).images[0]
+    first, middle, last = (frame.rgb for frame in animate(pipe, photo, 0.12, seed=3, emotion="happy"))
+    assert np.array_equal(first, photo)
+    assert_close(last, edit)
+    far = lambda a, b: np.abs(a.astype(int) - b).mean()
+    assert max(far(middle, photo), far(middle, last)) < far(photo, last)  # on the way
+
+
+def test_moves_are_eased_held_and_follow_each_other() -> None:
+    steps = [eased(i / 1000, 2) for i in range(1001)]
+    assert steps[0] == (0, 0.0)
+    assert steps[-1] == (1, 1.0)
+    done = np.array([number + share for number, share in steps])
+    assert (np.diff(done) >= 0).all()
+    assert np.abs(np.diff(done, 2)).max() < 1e-4  # nothing starts or stops with a jerk
+    assert eased(0.45, 2) == (0, 1.0)
+
+
+def test_lids_meet_once_in_a_short_animation_and_more_often_in_a_long_one() -> None:
+    for seconds, blinks in ((2, 1), (9.5, 3)):
+        closed = np.array([blinking(t, seconds) for t in np.arange(0, seconds, 0.01)])
+        assert closed[0] == closed[-1] == 0
+        assert (np.diff((closed > 0.99).astype(int)) == 1).sum() == blinks
+        assert np.abs(np.diff(closed)).max() < 0.15
+
+
+def test_blink_closes_lids_whatever_the_face_shows(pipe: EmoRigPipeline, hopper: np.ndarray) -> None:
+    portrait = Portrait(pipe, hopper, EditRequest())
+    face = portrait.faces[0]
+    flat = torch.cat([face.offsets, face.offsets[:, :1]], 1)[None] / face.codes.camera[0, 0]
+    for emotion in (None, "surprise"):
+        targets = portrait.edited(emotion)
+        gaps = []
+        for share in (0.0, 0.5, 1.0):
+            codes = portrait.closing(targets, share)[0]
+            head = pipe.head.rest_vertices(codes.shape, codes.expression) - flat
+            gaps.append(np.mean([heights(pipe.head, head, pairs).mean().item() for pairs in LID_PAIRS]))
+        assert gaps[0] > 0.004
+        assert gaps[1] == pytest.approx(gaps[0] / 2, abs=2e-4)
+        assert gaps[2] == pytest.approx(0, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "Nothing to do"),
+        ({"emotion": "happy", "seconds": 0}, "must take from 0 to 600 seconds"),
+        ({"emotion": "happy", "rate": 0}, "whole number of frames"),
+        ({"emotion": ["happy", "joyful"]}, "Unknown emotion 'joyful'"),
+    ],
+)
+def test_what_cannot_be_animated_is_said_before_the_first_frame(
+    pipe: EmoRigPipeline, hopper: np.ndarray, given: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        animate(pipe, hopper, **given)
+
+
+@pytest.mark.parametrize("name", ["out.gif", "out.png"])
+def test_command_writes_an_animation_that_comes_back(name: str, hopper: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(hopper[:240, 120:360]).save(tmp_path / "photo.png")
+    out = tmp_path / name
+    command = ["animate", str(tmp_path / "photo.png"), "--rotate", "6", "0", "0", "--seconds", ".3", "--rate", "10"]
+    assert main([*command, "--loop", "-o", str(out)]) == 0
+    with Image.open(out) as image:
+        assert getattr(image, "n_frames", 1) == 3
+        assert image.info["loop"] == 0
+        pictures = []
+        for i in range(3):
+            image.seek(i)
+            pictures.append(np.array(image.convert("RGB")).astype(int))
+    assert np.abs(pictures[0] - hopper[:240, 120:360]).mean() < (4 if name == "out.gif" else 1e-6)
+    assert np.abs(pictures[1] - pictures[0]).mean() > 1
+    assert main([*command, "-o", str(tmp_path / "a.mp3")]) == 2
