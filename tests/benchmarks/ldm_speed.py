@@ -87,8 +87,8 @@ def parts_of(pipe: EmotionLDMPipeline) -> dict[str, nn.Module]:
     return dict(zip(PARTS, (pipe.unet, pipe.vqvae.encoder, pipe.vqvae.decoder)))
 
 
-def count_passes(pipe: EmotionLDMPipeline, work: Callable[[], Any]) -> dict[str, int]:
-    """Rows that each part of PARTS computes."""
+def count_passes(pipe: EmotionLDMPipeline, work: Callable[[], Any]) -> tuple[dict[str, int], Any]:
+    """Rows that each part of PARTS computes, and what the work gives."""
     passes = dict.fromkeys(PARTS, 0)
 
     def counter(part: str) -> Callable[..., None]:
@@ -98,10 +98,10 @@ def count_passes(pipe: EmotionLDMPipeline, work: Callable[[], Any]) -> dict[str,
         return count
 
     hooks = [module.register_forward_pre_hook(counter(part)) for part, module in parts_of(pipe).items()]
-    work()
+    given = work()
     for hook in hooks:
         hook.remove()
-    return passes
+    return passes, given
 
 
 @torch.no_grad()
@@ -123,16 +123,18 @@ def gmac_of_passes(pipe: EmotionLDMPipeline) -> dict[str, float]:
     return found
 
 
-def measure(pipe: EmotionLDMPipeline, work: Callable[[], Any], clock: Callable[[], float], repeat: int) -> Cost:
-    """Cost of some work, the seconds those of the fastest run after the one that is counted."""
-    passes, macs, taken = count_passes(pipe, work), gmac_of_passes(pipe), []
+def measure(
+    pipe: EmotionLDMPipeline, work: Callable[[], Any], clock: Callable[[], float], repeat: int
+) -> tuple[Cost, Any]:
+    """Cost of some work, the seconds those of the fastest run after the one that is counted, and what it gives."""
+    (passes, given), macs, taken = count_passes(pipe, work), gmac_of_passes(pipe), []
     for _ in range(repeat):
         start = clock()
         work()
         if pipe.device.type == "cuda":
             torch.cuda.synchronize()
         taken.append(clock() - start)
-    return Cost(passes, sum(passes[part] * macs[part] for part in PARTS), min(taken))
+    return Cost(passes, sum(passes[part] * macs[part] for part in PARTS), min(taken)), given
 
 
 def compare_orders(args: argparse.Namespace) -> dict[str, Cost]:
@@ -146,14 +148,15 @@ def compare_orders(args: argparse.Namespace) -> dict[str, Cost]:
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     given = (pipe, rgb, targets, args.steps, args.guidance)
     pipe.unet.set_attn_processor(AttnProcessor2_0())
-    costs = {"the original's order": measure(pipe, lambda: original_order(*given), clock, args.repeat)}
-    pictures = original_order(*given)
+    costs: dict[str, Cost] = {}
+    costs["the original's order"], pictures = measure(pipe, lambda: original_order(*given), clock, args.repeat)
     theirs = ((pictures.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     fold_one_token_attention(pipe.unet)
-    costs["ours"] = measure(pipe, lambda: our_order(*given), clock, args.repeat)
+    costs["ours"], ours = measure(pipe, lambda: our_order(*given), clock, args.repeat)
     inside = np.s_[side // 4 : -(side // 4)]  # the border is blended into the photo
-    apart = max(np.abs(a[inside, inside] - b[inside, inside]).max() for a, b in zip(our_order(*given), theirs))
-    costs["ours, with the photo's detail"] = measure(pipe, lambda: our_order(*given, "change"), clock, args.repeat)
+    apart = max(np.abs(a[inside, inside] - b[inside, inside]).max() for a, b in zip(ours, theirs))
+    detailed = lambda: our_order(*given, "change")
+    costs["ours, with the photo's detail"], _ = measure(pipe, detailed, clock, args.repeat)
     print(f"Pictures of both orders differ by {apart:.2f} grey levels at most.")
     return costs
 
