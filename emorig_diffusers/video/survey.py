@@ -82,7 +82,8 @@ def choose_people(found: Mapping[int, Sequence[Sighting]], which: int | str) -> 
 
 def find_rest(pipe: Any, sightings: Sequence[Sighting]) -> Rest:
     """One shape, the median over frames, and the frame that is most like the others, of those with open eyes."""
-    read = lambda one, shape=None: pipe.encode_face(one.rgb, one.face, shape=shape)
+    dark = torch.zeros(1, 9, 3)  # the light is nobody's, and takes time to fit
+    read = lambda one, shape=None: pipe.encode_face(one.rgb, one.face, shape=shape, light=dark)
     shape = torch.cat([read(one).codes.shape for one in sightings]).median(0, keepdim=True).values
     faces = [read(one, shape) for one in sightings]
     faces = [face for face in faces if not any(face.shut_eyes) and not face.covered] or faces

@@ -80,14 +80,15 @@ def main() -> None:
                 yield frame
 
         with recorded() as seconds:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             count = write_clip(watched(), Path(folder) / "out.mp4", clip.settings, source)
-            whole = time.perf_counter() - start
+            whole, busy = time.perf_counter() - start, time.process_time() - busy
     survey = sum(seconds.pop("survey the clip"))
     frame, single = (whole - survey) / count, statistics.median(photos["photo"])
     for name, values in seconds.items():
         print(f"{name:22s} {sum(values) / count:7.3f} s a frame  {sum(values) / (whole - survey):6.1%}")
     print(f"a frame                {frame:7.3f} s, {1 / frame:.1f} a second; {count} frames, {clip.size}")
+    print(f"processor time         {busy / count:7.3f} s a frame, the survey included")
     print(f"a photo by itself      {single:7.3f} s, {single / frame:.2f} times a frame")
     print(f"survey beforehand      {survey:7.3f} s")
     print(f"memory                 {held[len(held) // 2]:7.2f} GB at half the clip, {held[-1]:.2f} GB at its end")
