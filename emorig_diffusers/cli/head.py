@@ -25,12 +25,15 @@ _KINDS = (".glb", ".obj", ".ply")
 
 def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str], int]) -> None:
     """Add the command to the subparsers `commands`; `path` and `seed` read arguments."""
+    from .head_fit import add_actions as add_fits
+
     head = commands.add_parser("head", help=_ABOUT, description=f"{_ABOUT}.", allow_abbrev=False)
     actions = head.add_subparsers(title="what to make", metavar="ACTION", required=True)
     sample = add_action(actions, "sample", run_sample, "Draw a head by chance, as people's codes spread", path)
     sample.add_argument("--seed", metavar="N", type=seed, default=0, help="another number: another head (default: 0)")
     sample.add_argument("--expression", action="store_true", help="draw an expression too, not only an identity")
     sample.add_argument("--codes", metavar="JSON", type=path, help="write the head's codes to this file too")
+    add_fits(actions, path, seed)
     morph = add_action(actions, "morph", run_morph, "Make the heads between two others", path, "A", "B")
     morph.add_argument("--at", metavar="T,T", type=_shares, default=[0.5],
                        help="how far from A to B, 0 to 1; several make a row in one .glb (default: 0.5)")  # fmt: skip

@@ -145,8 +145,8 @@ class ExpressionData(Dataset):
         return len(self.items)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """One scan by (index, seed): "person", "scan"; "canonical", "posed" [N, 3] in units; "surface" [N, 3], where
-        the posed ones lie on the surface; "empty" [M, 3]."""
+        """One scan by (index, seed): "person", "scan"; "canonical", "posed" [N, 3] in units; "surface" [N, 3],
+        points of the posed scan itself, whose hidden insides no scan has; "empty" [M, 3]."""
         index, seed = item
         rng, (person, neutral, scan) = np.random.default_rng(seed), self.items[index]
         assert scan.vertices is not None and scan.faces is not None and neutral.vertices is not None
@@ -158,9 +158,8 @@ class ExpressionData(Dataset):
             corners = vertices[scan.faces[face]]
             normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
             normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
-            surface = (corners * bary).sum(1)
-            places[name] = surface + offset * normal
-        places["surface"] = surface
+            places[name] = (corners * bary).sum(1) + offset * normal
+        places["surface"] = scan.points[rng.integers(len(scan.points), size=self.count)]
         places["empty"] = rng.uniform(-EMPTY_RADIUS, EMPTY_RADIUS, (max(self.count // 10, 1), 3))
         return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in places.items()} | {
             "person": torch.tensor(person), "scan": torch.tensor(index),
