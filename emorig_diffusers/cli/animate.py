@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,6 @@ def write_animation(frames: Any, args: argparse.Namespace) -> int:
     from .video import progress, stopping
 
     with stopping():
-        write_clip(progress(frames, None), args.out, ClipSettings(args.rate), repeat=args.loop)
+        write_clip(progress(frames, None), args.out, ClipSettings(Fraction(args.rate)), repeat=args.loop)
     print(args.out)
     return 0

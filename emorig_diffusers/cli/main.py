@@ -23,6 +23,7 @@ from .animate import add_command as add_animate
 from .codes import run_codes
 from .compare import add_options, run_compare
 from .convert import add_commands, quiet
+from .drive import add_command as add_drive
 from .evaluate import add_command as add_evaluate
 from .folder import Job, edit_folder, folder_jobs, say_left_out
 from .head import add_command as add_head
@@ -157,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(edit, *_EDITS, *_SAMPLING, "--skip-existing")
     add_video(commands, _path, _add, *_EDITS, *_SAMPLING[:-1])
     add_animate(commands, _path, _add, *_SAMPLING[:-1])
+    add_drive(commands, _path, _add, *_SAMPLING[:-1])
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")

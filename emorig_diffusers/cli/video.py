@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..video.clips import ANIMATION_SUFFIXES, WRITABLE
 
 if TYPE_CHECKING:
-    from ..video.clips import Frame
+    from ..video.clips import ClipSettings, Frame
     from ..video.reading import Clip
 
 _ABOUT = "Change the emotion in a clip, and keep its speech, blinks, background and sound"
@@ -61,8 +61,20 @@ def run_video(args: argparse.Namespace) -> int:
     return write_result(frames, clip, args.out)
 
 
-def write_result(frames: Iterator[Frame], clip: Clip, out: Path) -> int:
-    """Write edited frames with a clip's sound, and say what became of it.
+def write_result(
+    frames: Iterator[Frame],
+    clip: Clip,
+    out: Path,
+    size: tuple[int, int] | None = None,
+    settings: ClipSettings | None = None,
+) -> int:
+    """Write frames with a clip's sound, and say what became of it.
+
+    Args:
+        frames: Made of the clip's.
+        clip: Where they come from.
+        out: The file.
+        size, settings: (width, height) of the frames and how they are stored, where it is not as in the clip.
 
     Returns:
         0, or 1 where the clip is damaged.
@@ -70,9 +82,10 @@ def write_result(frames: Iterator[Frame], clip: Clip, out: Path) -> int:
     from ..video.writing import write_clip, written_size
 
     with stopping():
-        count = write_clip(progress(frames, clip.length), out, clip.settings, clip.path)
-    if (size := written_size(out, clip.size)) != clip.size:
-        print(f"emorig: videos have even sides: '{out}' is {size[0]} x {size[1]} pixels.", file=sys.stderr)
+        count = write_clip(progress(frames, clip.length), out, settings or clip.settings, clip.path)
+    size = size or clip.size
+    if (even := written_size(out, size)) != size:
+        print(f"emorig: videos have even sides: '{out}' is {even[0]} x {even[1]} pixels.", file=sys.stderr)
     if out.suffix.lower() in ANIMATION_SUFFIXES and clip.path.suffix.lower() not in ANIMATION_SUFFIXES:
         print(f"emorig: '{out}' holds no sound.", file=sys.stderr)
     print(out)

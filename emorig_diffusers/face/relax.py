@@ -89,6 +89,26 @@ def _close_lips(
     return expression
 
 
+def with_lip_gaps(
+    head: HeadModel, source: FaceCodes, target: FaceCodes, offsets: Tensor | None, wanted: Tensor
+) -> Tensor:
+    """The target's ψ [1, E] with lips as far apart as wanted [pairs], metres, by the units that can; they cross no more
+    than the source's do.
+
+    Args:
+        source, target: Codes of the photo and of the edit [1, ...].
+        offsets: As for `relaxed_expression`.
+    """
+    expression = target.expression.clone()
+    free = [i for i, name in enumerate(head.config.expression_names) if name.startswith(CLOSING_UNITS)]
+    slope = heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
+    own = lip_gaps(head, source, offsets)
+    excess = lip_gaps(head, target, offsets) - wanted.maximum(own.clamp(max=LIPS_TOUCH))
+    ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
+    expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
+    return expression
+
+
 def clamp_lid_gap(
     head: HeadModel,
     source: FaceCodes,

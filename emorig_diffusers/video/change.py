@@ -23,9 +23,9 @@ from ..face.codes import FaceCodes
 from ..face.edit import turned
 from ..face.emotions import PARTING_UNITS
 from ..face.encode import EncodedFace
-from ..face.relax import CLOSING_RIDGE, CLOSING_UNITS, LIPS_TOUCH, clamp_lid_gap, heights, lip_gaps
+from ..face.relax import clamp_lid_gap, lip_gaps, with_lip_gaps
 from ..models.occlusion import SEEN_UNITS
-from ..photo.landmarks import EYE_CORNERS, LIDS, LIP_PAIRS, lips_apart, outline_height
+from ..photo.landmarks import EYE_CORNERS, LIDS, lips_apart, outline_height
 from ..photo.masks import ramp
 from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.request import EditRequest
@@ -82,7 +82,7 @@ class Change:
         target = codes.with_(expression=codes.expression + change, pose=pose)
         if self.names and change.any():
             wanted = self._gaps(face, codes) + share * (1 - hidden) * (1 - speaking) * self.parting
-            target = target.with_(expression=self._lips(face, target, wanted))
+            target = target.with_(expression=with_lip_gaps(self.pipe.head, codes, target, face.offsets, wanted))
             target = target.with_(expression=clamp_lid_gap(self.pipe.head, codes, target, face.offsets))
         return self._turned(codes, target, share)
 
@@ -108,17 +108,6 @@ class Change:
 
     def _gaps(self, face: EncodedFace, codes: FaceCodes) -> Tensor:
         return lip_gaps(self.pipe.head, codes, face.offsets)
-
-    def _lips(self, face: EncodedFace, target: FaceCodes, wanted: Tensor) -> Tensor:
-        """The target's ψ [1, E] with lips as far apart as wanted [pairs], metres, by units that can."""
-        head, expression = self.pipe.head, target.expression.clone()
-        free = [i for i, name in enumerate(self.names) if name.startswith(CLOSING_UNITS)]
-        slope = heights(head, head.expression_basis[free], LIP_PAIRS).T  # [pairs, units], metres
-        own = self._gaps(face, face.codes)
-        excess = self._gaps(face, target) - wanted.maximum(own.clamp(max=LIPS_TOUCH))
-        ridge = CLOSING_RIDGE**2 * torch.eye(len(LIP_PAIRS))
-        expression[:, free] -= slope.T @ torch.linalg.solve(slope @ slope.T + ridge, excess)
-        return expression
 
     def _turned(self, codes: FaceCodes, target: FaceCodes, share: float) -> FaceCodes:
         """The target turned as asked, or as far as the frame shows enough of the head for it."""

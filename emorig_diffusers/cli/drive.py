@@ -1,0 +1,61 @@
+"""`emorig drive`: the face of a photo does what somebody in a clip does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..video.clips import WRITABLE
+
+_ABOUT = "Let a face of a photo do what somebody in a clip does"
+_NOTES = (
+    "What the clip's largest face changes against its own rest, the mean of its calmest frames, the photo's face "
+    "changes; the head turns with it as far as a photo can show. Where the clip's face is lost, the photo's own "
+    "expression comes back. The clip's times and sound stay. --intensity is how much of the movement is taken over."
+)
+
+
+def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None], *shared: str) -> None:
+    """Add the command to the subparsers `commands`; `path` reads arguments, `add` the options named `shared`."""
+    parser = commands.add_parser("drive", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
+    parser.set_defaults(run=run_drive)
+    parser.add_argument("photo", metavar="PHOTO", type=path)
+    parser.add_argument("--by", metavar="CLIP", type=path, required=True, help="the clip whose face moves the photo's")
+    about = "whose face in the clip, counted from 1 at the left (default: the largest)"
+    parser.add_argument("--by-face", metavar="N", type=int, default="largest", help=about)
+    add(parser, *shared)
+    about = f"the result ({' '.join(WRITABLE)}); an existing file is replaced"
+    parser.add_argument("-o", dest="out", metavar="OUT", type=path, required=True, help=about)
+
+
+def run_drive(args: argparse.Namespace) -> int:
+    """`emorig drive`: the moving photo into a file; 1 where the clip is damaged."""
+    from ..pipelines.request import EditRequest
+    from ..video.reading import open_clip
+    from ..video.writing import check_clip_path
+    from . import main
+    from .video import write_result
+
+    main.check_photo(args.photo)
+    check_clip_path(args.out)
+    clip = open_clip(args.by)
+    for one in (args.photo, args.by):
+        main.refuse_same(one, args.out)
+    pipe: Any = main.load_pipeline(args.model)
+    from ..video.drive import LIMITED, Drive, check_drive
+
+    given = {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
+    check_drive(pipe, EditRequest(**given), args.by_face)
+    from ..processes import start_processes
+
+    if "cuda" in str(device := start_processes().device):
+        pipe.to(device)
+    drive = Drive(pipe, args.photo, clip, args.by_face, args.seed, **given)
+    height, width = drive.portrait.rgb.shape[:2]
+    code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings)
+    if drive.limited:
+        print(f"emorig: {LIMITED}", file=sys.stderr)
+    return code
