@@ -25,7 +25,7 @@ def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., N
     parser.add_argument("photo", metavar="PHOTO", type=path)
     parser.add_argument("--by", metavar="CLIP", type=path, required=True, help="the clip whose face moves the photo's")
     about = "whose face in the clip, counted from 1 at the left (default: the largest)"
-    parser.add_argument("--by-face", metavar="N", type=int, default="largest", help=about)
+    parser.add_argument("--by-face", metavar="N", type=int, help=about)
     add(parser, *shared)
     about = f"the result ({' '.join(WRITABLE)}); an existing file is replaced"
     parser.add_argument("-o", dest="out", metavar="OUT", type=path, required=True, help=about)
@@ -47,13 +47,14 @@ def run_drive(args: argparse.Namespace) -> int:
     pipe: Any = main.load_pipeline(args.model)
     from ..video.drive import LIMITED, Drive, check_drive
 
+    driver = "largest" if args.by_face is None else args.by_face
     given = {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
-    check_drive(pipe, EditRequest(**given), args.by_face)
+    check_drive(pipe, EditRequest(**given), driver)
     from ..processes import start_processes
 
     if "cuda" in str(device := start_processes().device):
         pipe.to(device)
-    drive = Drive(pipe, args.photo, clip, args.by_face, args.seed, **given)
+    drive = Drive(pipe, args.photo, clip, driver, args.seed, **given)
     height, width = drive.portrait.rgb.shape[:2]
     code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings)
     if drive.limited:
