@@ -26,6 +26,7 @@ CUT_SIDE = 32  # pixels of the pictures by which cuts are told
 CUT_CHANGE = 20.0  # mean change of saturation and value, of 255, from one frame to the next that a cut makes at least
 CUT_COLOURS = 0.25  # share of those pictures' colours that are others after a cut: motion moves them about
 CUT_BINS = 8, 4, 4  # of hue, saturation and value, in which colours are counted
+MOST_MISSED = 3  # frames in a row in which a face may be missed, blurred or flashed over, and still be there
 SCORE_FILTER = (1.5, 2.0, 2.0)  # of blendshape scores, as `steady.PLACE`, for each unit a second
 
 
@@ -90,7 +91,45 @@ class People:
 
 
 def follow(frames: Iterable[Frame], people: People) -> Iterator[Watched]:
-    """Frames with the faces in them, one by one."""
+    """Frames with the faces in them, one by one, MOST_MISSED frames after they are taken."""
+    return _bridged(_followed(frames, people))
+
+
+def _bridged(watched: Iterable[Watched]) -> Iterator[Watched]:
+    """Frames whose missed faces lie between those before and after."""
+    waiting: list[Watched] = []
+    for now in watched:
+        for person, face in now.faces.items():
+            _fill(waiting, person, face)
+        waiting.append(now)
+        if len(waiting) > MOST_MISSED + 1:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _fill(waiting: list[Watched], person: int, found: Followed) -> None:
+    """Give the last frames the face that was missed in them, where it was found before and again now."""
+    missed = 0
+    while missed < len(waiting) and person not in waiting[-1 - missed].faces:
+        missed += 1
+    if not missed or missed == len(waiting) or waiting[-1 - missed].faces[person].start != found.start:
+        return
+    last = waiting[-1 - missed].faces[person]
+    for i in range(missed):
+        share, place = (i + 1) / (missed + 1), len(waiting) - missed + i
+        mixed = replace(last, face=_mix(last.face, found.face, share), raw=_mix(last.raw, found.raw, share))
+        waiting[place] = replace(waiting[place], faces={**waiting[place].faces, person: mixed})
+
+
+def _mix(a: Face, b: Face, share: float) -> Face:
+    """A face on the way from one to another."""
+    mix = lambda x, y: (1 - share) * np.asarray(x, np.float32) + share * np.asarray(y, np.float32)
+    x0, y0, x1, y1 = mix(a.box, b.box).tolist()
+    landmarks, scores = mix(a.landmarks, b.landmarks), mix(a.blendshapes, b.blendshapes)
+    return replace(a, box=(x0, y0, x1, y1), landmarks=landmarks, blendshapes=scores)
+
+
+def _followed(frames: Iterable[Frame], people: People) -> Iterator[Watched]:
     shots, tracks = _Shots(), _Tracks(people)
     for frame in frames:
         if shots.cut(frame.rgb):
@@ -146,6 +185,7 @@ class _Tracks:
     def __init__(self, people: People) -> None:
         self.people = people
         self.tracks: dict[int, _Track] = {}
+        self.lost: dict[int, tuple[_Track, int]] = {}  # with the number of the first frame without them
         self.count = 0
         self.searched = -np.inf
 
@@ -155,11 +195,12 @@ class _Tracks:
         for person, track in list(self.tracks.items()):
             face = follow_face(rgb, track.face)
             if face is None or (look and not still_seen(rgb, face)) or self._taken(person, face):
-                del self.tracks[person]
+                self.lost[person] = self.tracks.pop(person), self.count
                 look = True
             else:
                 track.face = face
-        if look and self._worth_a_search(rgb, time):
+        missed = any(self.count - since <= MOST_MISSED for _, since in self.lost.values())
+        if (look or missed) and self._worth_a_search(rgb, time):
             self._search(rgb, time)
         self.count += 1
         return {
@@ -182,7 +223,11 @@ class _Tracks:
         for face in find_faces(rgb):
             if all(_overlap(face, track.face) <= SAME_PLACE for track in self.tracks.values()):
                 person = self.people.recognise(rgb, face, list(self.tracks))
-                self.tracks[person] = _Track(face, time, self.count == 0)
+                track, since = self.lost.pop(person, (None, 0))
+                if track is None or self.count - since > MOST_MISSED:
+                    track = _Track(face, time, self.count == 0)
+                track.face = face
+                self.tracks[person] = track
 
 
 def _overlap(a: Face, b: Face) -> float:

@@ -51,10 +51,24 @@ def test_face_that_is_covered_for_a_while_is_the_same_person(people: tuple[np.nd
     face = people[0]
     covered = face.copy()
     covered[45:150, 60:160] = (90, 80, 120)
-    watched = watch(face, face, covered, *[face] * 6)
-    assert [list(now.faces) for now in watched[:3]] == [[0], [0], []]
+    watched = watch(face, face, *[covered] * 5, *[face] * 5)
+    assert [list(now.faces) for now in watched[:7]] == [[0], [0], *[[]] * 5]
     assert list(watched[-1].faces) == [0] and not watched[-1].faces[0].whole
-    assert watched[-1].faces[0].start > 0.08
+    assert watched[-1].faces[0].start > 0.25
+
+
+def test_face_that_is_missed_in_a_frame_or_two_is_where_it_must_be(
+    people: tuple[np.ndarray, np.ndarray],
+) -> None:
+    face = people[0]
+    flash = face.copy()
+    flash[45:150, 60:160] = 255
+    watched = watch(face, face, flash, flash, face, face, face, face)
+    assert [list(now.faces) for now in watched] == [[0]] * 8
+    assert all(now.faces[0].whole for now in watched)
+    before, missed, after = (watched[i].faces[0].raw.landmarks for i in (1, 2, 4))
+    assert np.allclose(missed, before + (after - before) / 3, atol=0.01)
+    assert not np.array_equal(before, after)
 
 
 def test_two_people_are_told_apart_and_counted_from_the_left(people: tuple[np.ndarray, np.ndarray]) -> None:
