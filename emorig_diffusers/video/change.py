@@ -36,9 +36,14 @@ SPEECH_UNITS = ("jaw", "mouthClose", "mouthFunnel", "mouthPucker", "mouthRoll", 
 """Units whose own movement counts in full: speech, blinks and looks."""
 LID_UNITS = ("eyeBlink", "eyeWide")
 EYE_OPEN = 0.25, 0.8  # of its opening at rest, from which the change of lids sets in, and from which it is whole
-SPEAKS = 0.05, 0.14  # range of the lips' distance over SPEECH_WINDOW, in distances of the eyes, that begins to count as
-# speech, and that is speech: of people who keep still 0.01 to 0.03, of talking ones 0.1 to 0.4
-SPEECH_WINDOW = 0.35  # seconds before and after a frame in which lips that move speak
+SYLLABLE = 0.12  # seconds before and after a moment in which lips move when they speak
+SPEAKS = (
+    0.04,
+    0.12,
+)  # range of the lips' distance in that time, in distances of the eyes, which begins to count as speech,
+# and which is speech: of people who keep still .01 to .03, of talking ones .1 to .4
+SPEECH_WINDOW = 0.4  # seconds before and after it in which speech counts, and
+SPEECH_WHOLE = 0.15  # in which it does so in full: lips part and close over the time between
 LEAST_TURN = 0.02  # of a turn that a head is left in where it has turned too far itself
 
 
@@ -139,6 +144,14 @@ def lip_distance(landmarks: np.ndarray) -> float:
     return lips_apart(landmarks[:, :2]) / max(float(np.linalg.norm(eyes[1] - eyes[0])), 1e-6)
 
 
-def speaking(distances: Sequence[float]) -> float:
-    """How surely somebody speaks, in [0, 1], by the lips' distances over SPEECH_WINDOW."""
-    return float(ramp(np.ptp(distances), *SPEAKS)) if len(distances) else 0.0
+def speaking(distances: Sequence[tuple[float, float]]) -> float:
+    """How surely somebody speaks at a moment, in [0, 1], which changes smoothly.
+
+    Args:
+        distances: Of the lips, at times around the moment: (seconds after it, distance).
+    """
+    times, values = np.array(distances, float).reshape(-1, 2).T
+    near = np.abs(times[:, None] - times) <= SYLLABLE + 1e-6
+    ranges = np.array([np.ptp(values[row]) for row in near])
+    surely = ramp(ranges, *SPEAKS) * ramp(-np.abs(times), -SPEECH_WINDOW, -SPEECH_WHOLE)
+    return float(surely.max(initial=0.0))

@@ -23,7 +23,7 @@ from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
 from ..timing import timed
-from .change import SPEECH_WINDOW, Change, lip_distance, speaking
+from .change import SPEECH_WINDOW, SYLLABLE, Change, lip_distance, speaking
 from .clips import Frame
 from .follow import Followed, People, Watched, ahead, follow
 from .reading import Clip
@@ -201,8 +201,9 @@ class _Editor(_Frames):
         return float(ramp(float(np.mean(shown)), *COVERED))
 
     def _speaking(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
-        near = _near(one, now, around, SPEECH_WINDOW)
-        return speaking([lip_distance(item.faces[one.person].face.landmarks) for item in near])
+        near, time = _near(one, now, around, SPEECH_WINDOW + SYLLABLE), now.frame.time
+        distance = lambda item: lip_distance(item.faces[one.person].face.landmarks)
+        return speaking([(float(item.frame.time - time), distance(item)) for item in near])
 
 
 def _near(one: Followed, now: Watched, around: Sequence[Watched], seconds: float) -> list[Watched]:

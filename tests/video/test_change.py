@@ -100,9 +100,15 @@ def test_turn_goes_as_far_as_a_frame_can_show(pipe: EmoRigPipeline, hopper_face:
     assert first > 20 and 5 < second < first
 
 
-def test_speech_is_told_by_lips_that_move(hopper_face: EncodedFace) -> None:
+def test_speech_is_told_by_lips_that_move_and_sets_in_smoothly(hopper_face: EncodedFace) -> None:
     closed = lip_distance(hopper_face.face.landmarks)
     assert abs(closed) < 0.05
-    assert speaking([closed, closed + 0.02, closed]) == 0
-    assert speaking([closed, closed + 0.3, closed]) == 1
-    assert 0 < speaking([closed, closed + 0.1]) < 1
+    times = np.arange(60) / 25
+    opened = closed + np.where(
+        times > 1, 0.15 * (1 - np.cos(2 * np.pi * 4 * (times - 1))), 0
+    )  # four syllables a second
+    shown = [speaking([(t - now, d) for t, d in zip(times, opened) if abs(t - now) < 0.5]) for now in times]
+    assert max(shown[:12]) == 0 and min(shown[25:50]) == 1
+    assert np.abs(np.diff(shown)).max() < 0.3
+    trembling = [(t - 1, closed + 0.02 * (i % 2)) for i, t in enumerate(times)]
+    assert speaking(trembling) == 0 and speaking([]) == 0
