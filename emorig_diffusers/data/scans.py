@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -280,8 +278,3 @@ def list_scans(folder: Path) -> list[tuple[str, str, Path]]:
     if not found:
         raise DataError(f"'{folder}' holds no scans: give files such as PERSON/EXPRESSION.ply, or one file a person.")
     return found
-
-
-def natural(names: Sequence[str]) -> list[str]:
-    """Names in the order that people count in."""
-    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])

@@ -42,15 +42,14 @@ class HeadFit:
         shape: [1, S]; expression: [1, E], or `None` for the canonical head.
         placement: From the scan to the head, metres.
         misfit: Median distance of the scan's points from the surface, metres at the head's size.
-        loss: The smallest loss that was met.
         interrupted: Whether it was stopped before its end.
+        losses: Of the steps.
     """
 
     shape: Tensor
     expression: Tensor | None
     placement: Placement
     misfit: float = float("inf")
-    loss: float = float("inf")
     interrupted: bool = False
     losses: list[float] = field(default_factory=list)
 
@@ -122,7 +121,7 @@ class HeadFitter:
         self, points: np.ndarray, normals: np.ndarray | None, start: Placement, seed: int = 0,
         progress: Callable[[int, float], None] | None = None,
     ) -> HeadFit:  # fmt: skip
-        """Fit a scan; Ctrl-C ends it with the best so far.
+        """Fit a scan; Ctrl-C ends it with what was found so far.
 
         Args:
             points: [N, 3], in the scan's coordinates.
@@ -230,7 +229,7 @@ class HeadFitter:
         else:
             distance = self.head.distance(points, shape, expression, PRUNING)
         misfit = float(distance.abs().median()) * self.unit
-        return HeadFit(shape, expression, moved, misfit, min(losses, default=float("inf")), interrupted, losses)
+        return HeadFit(shape, expression, moved, misfit, interrupted, losses)
 
 
 def canonical_points(head: NeuralHeadModel, posed: Tensor, shape: Tensor, expression: Tensor) -> Tensor:

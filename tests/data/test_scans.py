@@ -30,6 +30,7 @@ from emorig_diffusers.data.scans import (
     unproject,
     write_scan,
 )  # fmt: skip
+from emorig_diffusers.evaluation.heads.measure import list_sets
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,7 @@ def test_nphm_layout(ball: trimesh.Trimesh, tmp_path: Path) -> None:
     rows = list_neutrals(tmp_path)
     assert [row[:2] for row in rows] == [("017", "neutral"), ("017", "005"), ("018", "neutral")]
     assert [row[0] for row in list_neutrals(tmp_path, held_out=True)] == ["020"]
+    assert [row[:2] for row in list_sets(tmp_path)] == [("identities", "020/neutral")]
     scan = read_nphm_scan(rows[0][2])
     assert scan.anchors == pytest.approx(registered.vertices[list(ANCHOR_VERTICES)], abs=1e-6)
     assert scan.vertices is not None and len(scan.vertices) == REGISTERED and scan.face is not None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ...data.nphm_layout import is_nphm_layout, list_neutrals
 from ...data.scans import Scan, as_points, estimate_normals, list_scans, read_scan, unit_of
 from ...models.geometry import Surface
 from ...models.nphm import NeuralHeadModel
@@ -41,9 +42,15 @@ class Score:
 def list_sets(folder: Path) -> list[tuple[str, str, Path]]:
     """(set, scan, file) of held-out scans: sets are the folder's folders, or the folder itself is one.
 
+    Of NPHM's data set these are the people of its test split, canonical scans and others apart.
+
     Raises:
         DataError: There are no scans.
     """
+    if is_nphm_layout(folder):
+        listed = list_neutrals(folder, held_out=True)
+        kinds = {True: "identities", False: "expressions"}
+        return sorted((kinds[name == "neutral"], f"{person}/{name}", file) for person, name, file in listed)
     sets = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
     named = [path for path in sets if any(child.is_dir() for child in path.iterdir())]
     found = []

@@ -14,24 +14,27 @@ from tqdm.auto import tqdm
 from ...data.dataset import DataError
 from ...data.nphm_layout import LAYOUT_UNIT, is_nphm_layout, list_neutrals, read_nphm_scan
 from ...data.scans import Scan, as_points, estimate_normals, list_scans, read_scan, unit_of
+from ...models.scan_alignment import Target, place_scan
 
 NEAR = 0.01  # deviation in units of points near the surface, NPHM's
 FAR_RADIUS = 0.794  # units; ball of points far from the surface, the radius that NPHM's reaches
 FAR_SHARE = 8  # points on the face for one far from all, NPHM's
 SPREADS = (0.01, 0.002)  # deviations in units, along normals, of what expressions are learnt from, NPHM's
 EMPTY_RADIUS = 1.25  # units; half the side of the cube where expressions shall move nothing, NPHM's
-KEPT_POINTS = 100_000  # of a scan in memory
+KEPT_POINTS, PLACING_POINTS = 100_000, 10_000  # of a scan in memory; that tell how it lies
 NEUTRAL = "neutral"  # name of a person's canonical scan, where several are there
 
 Sample = dict[str, Tensor]
 
 
-def load_scans(folder: Path, metres_per_unit: float) -> dict[str, dict[str, Scan]]:
+def load_scans(folder: Path, metres_per_unit: float, target: Target | None = None) -> dict[str, dict[str, Scan]]:
     """Scans by person and expression, in units, as points with normals, canonical ones under NEUTRAL.
 
     Args:
         folder: NPHM's data set, or scans as `list_scans` has them, which must lie in the model's space: x to the
-            subject's left, y up, z to the viewer, the origin as NPHM has it. `emorig head fit` shows whether they do.
+            subject's left, y up, z to the viewer, the origin as NPHM has it.
+        metres_per_unit: Size of the model's unit.
+        target: A head in that space that scans of any other are laid on; `None` where they lie right.
 
     Raises:
         DataError: There are no scans, one cannot be read, or someone has no canonical one.
@@ -41,8 +44,12 @@ def load_scans(folder: Path, metres_per_unit: float) -> dict[str, dict[str, Scan
     listed = list_neutrals(folder) if layout else list_scans(folder)
     for number, (person, expression, file) in enumerate(tqdm(listed, desc="scans", mininterval=5)):
         scan = read_nphm_scan(file) if layout else read_scan(file)
-        unit = LAYOUT_UNIT if layout else unit_of(scan.points)[1]
-        scan = ready(scan.scaled(unit / metres_per_unit), np.random.default_rng(number))
+        rng = np.random.default_rng(number)
+        if target is not None and not layout:
+            scan = laid(scan, target, rng)
+        else:
+            scan = scan.scaled(LAYOUT_UNIT if layout else unit_of(scan.points)[1])
+        scan = ready(scan.scaled(1 / metres_per_unit), rng)
         found.setdefault(person, {})[expression] = scan
     for person, scans in found.items():
         if NEUTRAL not in scans:
@@ -50,6 +57,20 @@ def load_scans(folder: Path, metres_per_unit: float) -> dict[str, dict[str, Scan
                 raise DataError(f"{folder} has no canonical scan of {person}: name one {NEUTRAL}.")
             found[person] = {NEUTRAL: next(iter(scans.values()))}
     return found
+
+
+def laid(scan: Scan, target: Target, rng: np.random.Generator) -> Scan:
+    """A scan of any unit and rotation in metres, laid on a head by ICP."""
+    name, unit = unit_of(scan.points)
+    cloud = as_points(scan, rng, PLACING_POINTS)
+    place, _ = place_scan(cloud.points, cloud.normals, target, unit, bool(name), rng)
+    move = lambda points: None if points is None else place.apply(points).astype(np.float32)
+    turned = None if scan.normals is None else (scan.normals @ place.rotation.T).astype(np.float32)
+    points = place.apply(scan.points).astype(np.float32)
+    return replace(
+        scan, points=points, normals=turned, anchors=move(scan.anchors), vertices=move(scan.vertices), exact=None,
+        exact_normals=None,
+    )  # fmt: skip
 
 
 def ready(scan: Scan, rng: np.random.Generator) -> Scan:

@@ -15,8 +15,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...data.dataset import DataError
+from ...data.made_scans import ScanMaker
 from ...files.atomic import write_file
+from ...hub.repository import resolve
+from ...models.geometry import Surface
+from ...models.head import HeadModel
 from ...models.nphm import NeuralHeadModel
+from ...models.scan_alignment import Target
 from ..config import parse_trainer, preset_networks, require, trainer_parser
 from ..trainer import SampledRun
 from .data import ExpressionData, IdentityData, load_scans, mean_anchors
@@ -45,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--stage", choices=("identity", "expression"), default="identity")
     add("--pretrained_model_name_or_path", type=Path, help="the first stage's head, for the second or to go on with")
     add("--codes", type=Path, help=f"the first stage's {CODES} (default: beside its head)")
+    add("--align", action="store_true", help="lay scans of any unit and rotation on the open head first")
     add("--face_points", type=int, default=750, help="of a person and step, on the face; NPHM's")
     add("--other_points", type=int, default=50, help="of a person and step, elsewhere; NPHM's")
     add("--pairs", type=int, default=1000, help="points of a scan and step in the second stage; NPHM's")
@@ -60,6 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if min(args.face_points, args.pairs) < 1 or min(args.other_points, args.sheet_heads) < 0:
         parser.error("--face_points and --pairs must be at least 1, --other_points and --sheet_heads not negative.")
     return args
+
+
+def open_target() -> Target:
+    """The open head in NPHM's space, to lay scans on."""
+    maker = ScanMaker(HeadModel.from_pretrained(Path(resolve("emorig-open")) / "head"))
+    return Target(Surface(maker.head.template + maker.shift, maker.faces), np.random.default_rng(0))
 
 
 def weights_of(args: argparse.Namespace, losses: dict[str, float]) -> dict[str, float]:
@@ -93,7 +105,7 @@ class NphmRun(SampledRun):
         torch.manual_seed(args.seed)
         self.head = open_head(args)
         unit = self.head.config.metres_per_unit
-        scans = load_scans(args.train_data_dir, unit)
+        scans = load_scans(args.train_data_dir, unit, open_target() if args.align else None)
         stage = self._identity if args.stage == "identity" else self._expression
         data, networks, objective, rate = stage(args, scans)
         self.code_rate = rate if args.code_rate is None else args.code_rate

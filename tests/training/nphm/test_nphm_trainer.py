@@ -40,7 +40,7 @@ from emorig_diffusers.training.nphm.objectives import (
     IdentityObjective,
     weighted,
 )  # fmt: skip
-from emorig_diffusers.training.nphm.trainer import CODES, read_codes
+from emorig_diffusers.training.nphm.trainer import CODES, open_target, read_codes
 
 SIZES = {"num_global": 8, "num_local": 4, "width": 20, "layers": 4, "anchor_width": 8, "num_expression": 6,
          "expression_width": 24, "expression_layers": 4, "num_compressed": 4}  # fmt: skip
@@ -94,6 +94,19 @@ def test_scans_become_units(loaded: dict[str, dict[str, Scan]]) -> None:
     nose = mean_anchors(loaded)[33]
     assert nose[2] == pytest.approx(0.28, abs=0.06) and abs(float(nose[0])) < 0.03
     assert np.abs(loaded["linear-000"][NEUTRAL].points).max() < 1
+
+
+def test_scans_are_laid_on_a_head(loaded: dict[str, dict[str, Scan]], tmp_path: Path) -> None:
+    """Turned and in millimetres they come to lie where they were, near enough to train on; anchors come along."""
+    scan = loaded["linear-000"][NEUTRAL].scaled(0.25)
+    turn = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float32)
+    move = lambda points: (points @ turn.T * 1000 + 50).astype(np.float32)
+    moved = Scan(move(scan.points), scan.normals @ turn.T, anchors=move(scan.anchors))
+    write_scan(moved, tmp_path / "anna.npz")
+    [found] = load_scans(tmp_path, 0.25, open_target())["anna"].values()
+    assert np.linalg.norm(found.points - 4 * scan.points, axis=1).mean() < 0.06  # units: 15 mm
+    assert np.linalg.norm(found.anchors - 4 * scan.anchors, axis=1).mean() < 0.06
+    assert (found.normals * scan.normals).sum(1).mean() > 0.97
 
 
 def test_identity_samples(loaded: dict[str, dict[str, Scan]]) -> None:
