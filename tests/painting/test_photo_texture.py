@@ -11,7 +11,17 @@ import pytest
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.diffusion.sampling import Sampling
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.painting.photo_texture import OPTIONAL, STAGES, EditState, PhotoTexturePainter, run_stages
+from emorig_diffusers.painting import photo_texture
+from emorig_diffusers.painting.photo_texture import (
+    OPTIONAL,
+    STAGES,
+    EditState,
+    PhotoTexturePainter,
+    facial_flow,
+    place_heads,
+    run_stages,
+)
+from emorig_diffusers.painting.stages.flow import PhotoTexture
 from emorig_diffusers.timing import recorded
 
 
@@ -78,3 +88,23 @@ def test_a_pipelines_texture_follows_its_head(pipe: EmoRigPipeline, bare: EmoRig
     other = type(bare.head).from_config(bare.head.config)
     made.head = other
     assert made.texture.head is other
+
+
+def test_what_the_photo_alone_tells_is_found_once_and_for_no_other_photo(
+    bare: EmoRigPipeline, start: EditState, hopper_face: EncodedFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, drawn = [], []
+    monkeypatch.setattr(photo_texture, "photo_blur", lambda photo, *_: looked.append(photo) or 0.0)
+    draw = PhotoTexture._draw
+    monkeypatch.setattr(PhotoTexture, "_draw", lambda *given: drawn.append(given[1]) or draw(*given))
+    start = replace(start, face=replace(hopper_face))  # whose photo nobody has looked at
+    motion = lambda state: facial_flow(place_heads(state)).flow.motion
+    sad = replace(start, target=bare.edit_codes(hopper_face, "sad"))
+    bare._texture = None
+    first, second = motion(start), motion(sad)
+    assert len(looked) == 1 and len(drawn) == 3  # the photo's head, and what each of the two is to show
+    motion(replace(start, photo=start.photo.copy()))
+    assert len(looked) == 2
+    bare._texture = None
+    assert np.array_equal(motion(sad), second) and not np.array_equal(first, second)
+    assert len(drawn) == 6

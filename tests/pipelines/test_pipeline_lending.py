@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_modes_take_over_what_they_say(
     rig: EmoRigPipeline, astronaut_face: EncodedFace, hopper_face: EncodedFace, modes: tuple, taken: set
 ) -> None:
     pose = torch.tensor([[0.1, 0.2, -0.1, 0.15, 0.0, 0.02]])
-    lender = EncodedFace(**vars(hopper_face) | {"codes": hopper_face.codes.with_(pose=pose)})
+    lender = replace(hopper_face, codes=hopper_face.codes.with_(pose=pose))
     source, lent = astronaut_face.codes, lender.codes
     target = rig.edit_codes(astronaut_face, reference=lender, modes=modes)
     parts = {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...photo.colour import Tone
 from ...photo.landmarks import lips_apart
+from ...photo.masks import any_channel
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
 from .face_light import Adaptation
@@ -239,7 +240,7 @@ def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur:
 
 def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
-    left, top, right, bottom = reach(np.any(change, -1), matrix, photo.shape)
+    left, top, right, bottom = reach(any_channel(change), matrix, photo.shape)
     if right <= left or bottom <= top:
         return photo
     large = enlarge(change.astype(np.float32) * 255, matrix, (left, top, right, bottom))

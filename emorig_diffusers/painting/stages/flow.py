@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
 from ...photo.landmarks import BROWS, EYES_OUTER, INNER_LIPS, LIDS, LOWER_LIDS, OUTER_LIPS, lips_apart
-from ...photo.masks import border_mask, fill_polygon, nearest_known, ramp, smooth
+from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known, ramp, smooth
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
-from ...render.rasterize import Fragments, interpolate, rasterize
+from ...render.rasterize import rasterize
 from .eyeballs import Eyeball, paint_eyeball
 from .mouth import Mouth
 from .openings import move_lids, move_lips, stretch_lips
@@ -100,6 +100,11 @@ class _Drawing:
     mouth: np.ndarray
     points: np.ndarray
 
+    @cached_property
+    def hit(self) -> np.ndarray:
+        """Places of pixels that show the head, in a raveled picture."""
+        return np.flatnonzero(self.face.ravel() >= 0)
+
 
 class PhotoTexture:
     """Draws warps for one head model; holds what depends on the mesh alone.
@@ -113,6 +118,7 @@ class PhotoTexture:
         self.faces = head.faces
         self.part = head.face_part.numpy()
         self.mouth = Mouth(head)
+        self._source: tuple[Tensor, tuple[int, bool], _Drawing] | None = None
         inside = np.isin(self.part, (*TEETH, CAVITY))
         self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
 
@@ -139,10 +145,9 @@ class PhotoTexture:
             speaks: Whether the lips speak: then what they show between them stretches with them.
         """
         scale = self.scale(source)
-        before, after = (self._draw(pixels, size, scale, covered) for pixels in (source, target))
+        before, after = self._draw_source(source, size, scale, covered), self._draw(target, size, scale, covered)
         on = after.face >= 0
-        corners = self.faces.numpy()[np.maximum(after.face, 0)]
-        origin = (before.pixels[corners] * after.bary[..., None]).sum(2)
+        origin = self._interpolated(after, before.pixels)
         centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
         motion = np.where(on[..., None], origin[..., :2] - centre, 0)
         hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
@@ -169,7 +174,7 @@ class PhotoTexture:
         around, inside, depth = self._inside(target, after.mouth, scale)
         albedo = np.where(around[..., None], inside, albedo)
         place = self._shading_place(after) if self.head.config.shading_size else None
-        free = self._interpolated(after, self.above_mask[:, None])[..., 0] if covered else None
+        free = self._interpolated(after, self.above_mask[:, None].numpy())[..., 0] if covered else None
         return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
                     place, free=free)  # fmt: skip
 
@@ -227,6 +232,13 @@ class PhotoTexture:
         lids = self.head.landmarks(self.head.template[None])[0, list(LOWER_LIDS), 1].mean()
         return torch.from_numpy(ramp((self.head.template[:, 1] - lids).numpy(), -MASK_BELOW, 0.0)).float()
 
+    def _draw_source(self, pixels: Tensor, size: int, scale: float, covered: bool) -> _Drawing:
+        """As `_draw`; the latest one is kept, for one face is often drawn again and again under other codes."""
+        asked, kept = (size, covered), self._source
+        if kept is None or kept[1] != asked or not torch.equal(kept[0], pixels):
+            kept = self._source = pixels, asked, self._draw(pixels, size, scale, covered)
+        return kept[2]
+
     def _draw(self, pixels: Tensor, size: int, scale: float, covered: bool = False) -> _Drawing:
         """Rasterise the outside, then teeth before cavity, which show only between the lips."""
         points = self.head.landmarks(pixels[None])[0].numpy()[:, :2]
@@ -253,7 +265,7 @@ class PhotoTexture:
         """Pixels of the target that the photo does not show, small gaps closed."""
         size = len(before.face)
         x, y = (np.clip(origin[..., k].astype(int), 0, size - 1) for k in (0, 1))
-        inside = ((origin[..., :2] > 0) & (origin[..., :2] < size)).all(-1)
+        inside = (origin[..., 0] > 0) & (origin[..., 0] < size) & (origin[..., 1] > 0) & (origin[..., 1] < size)
         seen = np.where(np.isfinite(before.depth[y, x]), before.depth[y, x], -np.inf)
         part = np.where(after.face >= 0, self.part[after.face], -1)
         part_seen = np.where(before.face >= 0, self.part[before.face], -1)[y, x]
@@ -269,19 +281,21 @@ class PhotoTexture:
     def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
         flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
         normal = vertex_normals((pixels * flip)[None], self.faces)
-        both = self._interpolated(drawn, torch.cat([normal[0], self.head.albedo], 1))
+        both = self._interpolated(drawn, torch.cat([normal[0], self.head.albedo], 1).numpy())
         return both[..., :3], both[..., 3:]
 
-    def _interpolated(self, drawn: _Drawing, values: Tensor) -> np.ndarray:
-        """Values of vertices [V, C] at pixels [G, G, C]; 0 outside the head."""
-        fragments = Fragments(*(torch.from_numpy(a)[None] for a in (drawn.face, drawn.bary, drawn.depth)))
-        return interpolate(fragments, self.faces, values)[0].numpy()
+    def _interpolated(self, drawn: _Drawing, values: np.ndarray) -> np.ndarray:
+        """Values of vertices [V, C] at pixels float32 [G, G, C]; 0 outside the head."""
+        result = np.zeros((drawn.face.size, values.shape[1]), np.float32)
+        corners, weights = self.faces.numpy()[drawn.face.ravel()[drawn.hit]], drawn.bary.reshape(-1, 3)[drawn.hit]
+        at = lambda i: values[corners[:, i]] * weights[:, i, None]
+        result[drawn.hit] = at(0) + at(1) + at(2)
+        return result.reshape(*drawn.face.shape, -1)
 
     def _shading_place(self, drawn: _Drawing) -> np.ndarray:
-        corners = self.faces.numpy()[np.maximum(drawn.face, 0)]
-        place = (self.head.shading_place.numpy()[corners] * drawn.bary[..., None]).sum(2)
+        place = self._interpolated(drawn, self.head.shading_place.numpy())
         skin = (drawn.face >= 0) & (self.part[drawn.face] == SKIN) & ~drawn.mouth
-        return np.where(skin[..., None], place, -1).astype(np.float32)
+        return np.where(skin[..., None], place, np.float32(-1))
 
 
 def _rim_motion(before: _Drawing, after: _Drawing) -> float:
@@ -303,7 +317,8 @@ def soften_steps(motion: np.ndarray, skin: np.ndarray, width: float) -> np.ndarr
     Where a lip or fold comes to hide what lay below it, a photo sampled across the jump shows specks of the hidden.
     """
     inner = cv2.erode(skin.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    jump = cv2.morphologyEx(motion, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(-1) > STEP
+    steps = cv2.morphologyEx(motion, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    jump = (steps[..., 0] > STEP) | (steps[..., 1] > STEP)
     if not (jump & inner).any():
         return motion
     weight = skin.astype(np.float32)
@@ -336,7 +351,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
 
     Pixels that do not move are the photo's own, bit for bit.
     """
-    x0, y0, x1, y1 = reach(np.any(warp.motion, -1), matrix, photo.shape)
+    x0, y0, x1, y1 = reach(any_channel(warp.motion), matrix, photo.shape)
     if x1 <= x0 or y1 <= y0:
         return photo.copy()
     inverse = invert(matrix)
@@ -345,7 +360,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
                       borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
     result = photo.copy()
-    still = ~np.any(motion, -1)
+    still = ~any_channel(motion)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
     for eye in warp.eyes:
         paint_eyeball(result, photo, matrix, eye, warp.blur)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...photo.colour import LUMINANCE
 from ...photo.landmarks import MOUTH_CORNERS
+from ...photo.masks import any_channel
 from .face_light import SKIN_CAST, TYPICAL_SKIN, TYPICAL_WHITE, FaceLight, face_light, linear
 from .flow import Warp
 
@@ -64,7 +65,7 @@ def light_on_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray:
     those and by 26 of another set, on which mean errors of 28 % in light, 8 % in red and 5 % in blue over green are
     left. Where shades hide the eyes, skin and surroundings tell. Arguments as for `find_teeth_light`.
     """
-    colours, skin = linear(crop), warp.albedo.any(-1) & ~warp.mouth
+    colours, skin = linear(crop), any_channel(warp.albedo) & ~warp.mouth
     bright, found = colours @ LUMINANCE, face_light(colours, warp.points)
     by_skin = _light_on_skin(np.median(bright[skin]), crop[skin]) if skin.any() else 1.0
     white = found.white_level / TYPICAL_WHITE

@@ -15,7 +15,7 @@ import torch
 
 from ...models.head import HeadModel
 from ...photo.landmarks import LIDS
-from ...photo.masks import fill_polygon
+from ...photo.masks import any_channel, fill_polygon
 from ...photo.resample import warp_crop
 from .flow import SKIN_GRID, Warp
 from .skin import PALE, SAFE, WARMTH, apply_field
@@ -87,7 +87,8 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     colour = np.clip(np.median(np.hypot(*samples[:, 1:].T)) / PALE - 0.1, 0, 1)
     near = np.abs(samples - np.median(samples, 0)) / SPREAD
     samples = samples[near.max(1) <= max(3.0, near.max(1).min())] / SPREAD
-    distance = np.square(lab[:, :, None] / SPREAD - samples).sum(-1).min(-1)
+    off = np.square(lab[:, :, None] / SPREAD - samples)
+    distance = (off[..., 0] + off[..., 1] + off[..., 2]).min(-1)
     skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - warp.features
     blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
     around = blur(skin * bare) / (blur(bare) + 1e-3)
@@ -104,7 +105,7 @@ def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
 def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
     """What is shown on the grid [G, G] or [G, G, 3] float32, averaged over skin with a standard deviation in metres."""
     size = len(warp.normal)
-    bare = cv2.resize(1 - warp.features, (size, size)) * warp.normal.any(-1) + 1e-3
+    bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
     bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
     blur = lambda x: cv2.GaussianBlur(x, (0, 0), width * warp.scale).reshape(x.shape)
     return blur(values * bare) / blur(bare)
