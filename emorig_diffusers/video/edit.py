@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion.sampling import Sampling
 from ..evaluation.metrics.identity import IdentityJudge
 from ..face.encode import EncodedFace
 from ..models.occlusion import mouth_covered
@@ -150,8 +149,6 @@ class _Editor(_Frames):
             with naming_reference():
                 rgb = read_photo(request.reference).rgb
                 self.reference = rgb, pipe.encode(rgb, "largest", request.crop, request.target_encoder)[0]
-        steps = request.num_inference_steps or pipe.config.default_num_inference_steps
-        self.sampling = Sampling(steps, batch=request.batch_size, best_of=request.best_of or 1)
 
     def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
         encoded, targets = [], []
@@ -164,7 +161,8 @@ class _Editor(_Frames):
             with timed("edit codes"):
                 targets.append(person.change.codes(face, share, speech, hidden))
         edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference)
-        [painted] = self.pipe.painter.paint([edits], replace(self.sampling, generator=self.generator()))
+        sampling = self.pipe.sampling_of(replace(self.request, generator=self.generator()))
+        [painted] = self.pipe.painter.paint([edits], sampling)
         return painted.rgb
 
     def _person(self, one: Followed, around: Sequence[Watched]) -> _Person:

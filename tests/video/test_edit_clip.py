@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from made_clips import RATE, make_video
+from small_diffae import small_diffae
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.main import main
@@ -60,7 +61,7 @@ def edited(pipe: EmoRigPipeline, pictures: list[np.ndarray], **given: object) ->
 
 
 def test_edit_stands_as_still_as_its_clip_and_leaves_the_background(pipe: EmoRigPipeline, small: np.ndarray) -> None:
-    pictures = moved(small, 6, 256, noise=2.0)
+    pictures = moved(small, 5, 256, noise=2.0)
     results, meter = edited(pipe, pictures, emotion="surprise"), FlickerMeter()
     face, changes = pipe.encode(pictures[0])[0].face, []
     for source, result in zip(pictures, results, strict=True):
@@ -97,3 +98,25 @@ def test_command_edits_a_clip_with_its_sound(
     first = [next(clip.frames()).rgb.astype(int) for clip in (before, after)]
     assert np.abs(first[0] - first[1])[150:200, 100:160].mean() > 8
     assert np.abs(first[0] - first[1])[:40].mean() < 4
+
+
+def test_pipeline_without_a_head_edits_frame_by_frame_from_the_same_noise(small: np.ndarray) -> None:
+    other = small_diffae()
+    pictures = [small, small, np.full_like(small, 90), small]
+    given = {"emotion": "happy", "num_inference_steps": 2, "inversion_steps": 2}
+    frames = [frame.rgb for frame in edit_clip(other, Frames(pictures), **given)]
+    assert not np.array_equal(frames[0], small) and np.array_equal(frames[2], pictures[2])
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() < 0.4 * np.abs(frames[0].astype(int) - small).mean()
+
+
+def test_what_only_a_photo_can_be_given_is_refused(pipe: EmoRigPipeline, small: np.ndarray) -> None:
+    clip = Frames([small])
+    for given, message in (
+        ({"emotion": ["happy", "sad"]}, "one emotion"),
+        ({"codes": pipe.encode(small)[0].codes}, "leave codes out"),
+        ({"emotion": "happy", "faces": pipe.encode(small)}, "leave faces out"),
+        ({"reference": small, "modes": ("exp", "pose")}, "its expression alone"),
+        ({}, "Nothing to do"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            edit_clip(pipe, clip, **given)
