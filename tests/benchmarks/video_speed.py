@@ -1,6 +1,6 @@
 """Frames a second of a clip's edit, what its stages take, and memory; beside single photos in the same run.
 
-    python tests/benchmarks/video_speed.py [--threads 2] [--frames 24] [--size 1280 720] [--face 250] [--clip FILE]
+python tests/benchmarks/video_speed.py [--threads 2] [--frames 24] [--size 1280 720] [--face 250] [--clip FILE]
 """
 
 from __future__ import annotations
