@@ -118,7 +118,6 @@ class EncodedFace:
         picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
         covered: Whether something is before the mouth; not asked where a network draws the whole crop.
         speaks: Whether the lips speak, in a clip: then the mouth shows what the photo does.
-        found: What painters found of the face in its photo alone: what it is -> the photo, and that.
     """
 
     face: Face
@@ -133,7 +132,6 @@ class EncodedFace:
     picture: Picture | None = None
     covered: bool = False
     speaks: bool = False
-    found: dict[Any, tuple[np.ndarray, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shut_eyes(self) -> tuple[bool, bool]:

@@ -29,6 +29,7 @@ class PhotoEdits:
         request: What is asked.
         reference: The photo that lends an expression, uint8, and its face.
         redraw: Whether a network that draws the whole crop draws a face under its own codes, too.
+        moving: Whether they are pictures of faces that move: then what is drawn anew comes little by little.
     """
 
     rgb: np.ndarray
@@ -37,6 +38,7 @@ class PhotoEdits:
     request: EditRequest
     reference: tuple[np.ndarray, Any] | None = None
     redraw: bool = False
+    moving: bool = False
 
     @property
     def appearance(self) -> tuple[np.ndarray, Any] | None:

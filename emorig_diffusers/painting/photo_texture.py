@@ -7,7 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
 
 FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels; training has a coarser one
+_FOUND: WeakKeyDictionary[EncodedFace, dict[tuple, tuple[ref[np.ndarray], Any]]] = WeakKeyDictionary()
+"""Face -> what its photo alone tells of it, and in which photo that was found."""
 LATER: Any = None  # what a stage has yet to fill in
 
 
@@ -42,6 +46,7 @@ class EditState:
         target: The codes to show [1, ...].
         sampling: How the network is sampled.
         grid: Side of the flow's grid, pixels.
+        moving: Whether it is a picture of a face that moves: then a mouth that is drawn anew comes little by little.
         moves_eyes: Whether eyes open and close, which takes the face's detection; of prepared photos only codes are
             kept.
         source_vertices, target_vertices: Heads [V, 3] in pixels of the flow's grid.
@@ -59,6 +64,7 @@ class EditState:
     target: FaceCodes
     sampling: Sampling
     grid: int = FLOW_SIZE
+    moving: bool = False
     moves_eyes: bool = True
     source_vertices: Tensor = LATER
     target_vertices: Tensor = LATER
@@ -68,6 +74,11 @@ class EditState:
     plan: composite.Plan = LATER
     inpainted: Tensor = LATER
     result: np.ndarray = LATER
+
+    @property
+    def mouth_share(self) -> float:
+        """How much of a mouth that is drawn anew is taken, in [0, 1]."""
+        return composite.mouth_share(self.flow) if self.moving else 1.0
 
     @cached_property
     def photo_to_flow(self) -> np.ndarray:
@@ -81,9 +92,9 @@ class EditState:
 
     def of_photo(self, name: str, find: Callable[[], Any]) -> Any:
         """What is found of the face in the photo alone, once however often the face is drawn under other codes."""
-        asked, known = (name, self.grid), self.face.found
-        if asked not in known or known[asked][0] is not self.photo:
-            known[asked] = self.photo, find()
+        asked, known = (name, self.grid, self.painter.config.crop_size), _FOUND.setdefault(self.face, {})
+        if asked not in known or known[asked][0]() is not self.photo:
+            known[asked] = ref(self.photo), find()
         return known[asked][1]
 
     @cached_property
@@ -148,7 +159,8 @@ def plan_inpainting(state: EditState) -> EditState:
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
     near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
     release = 0.0 if state.face.covered else inpaint.fold_release(state.unit_changes)
-    plan = composite.plan(state.flow, warp_crop(state.moved, grid, state.grid), size, release, near)
+    fine = warp_crop(state.moved, grid, state.grid)
+    plan = composite.plan(state.flow, fine, size, release, near, state.mouth_share)
     return replace(state, plan=plan, inpainted=plan.base)
 
 
@@ -171,7 +183,8 @@ def draw_lip_line(state: EditState) -> EditState:
     """A sharp line where painted lips touch."""
     if not composite.mouth_changes(state.flow):
         return state
-    return replace(state, result=lips.draw_lip_line(state.result, state.photo_to_flow, state.flow))
+    result, share = lips.draw_lip_line(state.result, state.photo_to_flow, state.flow), state.mouth_share
+    return replace(state, result=cv2.addWeighted(result, share, state.result, 1 - share, 0) if share < 1 else result)
 
 
 def shade_expression(state: EditState) -> EditState:
@@ -271,18 +284,19 @@ class PhotoTexturePainter(Painter):
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[PaintedPhoto]:
         """As `base.Painter`."""
-        results = [(edits.rgb, list(zip(edits.faces, targets))) for edits in photos for targets in edits.targets]
-        return [self._paint_photo(rgb, faces, sampling.of([i])) for i, (rgb, faces) in enumerate(results)]
+        results = [(edits, list(zip(edits.faces, targets))) for edits in photos for targets in edits.targets]
+        return [self._paint_photo(edits, faces, sampling.of([i])) for i, (edits, faces) in enumerate(results)]
 
     def _paint_photo(
-        self, rgb: np.ndarray, faces: Collection[tuple[EncodedFace, FaceCodes]], sampling: Sampling
+        self, edits: PhotoEdits, faces: Collection[tuple[EncodedFace, FaceCodes]], sampling: Sampling
     ) -> PaintedPhoto:
+        rgb = edits.rgb
         painted: list[PaintedFace | None] = []
         for face, target in faces:
             if unchanged(face.codes, target):
                 painted.append(None)
                 continue
-            state = run_stages(EditState(self, rgb, face, target, sampling), self.skip)
+            state = run_stages(EditState(self, rgb, face, target, sampling, moving=edits.moving), self.skip)
             rgb = state.result
             painted.append(PaintedFace(state.plan.picture()))
         return PaintedPhoto(rgb, painted)

@@ -57,7 +57,7 @@ def animate(
     emotions: Any = request.emotion if isinstance(request.emotion, (list, tuple)) else [request.emotion]
     check_animation(pipe, request, seconds, blink, rate)
     portrait = Portrait(pipe, photo, request, seed)
-    keys = [portrait.codes, *(portrait.edited(one) for one in emotions)]
+    portrait.keys = keys = [portrait.codes, *(portrait.edited(one) for one in emotions)]
     length = SECONDS * len(emotions) if seconds is None else seconds
     return _frames(portrait, [*keys, keys[0]] if loop else keys, length, loop, blink, rate)
 

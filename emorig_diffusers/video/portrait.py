@@ -39,6 +39,7 @@ class Portrait:
     Attributes:
         rgb: The photo, uint8 [H, W, 3].
         faces: Those that move.
+        keys: What they come to on their way, to be drawn as a photo's edit is.
 
     Raises:
         NoFaceError, PhotoError, ValueError: As for an edit.
@@ -52,6 +53,7 @@ class Portrait:
                 raise ValueError(f"A photo that moves cannot be given {what}: leave {name} out.")
         self.pipe, self.request, self.seed = pipe, request, seed
         self.sampling = pipe.sampling_of(request)
+        self.keys: list[list[FaceCodes]] = []
         self.reference: tuple[np.ndarray, EncodedFace] | None = None
         if request.reference is not None:
             with naming_reference():
@@ -100,6 +102,7 @@ class Portrait:
         if all(unchanged(*both) for both in zip(self.codes, targets)):
             return self.rgb
         sampling = replace(self.sampling, generator=torch.Generator().manual_seed(self.seed))
-        edits = PhotoEdits(self.rgb, self.faces, [targets], self.request, self.reference)
+        at_rest = any(all(unchanged(*both) for both in zip(key, targets)) for key in self.keys)
+        edits = PhotoEdits(self.rgb, self.faces, [targets], self.request, self.reference, moving=not at_rest)
         [painted] = self.pipe.painter.paint([edits], sampling)
         return painted.rgb

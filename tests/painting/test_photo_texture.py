@@ -21,7 +21,8 @@ from emorig_diffusers.painting.photo_texture import (
     place_heads,
     run_stages,
 )
-from emorig_diffusers.painting.stages.flow import PhotoTexture
+from emorig_diffusers.painting.stages.flow import MOUTH_SHUT, PhotoTexture
+from emorig_diffusers.photo.landmarks import lips_apart
 from emorig_diffusers.timing import recorded
 
 
@@ -108,3 +109,22 @@ def test_what_the_photo_alone_tells_is_found_once_and_for_no_other_photo(
     bare._texture = None
     assert np.array_equal(motion(sad), second) and not np.array_equal(first, second)
     assert len(drawn) == 6
+
+
+def test_a_mouth_that_opens_does_not_jump_in_where_the_face_moves(bare: EmoRigPipeline, start: EditState) -> None:
+    texture, own = bare.texture, start.face.codes
+
+    def gap(share: float) -> float:
+        vertices = place_heads(replace(start, target=own.towards(start.target, share))).target_vertices
+        return lips_apart(texture.head.landmarks(vertices[None])[0].numpy()[:, :2]) / texture.scale(vertices)
+
+    shares = np.linspace(0, 0.6, 121)
+    first = shares[np.argmax([gap(share) > MOUTH_SHUT for share in shares])]
+    assert 0 < first < 0.5
+    shown = lambda share, moving: run_stages(
+        replace(start, target=own.towards(start.target, share), moving=moving)
+    ).result.astype(int)
+    changes = [np.abs(shown(first - 0.01, moving) - shown(first, moving)) for moving in (False, True)]
+    jump, soft = (np.sort(change.ravel())[-500:].mean() for change in changes)  # about the pixels between the lips
+    assert soft < jump / 2
+    assert np.array_equal(run_stages(replace(start, moving=True)).result, run_stages(start).result)  # wholly there

@@ -12,17 +12,19 @@ from torch import Tensor
 
 from ...photo.colour import Tone
 from ...photo.landmarks import lips_apart
-from ...photo.masks import any_channel
+from ...photo.masks import any_channel, ramp
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
 from .face_light import Adaptation
-from .flow import PhotoTexture, Warp
+from .flow import MOUTH_SHUT, PhotoTexture, Warp
 from .inpaint import Seen, fill, make_base, mouth_cover, paint_mouth, regions, shrink, shrink_mask
 from .mouth_light import TeethLight
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
 UNSEEN = 0.4  # share of an open mouth that the photo may not show, before all of it is painted anew
+COMES, UNSEEN_COMES = 0.0012, 0.2  # more opening, metres, or more that is unseen, until it is wholly there in a face
+# that moves: two or three frames of a smile
 DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixels of its grid
 SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
 ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged
@@ -104,7 +106,14 @@ def close_up(
     return CloseUp(near, warp_crop(moved, _then(matrix, place), len(near.mouth)), place, times)
 
 
-def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, near: CloseUp | None = None) -> Plan:
+def plan(
+    warp: Warp,
+    fine: np.ndarray,
+    size: int,
+    fold_release: float = 0.0,
+    near: CloseUp | None = None,
+    mouth_share: float = 1.0,
+) -> Plan:
     """Choose masks and make the base.
 
     Args:
@@ -114,6 +123,7 @@ def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, nea
         fold_release: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
             stay the photo's own skin, for shading.py to shade.
         near: Where the mouth is drawn, if not on that grid.
+        mouth_share: How much of the mouth that is drawn is taken.
     """
     near = near or CloseUp(warp, fine, np.eye(2, 3))
     seen, nowhere = Seen.of(warp, fine, size), np.zeros((size, size), bool)
@@ -137,8 +147,8 @@ def plan(warp: Warp, fine: np.ndarray, size: int, fold_release: float = 0.0, nea
         drawn = seen.tone(drawn) if seen.tone else drawn
     skin = np.maximum(fold_release * _feather(folds, 2.0), _feather(hole, 2.0))
     skin = skin * (1 - _shrunk_mask(inside, place, size))
-    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge | folds), flat(mouth), skin, inside,
-                drawn, place, near.warp.blur, seen.tone, seen.adaptation)  # fmt: skip
+    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge | folds), flat(mouth), skin,
+                inside * np.float32(mouth_share), drawn, place, near.warp.blur, seen.tone, seen.adaptation)  # fmt: skip
 
 
 def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
@@ -153,6 +163,17 @@ def mouth_changes(warp: Warp) -> bool:
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
     return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
+
+
+def mouth_share(warp: Warp) -> float:
+    """How much of a mouth that is drawn anew is taken in a face that moves, in [0, 1]: from 0 where it begins to change
+    to 1 a little later, so that it does not jump in."""
+    before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
+    if before <= MOUTH_SHUT:
+        return float(ramp(after, MOUTH_SHUT, MOUTH_SHUT + COMES))
+    limit = max(OPENING_CHANGE, OPENING_STRETCH * before)
+    unseen = (warp.hole & warp.mouth).sum() / max(warp.mouth.sum(), 1)
+    return float(max(ramp(abs(after - before), limit, limit + COMES), ramp(unseen, UNSEEN, UNSEEN + UNSEEN_COMES)))
 
 
 def _then(first: np.ndarray, second: np.ndarray) -> np.ndarray:
