@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import argparse
 import functools
-import html
 import os
-import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import clip_page
 import gradio as gr
 import page
 import torch
+from clips import ClipEditor, Progress, chosen, number_people
 from gradio.utils import get_upload_folder
 from heads import write_fitted_heads, write_heads
+from parts import Job, choose_among, upload, upload_clip
+from visitors import friendly, new_folder
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.cli.amounts import by_name, parse_amounts
-from emorig_diffusers.cli.main import load_pipeline, sentence
-from emorig_diffusers.files.assets import AssetError
+from emorig_diffusers.cli.main import load_pipeline
 from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
 from emorig_diffusers.pipelines.base import FacePipeline
@@ -33,7 +34,9 @@ from emorig_diffusers.pipelines.outputs import notes_of
 from emorig_diffusers.pipelines.request import ARGUMENTS
 
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
-EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None)
+EMPTY_STAGE = (None, gr.update(value=None, interactive=False), None, None, gr.update(visible=False))
+EMPTY_CLIP_STAGE = (None, None, gr.update(value=None, interactive=False), gr.update(interactive=False))
+IDLE = gr.update(visible=True), gr.update(visible=False)  # buttons that run and stop a job
 DELETE = (3600, 86400)  # every so many seconds, files older than that
 PRIVATE = {"api_visibility": "private"}
 
@@ -44,6 +47,8 @@ class Editor:
     def __init__(self, pipe: FacePipeline) -> None:
         self.pipe = pipe
         self.run = on_zero_gpu(pipe)
+        self.lock = threading.Lock()  # a pipeline does one thing at a time
+        self.clips = ClipEditor(pipe, self.lock, lend_gpu)
         pipe.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
             pipe.to("cuda")
@@ -116,9 +121,10 @@ class Editor:
             gr.Warning(error.message)
             return (gr.skip(),) * len(EMPTY_STAGE)
         picture = gr.update(value=pair, width=page.stage_width(*result.images[0].size))
-        return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads
+        hidden = gr.update(visible=False)  # the animation of another edit
+        return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads, hidden
 
-    def show_again(self, frames: list, photo: str | None, emotion: str | None, *values: Any) -> Sequence[Any]:
+    def show_again(self, frames: dict, photo: str | None, emotion: str | None, *values: Any) -> Sequence[Any]:
         """As `show` where there are a photo with faces and something to do, else an empty stage."""
         reference, attributes, moved = values[2], values[6], values[8:]
         if photo and frames and (emotion or reference or attributes or any(moved)):
@@ -127,11 +133,101 @@ class Editor:
 
     def look(self, photo: str | None) -> tuple[Any, ...]:
         """Find the faces of a new photo: preview, choices, their frames, and an empty stage."""
-        picture, frames = number_faces(photo) if photo else (None, [])
-        several = len(frames) > 1
-        choices = page.FACE_CHOICES + [(str(n), str(n)) for n in range(1, len(frames) + 1)]
-        preview = gr.update(value=picture, visible=several)
-        return preview, gr.update(choices=choices, value="largest", visible=several), frames, *EMPTY_STAGE
+        picture, frames = number_faces(photo) if photo else (None, {})
+        preview = gr.update(value=picture, visible=len(frames) > 1)
+        return preview, choose_among(len(frames)), frames, *EMPTY_STAGE
+
+    def look_at_clip(self, clip: str | None) -> tuple[Any, ...]:
+        """As `look` for the people of a clip."""
+        picture, frames, count = number_people(clip) if clip else (None, {}, 0)
+        return gr.update(value=picture, visible=count > 1), choose_among(count), frames, *EMPTY_CLIP_STAGE
+
+    def show_clip(
+        self, clip: str | None, emotion: str | None, intensity: float, face: str
+    ) -> Iterator[tuple[Any, ...]]:
+        """What the page shows while a clip is edited, and then: controls, before and after, download."""
+
+        def stage(path: str) -> tuple[Any, ...]:
+            return clip, path, gr.update(value=path, interactive=True), gr.update(interactive=True)
+
+        asked = request(emotion, intensity, None, None, (), {})
+        yield from steps(self.clips.edit(clip, face, 0, asked), EMPTY_CLIP_STAGE, stage)
+
+    def show_animation(
+        self,
+        kind: str,
+        seconds: float,
+        loop: bool,
+        photo: str | None,
+        emotion: str | None,
+        intensity: float,
+        face: str,
+        reference: str | None,
+        seed: float | None,
+        count: int,
+        *values: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """What the page shows while an edit is animated, and then: controls, the animation, and its download."""
+
+        def stage(path: str) -> tuple[Any, ...]:
+            video = kind == "MP4"
+            players = (
+                gr.update(value=None if video else path, visible=not video),
+                gr.update(value=path if video else None, visible=video),
+            )
+            return gr.update(visible=True), *players, gr.update(value=path, label=f"Download {kind}")
+
+        moved = values[3:]  # after the shape and the attributes, which pipelines with a head do not have
+        angles, units = moved[: len(page.ANGLES)], dict(zip(page.UNITS, moved[len(page.ANGLES) :], strict=True))
+        asked = request(emotion, intensity, reference, count, angles, units)
+        empty = gr.update(visible=False), None, None, None
+        yield from steps(self.clips.animate(photo, face, seed, (kind, seconds, loop), asked), empty, stage)
+
+    def video(
+        self, clip: str, emotion: str | None = "happy", intensity: float = 1.0, face: str = "largest", seed: int = 0
+    ) -> Iterator[str | None]:
+        """Change the emotion of a face in a clip and keep the person, what they say, the background and the sound.
+
+        Args:
+            clip: A video, or an animated GIF, WebP or PNG, of 30 seconds and 1920 x 1080 pixels at most.
+            emotion: neutral, happy, sad, surprise, fear, disgust, anger or contempt.
+            intensity: 0 keeps the clip's own expressions, 1 is a clear emotion, 1.5 the most.
+            face: "largest", "all", or a number from 1 counted from the left.
+            seed: The same seed gives the same result.
+
+        Returns:
+            The edited clip, an MP4 of the clip's size.
+        """
+        yield from results(self.clips.edit(clip, face, seed, request(emotion, intensity, None, None, (), {})))
+
+    def animate(
+        self,
+        photo: str,
+        emotion: str | None = "happy",
+        intensity: float = 1.0,
+        face: str = "largest",
+        format: str = "GIF",
+        seconds: float = 2.0,
+        loop: bool = True,
+        seed: int = 0,
+    ) -> Iterator[str | None]:
+        """Let a face of a photo change from its own expression to an emotion, as an animation.
+
+        Args:
+            photo: A photo in which a face is visible.
+            emotion: neutral, happy, sad, surprise, fear, disgust, anger or contempt.
+            intensity: 0 keeps the photo's own expression, 1 is a clear emotion, 1.5 the most.
+            face: "largest", "all", or a number from 1 counted from the left.
+            format: GIF, MP4 or WebP.
+            seconds: How long it takes in all.
+            loop: Whether the face comes back to the photo's own expression, and begins again.
+            seed: The same seed gives the same result.
+
+        Returns:
+            The animation, whose longer side is 720 pixels at most.
+        """
+        asked = request(emotion, intensity, None, None, (), {})
+        yield from results(self.clips.animate(photo, face, seed, (format, seconds, loop), asked))
 
     def _result(
         self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]
@@ -141,10 +237,11 @@ class Editor:
             raise gr.Error("Upload a photo first.", print_exception=False)
         with friendly(photo, asked.get("reference")):
             self.pipe.check_inputs(**asked)
-            which, fitted = int(face) if face.isdecimal() else face, None
-            if "mesh" in self.pipe.capabilities:
-                fitted = self.pipe.encode(read_photo(photo).rgb, which)
-            return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
+            which, fitted = chosen(face), None
+            with self.lock:
+                if "mesh" in self.pipe.capabilities:
+                    fitted = self.pipe.encode(read_photo(photo).rgb, which)
+                return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
 
     def _heads(self, fitted: list[Any] | None, result: EmoRigOutput, path: Path) -> str | None:
         if fitted is not None:
@@ -187,23 +284,48 @@ def on_zero_gpu(pipe: FacePipeline) -> Callable[..., EmoRigOutput]:
     def run(photo: str, seed: int, **options: Any) -> EmoRigOutput:
         return pipe(photo, generator=torch.Generator().manual_seed(seed), **options)
 
+    return lend_gpu(run)
+
+
+def lend_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, or one that yields, on a borrowed GPU where the host lends one."""
     try:
         import spaces
     except ImportError:
-        return run
-    return spaces.GPU(run)
+        return function
+    return spaces.GPU(function)
 
 
-@contextmanager
-def friendly(*paths: str | None) -> Iterator[None]:
-    """Turn what the package says in one sentence into a message for the page, without the server's paths."""
+def steps(
+    job: Iterator[Progress], empty: tuple[Any, ...], stage: Callable[[str], tuple[Any, ...]]
+) -> Iterator[tuple[Any, ...]]:
+    """What the page shows of a job: its controls, and its stage, which is empty until there is a result."""
+    running = gr.update(visible=False), gr.update(visible=True)
     try:
-        yield
-    except (ValueError, OSError, AssetError) as error:
-        message = sentence(error)
-        for path in filter(None, paths):
-            message = message.replace(path, Path(path).name)
-        raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+        for progress in job:
+            line = gr.update(value=progress.html, visible=True)
+            if progress.result is not None:
+                yield *IDLE, line, *stage(str(progress.result))
+                for note in progress.notes:
+                    gr.Info(note)
+            elif not progress.done:
+                yield *running, line, *empty
+            else:
+                yield gr.skip(), gr.skip(), line, *(gr.skip(),) * len(empty)
+    except gr.Error as error:
+        gr.Warning(error.message)
+        yield *IDLE, gr.update(value="", visible=False), *(gr.skip(),) * len(empty)
+
+
+def stopped() -> tuple[Any, ...]:
+    """The controls after a visitor has stopped a job."""
+    return *IDLE, gr.update(value="Stopped.", visible=True)
+
+
+def results(job: Iterator[Progress]) -> Iterator[str | None]:
+    """Nothing for every frame, so that a program may cancel, and at last the result's path."""
+    for progress in job:
+        yield progress.result and str(progress.result)
 
 
 def read_units(text: str | None) -> dict[str, float]:
@@ -214,18 +336,18 @@ def read_units(text: str | None) -> dict[str, float]:
         raise ValueError(f"action_units: {error}") from None
 
 
-def number_faces(photo: str) -> tuple[Any, list[list[float]]]:
+def number_faces(photo: str) -> tuple[Any, dict[int, list[float]]]:
     """Preview and frames of a photo's faces; where there are none, a warning on the page."""
     try:
         with friendly(photo):
             rgb = read_photo(photo).rgb
-            return page.number_faces(rgb, choose_faces(find_faces(rgb), "all"))
+            return page.number_faces(rgb, dict(enumerate(choose_faces(find_faces(rgb), "all"), 1)))
     except gr.Error as error:
         gr.Warning(error.message)
-        return None, []
+        return None, {}
 
 
-def pick_face(frames: list, point: gr.SelectData) -> Any:
+def pick_face(frames: dict, point: gr.SelectData) -> Any:
     """The face that was clicked in the preview, as the choice's new value."""
     number = page.face_at(frames, *point.index)
     return gr.skip() if number is None else str(number)
@@ -234,13 +356,6 @@ def pick_face(frames: list, point: gr.SelectData) -> Any:
 def save(result: EmoRigOutput, photo: str) -> str:
     """Write the edited photo as PNG where gradio serves and clears files."""
     return str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
-
-
-def new_folder() -> Path:
-    """An empty folder among the files of visitors."""
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def before_picture(photo: str, folder: Path) -> str:
@@ -286,29 +401,69 @@ def wire(shown: page.Page, editor: Editor) -> None:
     converted.change(lambda path: path, converted, shown.photo, **quiet)
     shown.photo.change(editor.look, shown.photo, found, **quiet).then(**again)
     shown.preview.select(pick_face, shown.frames, shown.face, **quiet).then(**again)
+    animation = shown.animation
+    inputs = [*animation.how, *shown.inputs]
+    wire_job(animation.job, editor.show_animation, inputs, animation.stage, "animation")
     for button, reset in shown.resets:
         button.click(lambda *values: [0] * len(values), reset, reset, **quiet).then(**again)
 
 
+def wire_clips(shown: clip_page.ClipPage, editor: Editor) -> None:
+    """Connect the components of the tab of clips to the editor."""
+    quiet = {"show_progress": "hidden", **PRIVATE}
+    found = [shown.preview, shown.face, shown.frames, *shown.stage]
+    shown.clip.change(editor.look_at_clip, shown.clip, found, **quiet)
+    shown.preview.select(pick_face, shown.frames, shown.face, **quiet)
+    wire_job(shown.job, editor.show_clip, shown.inputs, shown.stage, "clip")
+
+
+def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> None:
+    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other."""
+    quiet = {"show_progress": "hidden", **PRIVATE}
+    outputs = [*job.components, *stage]
+    event = job.run.click(function, inputs, outputs, concurrency_id=queue, concurrency_limit=1, **quiet)
+    job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **quiet)
+
+
 def add_api(editor: Editor) -> None:
-    """The endpoint /edit for gradio_client, HTTP and MCP, with typed parameters of its own."""
+    """The endpoints for gradio_client, HTTP and MCP, with typed parameters of their own."""
     names = list(editor.pipe.emotion_names)
+
+    def shared() -> tuple[gr.Radio, gr.Slider, gr.Textbox]:
+        limits, usual = ARGUMENTS["intensity"].metadata["limits"], ARGUMENTS["intensity"].default
+        emotion = gr.Radio(names, value="happy" if "happy" in names else None, label="emotion")
+        return emotion, gr.Slider(*limits, usual, label="intensity"), gr.Textbox("largest", label="face")
+
+    def seed() -> gr.Number:
+        return gr.Number(0, precision=0, minimum=0, maximum=page.MAX_SEED, label="seed")
+
     with gr.Column(visible=False):
         inputs = [
-            page.upload("photo", ["upload"]),
-            gr.Radio(names, value="happy" if "happy" in names else None, label="emotion"),
-            gr.Slider(*ARGUMENTS["intensity"].metadata["limits"], ARGUMENTS["intensity"].default, label="intensity"),
-            gr.Textbox("largest", label="face"),
-            page.upload("reference", ["upload"]),
+            upload("photo", ["upload"]),
+            *shared(),
+            upload("reference", ["upload"]),
             gr.Textbox("", label="action_units"),
             *(gr.Number(0, label=name) for name in ("yaw", "pitch", "roll")),
-            gr.Number(0, precision=0, minimum=0, maximum=page.MAX_SEED, label="seed"),
+            seed(),
             gr.Number(precision=0, label="steps"),
         ]
         result = gr.Image(type="filepath", format="png", label="edited photo")
+        gr.Button().click(editor.edit, inputs, result, api_name="edit", concurrency_id="edit", concurrency_limit=1)
+        inputs = [upload_clip("clip", sources=["upload"]), *shared(), seed()]
         gr.Button().click(
-            editor.edit, inputs, result, api_name="edit", concurrency_id="edit", concurrency_limit=1
-        )
+            editor.video, inputs, gr.Video(label="edited clip"), api_name="video", concurrency_id="clip",
+            concurrency_limit=1,
+        )  # fmt: skip
+        how = [
+            gr.Radio(list(page.KINDS), value=page.KINDS[0], label="format"),
+            gr.Slider(*page.SECONDS, label="seconds"),
+            gr.Checkbox(True, label="loop"),
+        ]
+        inputs = [upload("photo", ["upload"]), *shared(), *how, seed()]
+        gr.Button().click(
+            editor.animate, inputs, gr.File(label="animation"), api_name="animate", concurrency_id="animation",
+            concurrency_limit=1,
+        )  # fmt: skip
 
 
 def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
@@ -318,7 +473,13 @@ def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
     editor = Editor(pipe)
     examples = Path(get_upload_folder()) / "examples"
     with gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
-        wire(page.lay_out(page.Offer.of(pipe), examples), editor)
+        gr.Markdown(page.TITLE, elem_id="title")
+        with gr.Tabs():
+            with gr.Tab("Photo"):
+                wire(page.lay_out(page.Offer.of(pipe), examples), editor)
+            with gr.Tab("Video"):
+                wire_clips(clip_page.lay_out(pipe.emotion_names), editor)
+        gr.Markdown(page.NOTE, elem_id="note")
         add_api(editor)
     return demo
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,9 @@ import matplotlib.cbook
 import numpy as np
 import skimage.data
 from gradio.components import Component
-from gradio.data_classes import ImageData
-from gradio.utils import get_upload_folder, is_in_or_equal
+from parts import Job, emotion_choice, face_part, job, status, strength_slider, upload
 from PIL import Image, ImageDraw, ImageFont
 
-from emorig_diffusers.face.emotions import MAX_INTENSITY
 from emorig_diffusers.photo.faces import Face
 from emorig_diffusers.photo.io import save_photo
 from emorig_diffusers.pipelines.base import FacePipeline
@@ -23,8 +21,8 @@ from emorig_diffusers.pipelines.outputs import EditedFace
 
 TITLE = "# EmoRig\nChange the emotion of a face, keep the person."
 NOTE = (
-    "For photos of yourself or of people who agreed; never to deceive. "
-    "The photo is processed on this machine only."
+    "For photos and clips of yourself or of people who agreed; never to deceive. "
+    "They are processed on this machine only."
 )
 UNITS = {
     "AU1": "Inner brows up",
@@ -45,9 +43,10 @@ ANGLES = ("Yaw ° (to the person's left)", "Pitch ° (up)", "Roll ° (to the rig
 MAX_ANGLE = 20  # degrees
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 50
-FACE_CHOICES = [("Largest", "largest"), ("All", "all")]
 MAX_ATTRIBUTE = 2  # either way
 MOST_SHAPE = 0.1  # shape_guidance at the slider's end, where a step may go a third of an emotion's way
+KINDS = ("GIF", "MP4", "WebP")  # of animations
+SECONDS = 0.5, 6, 2  # of an animation: least, most, and to begin with
 PREVIEW_SIDE = 900  # longest side of the preview with numbered faces, pixels
 ACCENT = "#4f46e5"
 
@@ -58,33 +57,44 @@ CSS = """
 #title h1 { font-size: 1.8rem; margin: 0; letter-spacing: -0.02em; }
 #title p { color: var(--body-text-color-subdued); margin: 0; font-size: 1.05rem; }
 #note p { color: var(--body-text-color-subdued); font-size: 0.85rem; text-align: center; }
-#bench { display: grid; gap: 20px; grid-template-columns: 392px minmax(0, 1fr); align-items: start;
+.bench { display: grid; gap: 20px; grid-template-columns: 392px minmax(0, 1fr); align-items: start;
   grid-template-areas: "photo stage" "mood stage" "details stage"; grid-template-rows: auto auto 1fr; }
-#bench > * { min-width: 0 !important; gap: 12px; }
-#photo-part { grid-area: photo; }
-#mood-part { grid-area: mood; }
+.bench > * { min-width: 0 !important; gap: 12px; }
+#photo-part, #clip-part { grid-area: photo; }
+#mood-part, #clip-mood-part { grid-area: mood; }
 #details-part { grid-area: details; }
-#stage-part { grid-area: stage; position: sticky; top: 12px; }
-#emotion .wrap, #face .wrap { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; }
-#emotion label, #face label { position: relative; justify-content: center; padding: 10px 4px; }
-#emotion label span, #face label span { margin: 0; }
-#emotion input, #face input { position: absolute; left: 50%; bottom: 4px; opacity: 0;
+#stage-part, #clip-stage-part { grid-area: stage; position: sticky; top: 12px; }
+.choices .wrap { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; }
+.choices label { position: relative; justify-content: center; padding: 10px 4px; }
+.choices label span { margin: 0; }
+.choices input { position: absolute; left: 50%; bottom: 4px; opacity: 0;
   width: 1px; min-width: 0; height: 1px; }
-#emotion label:focus-within, #face label:focus-within { outline: 2px solid var(--color-accent);
-  outline-offset: 2px; }
+.choices label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 .tight .form, .tight .block { background: none; box-shadow: none; }
 .tight .block { padding: 4px 0 !important; }
-#faces img { cursor: pointer; }
+#faces img, #people img { cursor: pointer; }
 #result { margin: 0 auto; }
 #result img { width: 100%; }
 #result .empty { min-height: 60vh; }
 #result .empty .icon { display: none; }
 #result .empty::after { content: "Give a photo and choose an emotion: the result appears here.";
   color: var(--body-text-color-subdued); padding: 16px; text-align: center; }
+.progress { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.progress progress { display: block; width: 100%; height: 8px; margin-bottom: 6px; border: none; border-radius: 4px;
+  overflow: hidden; appearance: none; background: var(--border-color-primary); }
+.progress progress::-webkit-progress-bar { background: var(--border-color-primary); }
+.progress progress::-webkit-progress-value { background: var(--color-accent); }
+.progress progress::-moz-progress-bar { background: var(--color-accent); }
+#clip video { max-height: 240px; }
+#after .empty::after { content: "Give a clip and choose an emotion: the result appears here.";
+  color: var(--body-text-color-subdued); padding: 16px; text-align: center; }
+#after .empty .icon { display: none; }
+#clip-stage-part video, #moving-video video, #moving-picture img { max-height: 64vh; margin: 0 auto; }
 @media (max-width: 860px) {
   .gradio-container { padding: 12px !important; }
-  #bench { display: flex; flex-direction: column; flex-wrap: nowrap; }
-  #bench > * { width: 100%; }
+  .bench { display: flex; flex-direction: column; flex-wrap: nowrap; }
+  .bench > * { width: 100%; }
+  #clip-part { order: 1; } #clip-mood-part { order: 2; } #clip-stage-part { order: 3; position: static; }
   #photo-part { order: 1; } #mood-part { order: 2; } #stage-part { order: 3; } #details-part { order: 4; }
   #stage-part { position: static; }
   #result .empty { min-height: 30vh; }
@@ -124,6 +134,21 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Animation:
+    """The components that animate a photo's edit.
+
+    Attributes:
+        how: Which of KINDS, seconds, and whether the face comes back.
+        job: Does it.
+        stage: The animation as a picture, as a video, and its download.
+    """
+
+    how: list[Component]
+    job: Job
+    stage: list[Component]
+
+
+@dataclass(frozen=True)
 class Page:
     """The components that events read and write.
 
@@ -134,7 +159,8 @@ class Page:
         attributes: Names of attributes, and their amount.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
         resets: Buttons with the sliders they set to zero.
-        stage: Before and after, download, buffers, heads.
+        stage: Before and after, download, buffers, heads, and what shows an animation of them.
+        animation: What makes it.
     """
 
     photo: gr.Image
@@ -152,6 +178,7 @@ class Page:
     sampling: list[Component]
     resets: list[tuple[gr.Button, list[gr.Slider]]]
     stage: list[Component]
+    animation: Animation
 
     @property
     def inputs(self) -> list[Component]:
@@ -184,45 +211,28 @@ def lay_out(offer: Offer, folder: Path) -> Page:
         offer: What the pipeline can do; components for the rest are not visible.
         folder: Where example photos are written.
     """
-    gr.Markdown(TITLE, elem_id="title")
-    with gr.Row(elem_id="bench"):
+    with gr.Row(elem_classes="bench"):
         with gr.Column(elem_id="photo-part"):
             chosen = photo_part(folder)
         with gr.Column(elem_id="mood-part"):
             mood = mood_part(offer)
         with gr.Column(elem_id="stage-part"):
-            stage = stage_part()
+            stage, animation = stage_part(offer)
         with gr.Column(elem_id="details-part"):
             details = details_part(offer)
-    gr.Markdown(NOTE, elem_id="note")
-    return Page(*chosen, *mood, *details, stage)
+    return Page(*chosen, *mood, *details, stage, animation)
 
 
 def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
     """Upload, examples, and the choice among several faces."""
     photo = upload("Photo", ["upload", "webcam", "clipboard"], height=280, elem_id="photo")
     gr.Examples(examples(folder), photo, label="Or try one of these")
-    preview = gr.Image(
-        label="Faces",
-        show_label=False,
-        visible=False,
-        interactive=False,
-        format="png",
-        height=180,
-        buttons=[],
-        elem_id="faces",
-    )
-    face = gr.Radio(
-        FACE_CHOICES, value="largest", label="Which face? Or click it", visible=False, elem_id="face"
-    )
-    return photo, preview, face, gr.State([])
+    return photo, *face_part("face", "faces"), gr.State({})
 
 
 def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button]:
     """Emotion buttons, strength, how much the shape is held, and the button that runs."""
-    names = [(name.capitalize(), name) for name in offer.emotions]
-    emotion = gr.Radio(names, label="Emotion", visible=bool(names), elem_id="emotion")
-    strength = gr.Slider(0, MAX_INTENSITY, 1.0, step=0.05, label="Strength", elem_id="strength")
+    emotion, strength = emotion_choice(offer.emotions, "emotion"), strength_slider("strength")
     shape = gr.Slider(0, 1, 0, step=0.05, label="Keep the face's shape", visible=offer.shape, elem_id="shape")
     run = gr.Button("Change the expression", variant="primary", size="lg", elem_id="run")
     return emotion, strength, shape, run
@@ -252,8 +262,8 @@ def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider],
     return reference, (chosen, amount), angles, units, [seed, count], resets
 
 
-def stage_part() -> list[Component]:
-    """Before and after with download, buffers, heads."""
+def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
+    """Before and after with download and animation, buffers, heads."""
     with gr.Tabs():
         with gr.Tab("Result"):
             picture = gr.ImageSlider(
@@ -265,7 +275,10 @@ def stage_part() -> list[Component]:
                 buttons=["fullscreen"],
                 elem_id="result",
             )
-            download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download")
+            with gr.Row():
+                download = gr.DownloadButton("Download PNG", interactive=False, elem_id="download")
+                run, stop = job("Animate", visible=offer.head, elem_id="animate")
+            animated, animation = animation_part(run, stop, offer)
         with gr.Tab("Buffers"):
             buffers = gr.Gallery(show_label=False, format="png", columns=3, object_fit="contain", height=640)
         with gr.Tab("3-D head") as tab:
@@ -280,49 +293,28 @@ def stage_part() -> list[Component]:
     kept, quiet = gr.State(), {"show_progress": "hidden", "api_visibility": "private"}
     cleared = tab.select(lambda path: (None, path), heads, [heads, kept], **quiet)
     cleared.then(lambda path: path, kept, heads, **quiet)
-    return [picture, download, buffers, heads]
+    return [picture, download, buffers, heads, animated], animation
+
+
+def animation_part(run: gr.Button, stop: gr.Button, offer: Offer) -> tuple[gr.Column, Animation]:
+    """How an edit is animated, and what comes of it."""
+    with gr.Row(visible=offer.head, elem_id="animation"):
+        kind = gr.Radio(list(KINDS), value=KINDS[0], label="Animation", elem_id="kind")
+        seconds = gr.Slider(*SECONDS, step=0.5, label="Seconds", elem_id="seconds")
+        loop = gr.Checkbox(True, label="And back again", elem_id="loop")
+    line = status()
+    with gr.Column(visible=False) as animated:
+        picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=[], elem_id="moving-picture")
+        video = gr.Video(
+            show_label=False, interactive=False, autoplay=True, loop=True, buttons=[], elem_id="moving-video"
+        )
+        download = gr.DownloadButton("Download animation", elem_id="download-animation")
+    return animated, Animation([kind, seconds, loop], Job(run, stop, line), [animated, picture, video, download])
 
 
 def stage_width(width: int, height: int) -> str:
     """CSS width at which a picture of this shape (pixels) fills the stage without leaving the window."""
     return f"min(100%, max(280px, (100vh - 240px) * {width / height:.4f}))"
-
-
-def upload(label: str, sources: list[str], **options: object) -> gr.Image:
-    """An upload whose value is the path of the untouched file."""
-    placeholder = f"# {label}\nDrop it here or click"
-    image = gr.Image(
-        label=label,
-        show_label=False,
-        placeholder=placeholder,
-        sources=sources,
-        buttons=[],
-        type="filepath",
-        format="png",
-        image_mode=None,
-        **options,
-    )
-    decode = image.preprocess
-
-    def path_of(data: ImageData | None) -> str | None:
-        # gradio would open the file and fail without a sentence where it is not a picture
-        return uploaded(data.path if data and data.path else decode(data))
-
-    image.preprocess = path_of
-    return image
-
-
-def uploaded(path: str | None) -> str | None:
-    """The path, if it is of a file that a visitor gave or this demo made.
-
-    gradio asks that itself only of what says that it is a file, and a request need not.
-
-    Raises:
-        gr.Error: It lies elsewhere on this machine.
-    """
-    if path and not is_in_or_equal(path, get_upload_folder()):
-        raise gr.Error("This is no photo that you uploaded: upload one first.", print_exception=False)
-    return path
 
 
 def examples(folder: Path) -> list[str]:
@@ -339,18 +331,18 @@ def examples(folder: Path) -> list[str]:
     return [str(folder / f"{name}.png") for name in photos]
 
 
-def number_faces(rgb: np.ndarray, faces: Sequence[Face]) -> tuple[Image.Image, list[list[float]]]:
-    """A small copy of a photo uint8 [H, W, 3] with a numbered frame around every face.
+def number_faces(rgb: np.ndarray, faces: Mapping[int, Face]) -> tuple[Image.Image, dict[int, list[float]]]:
+    """A small copy of a photo uint8 [H, W, 3] with a frame around every face, and its number.
 
     Returns:
-        The picture, and the frames (x0, y0, x1, y1) in its pixels, face 1 first.
+        The picture, and number -> frame (x0, y0, x1, y1) in its pixels.
     """
     picture = Image.fromarray(rgb)
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     scale, side = picture.width / rgb.shape[1], max(picture.size)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(14, side // 22))
-    frames = [[scale * x for x in face.box] for face in faces]
-    for number, (x0, y0, x1, y1) in enumerate(frames, 1):
+    frames = {number: [scale * x for x in face.box] for number, face in faces.items()}
+    for number, (x0, y0, x1, y1) in frames.items():
         pen.rectangle((x0, y0, x1, y1), outline=ACCENT, width=max(2, side // 200))
         _, _, right, bottom = pen.textbbox((x0 + 6, y0 + 4), str(number), font=font)
         pen.rectangle((x0, y0, right + 6, bottom + 6), fill=ACCENT)
@@ -358,9 +350,9 @@ def number_faces(rgb: np.ndarray, faces: Sequence[Face]) -> tuple[Image.Image, l
     return picture, frames
 
 
-def face_at(frames: Sequence[Sequence[float]], x: float, y: float) -> int | None:
+def face_at(frames: Mapping[int, Sequence[float]], x: float, y: float) -> int | None:
     """Number of the face whose frame holds a point of the preview, or None."""
-    return next((n for n, (x0, y0, x1, y1) in enumerate(frames, 1) if x0 <= x <= x1 and y0 <= y <= y1), None)
+    return next((n for n, (x0, y0, x1, y1) in frames.items() if x0 <= x <= x1 and y0 <= y <= y1), None)
 
 
 def gallery(faces: Sequence[EditedFace]) -> list[tuple[Image.Image, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -143,10 +143,13 @@ class _Video(Clip):
             turned = _quarters(frame) % 2
             self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
             self.length = stream.frames or self._guess_length(container, stream)
+            self.duration = container.duration  # microseconds
             self.settings = ClipSettings(
                 Fraction(stream.average_rate or stream.guessed_rate or 30), Fraction(stream.time_base), _colours(frame),
                 _pixel_aspect(stream, turned), dict(container.metadata),
             )  # fmt: skip
+        if not self.duration:
+            self.length, self.duration = self._measure()
         self.damage = ""
 
     def frames(self) -> Iterator[Frame]:
@@ -168,7 +171,7 @@ class _Video(Clip):
     def sample(self, count: int) -> Iterator[Frame]:
         reformatter = load_av().video.reformatter.VideoReformatter()
         with self._opened() as (container, stream):
-            duration, start, last = container.duration or 0, container.start_time or 0, None
+            duration, start, last = self.duration or 0, container.start_time or 0, None
             for i in range(count):
                 wanted = start + duration * (2 * i + 1) // (2 * count)
                 container.seek(wanted)  # to the key frame before
@@ -240,6 +243,17 @@ class _Video(Clip):
             interpolation=interpolation.BICUBIC | interpolation.ACCURATE_RND | interpolation.FULL_CHR_H_INT,
         ).to_ndarray()  # fmt: skip
         return np.ascontiguousarray(np.rot90(rgb, _quarters(frame)))
+
+    def _measure(self) -> tuple[int | None, int]:
+        """Frames and microseconds of a file that tells neither, such as browsers record."""
+        av = load_av()
+        with self._opened() as (container, stream):
+            times = [Fraction(container.start_time or 0, _MICROSECONDS)]
+            with suppress(av.error.FFmpegError, ValueError):  # what comes after damage is not counted
+                for packet in container.demux(stream):
+                    if packet.pts is not None:
+                        times.append(packet.pts * Fraction(packet.time_base))
+        return len(times) - 1 or None, round((max(times) - times[0]) * _MICROSECONDS)
 
     @staticmethod
     def _guess_length(container: Any, stream: Any) -> int | None:

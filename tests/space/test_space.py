@@ -190,10 +190,14 @@ def test_api_edits_and_explains(url: str, photos: dict[str, Path]) -> None:
     ):
         with pytest.raises(Exception, match=sentence):
             client.predict(**wrong, api_name="/edit")
-    (endpoint,) = client.view_api(return_format="dict", print_info=False)["named_endpoints"].values()
-    required = [p["parameter_name"] for p in endpoint["parameters"] if not p["parameter_has_default"]]
-    assert required == ["photo"]
-    assert endpoint["description"] == "Change the emotion of a face in a photo and keep the person."
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    required = lambda of: [p["parameter_name"] for p in of["parameters"] if not p["parameter_has_default"]]
+    assert {name: required(of) for name, of in endpoints.items()} == {
+        "/edit": ["photo"],
+        "/video": ["clip"],
+        "/animate": ["photo"],
+    }
+    assert endpoints["/edit"]["description"] == "Change the emotion of a face in a photo and keep the person."
 
 
 def ask(url: str, event: int, data: list) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def test_files_of_the_server_are_refused(kind: str, url: str, tmp_path: Path) ->
     with urllib.request.urlopen(f"{url}config") as answer:
         config = json.load(answer)
     parts, asked = {part["id"]: part for part in config["components"]}, 0
-    files = ("image", "model3d", "gallery", "imageslider", "downloadbutton", "file", "uploadbutton")
+    files = ("image", "model3d", "gallery", "imageslider", "downloadbutton", "file", "uploadbutton", "video")
     for event in config["dependencies"]:
         inputs = [parts[i] for i in event["inputs"]]
         for place in (i for i, part in enumerate(inputs) if part["type"] in files and event["backend_fn"]):
@@ -231,7 +235,7 @@ def test_files_of_the_server_are_refused(kind: str, url: str, tmp_path: Path) ->
             if kind != "file" and parts[event["inputs"][place]]["type"] == "image":
                 assert "no photo that you uploaded" in message["output"]["error"]
             asked += 1
-    assert asked >= 12  # photo and reference of every way to an edit
+    assert asked >= 18  # photo and reference of every way to an edit or an animation, and the clip
 
 
 def test_a_click_on_an_emotion_changes_the_face(visit: Visit, photos: dict[str, Path]) -> None:

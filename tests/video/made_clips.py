@@ -30,6 +30,7 @@ def make_video(
     rotation: int = 0,
     colours: tuple[int, int, int, bool] | None = None,
     pixel_format: str = "yuv420p",
+    live: bool = False,
 ) -> Path:
     """A video as a camera might write it, with tags that this package's own writer never writes.
 
@@ -40,8 +41,9 @@ def make_video(
         rotation: Degrees counterclockwise by which players turn it.
         colours: FFmpeg's numbers of matrix, primaries and transfer, and whether the range is full.
         pixel_format: FFmpeg's name.
+        live: As browsers record, in a Matroska file that tells neither its length nor where frames lie.
     """
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"live": "1"} if live else {}) as container:
         stream: Any = container.add_stream("libx264", rate=RATE, options={"crf": "8", "g": "5"})
         stream.pix_fmt = pixel_format
         if rotation:

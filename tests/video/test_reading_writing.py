@@ -212,3 +212,10 @@ def test_background_that_stands_still_stands_still_in_a_gif(face: np.ndarray, tm
     assert len(others) == 3
     for other in others:
         assert np.array_equal(other[100:], first[100:])
+
+
+def test_a_recording_that_does_not_tell_its_length_is_looked_at_from_all_over(face: np.ndarray, tmp_path: Path) -> None:
+    clip = open_clip(make_video(tmp_path / "live.mkv", panned(face, (120, 120), 24), live=True))
+    assert clip.length == 24
+    times = [frame.time for frame in clip.sample(6)]
+    assert len(times) == 6 and times[0] < Fraction(5, 25) and times[-1] > Fraction(18, 25)

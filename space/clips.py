@@ -1,0 +1,269 @@
+"""Faces that move in the demo: an emotion in a clip, and the present edit of a photo as an animation.
+
+Both are generators that say how far they are after every frame: gradio closes them where a visitor stops them or goes
+away, and then nothing of the result is left.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from page import number_faces
+from PIL import Image
+from visitors import friendly, new_folder
+
+from emorig_diffusers.evaluation.metrics.identity import IdentityJudge
+from emorig_diffusers.pipelines.base import FacePipeline
+from emorig_diffusers.video.animate import animate
+from emorig_diffusers.video.clips import ClipError, ClipSettings, Frame, load_av
+from emorig_diffusers.video.edit import edit_clip
+from emorig_diffusers.video.follow import People
+from emorig_diffusers.video.reading import Clip, open_clip
+from emorig_diffusers.video.survey import SAMPLE, Sighting, survey
+from emorig_diffusers.video.writing import write_clip
+
+MAX_SECONDS = 30  # of a clip: some minutes of work
+MAX_RATE = 60  # frames a second
+MAX_SIDES = 1920, 1080  # pixels; a frame may have as many as their product
+ANIMATION_SIDE = 720  # longest side of an animation, pixels
+ANIMATION_RATE = 20  # frames a second, which a GIF's hundredths of a second can tell
+PLAYED_SOUND = ("aac", "mp3", "opus", "flac")  # that browsers play from an MP4
+WAITING = 4  # frames that may wait for the writer
+LOOK_UP = 0.2  # seconds after which whoever waits for the writer looks whether it still works
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        done: Frames made so far.
+        total: All of them, where that is known.
+        seconds: Since the first one.
+        result: The file, once it is complete.
+        notes: What else there is to say then.
+    """
+
+    done: int = 0
+    total: int | None = None
+    seconds: float = 0.0
+    result: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def html(self) -> str:
+        """A bar, and the same in words."""
+        if not self.done:
+            return "<progress></progress> Looking at the faces …"
+        total, speed = max(self.total or 0, self.done), ""
+        if self.done > 1:
+            rate = (self.done - 1) / max(self.seconds, 1e-6)
+            speed = f" · {rate:.1f} frames a second"
+            if self.done < total:
+                speed += f" · {(total - self.done) / rate:.0f} s left"
+        words = f"Frame {self.done} of {total}" if self.result is None else f"{self.done} frames"
+        return f'<progress value="{self.done}" max="{total}"></progress> {words}{speed}'
+
+
+class ClipEditor:
+    """The demo's functions around one pipeline that make clips.
+
+    Args:
+        pipe: The pipeline.
+        lock: Held while the pipeline makes a frame; between two of them it edits the photos of others.
+        lend: Makes a generator function one that runs on a borrowed GPU, where the host lends some.
+    """
+
+    def __init__(self, pipe: FacePipeline, lock: threading.Lock, lend: Callable[..., Any]) -> None:
+        def frames_of_clip(clip: Clip, seed: int, given: dict[str, Any]) -> Iterator[Frame]:
+            yield from edit_clip(pipe, clip, seed, **given)
+
+        def frames_of_photo(
+            photo: str, seconds: float, loop: bool, seed: int, given: dict[str, Any]
+        ) -> Iterator[Frame]:
+            yield from animate(pipe, photo, seconds, loop, rate=ANIMATION_RATE, seed=seed, **given)
+
+        self.lock = lock
+        self.frames_of_clip, self.frames_of_photo = lend(frames_of_clip), lend(frames_of_photo)
+
+    def edit(self, path: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> Iterator[Progress]:
+        """A clip with what is asked of a face, as an MP4 with the clip's sound."""
+        if not path:
+            raise gr.Error("Upload or record a clip first.", print_exception=False)
+        with friendly(path):
+            clip = open_short(Path(path))
+            yield Progress()
+            sound, notes = fitting_sound(clip.path)
+            frames = self._in_turn(self.frames_of_clip(clip, int(seed or 0), {"face": chosen(face), **asked}))
+            made, name = Progress(total=clip.length), f"{clip.path.stem}_edited.mp4"
+            made = yield from write_stepwise(frames, made, name, clip.settings, sound)
+            if clip.damage:
+                notes += (f"The clip {clip.damage}: the result has the {made.done} frames that can be read.",)
+            yield replace(made, total=made.done, notes=notes)
+
+    def animate(
+        self, path: str | None, face: str, seed: float | None, how: tuple[str, float, bool], asked: dict[str, Any]
+    ) -> Iterator[Progress]:
+        """A photo that goes from its own expression to what is asked.
+
+        Args:
+            path: The photo.
+            face, seed, asked: As for an edit.
+            how: The suffix of a format, seconds, and whether the face comes back.
+        """
+        if not path:
+            raise gr.Error("Upload a photo first.", print_exception=False)
+        kind, seconds, loop = how
+        with friendly(path, asked.get("reference")):
+            yield Progress()
+            given = {"face": chosen(face), **asked}
+            frames = self._in_turn(self.frames_of_photo(path, seconds, loop, int(seed or 0), given))
+            made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
+            yield (yield from write_stepwise(smaller(frames), made, name, ClipSettings(ANIMATION_RATE), repeat=loop))
+
+    def _in_turn(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Frames, each made while nobody else uses the pipeline."""
+        while True:
+            with self.lock:
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+
+def chosen(face: str) -> int | str:
+    """A face as the package takes it, "largest", "all", or a number."""
+    return int(face) if face.isdecimal() else face
+
+
+def open_short(path: Path) -> Clip:
+    """A clip that is not too much for a page on which others wait.
+
+    Raises:
+        ClipError: It cannot be read, or is too large or too long.
+    """
+    clip, most = open_clip(path), MAX_SIDES[0] * MAX_SIDES[1]
+    if clip.size[0] * clip.size[1] > most:
+        sides, limit = " x ".join(map(str, clip.size)), " x ".join(map(str, MAX_SIDES))
+        raise ClipError(
+            f"The clip has {sides} pixels, and {limit} are the most here: make it smaller, or use `emorig video`."
+        )
+    seconds = float((clip.length or 0) / clip.settings.rate)
+    if seconds > MAX_SECONDS or (clip.length or 0) > MAX_SECONDS * MAX_RATE:
+        raise ClipError(
+            f"The clip takes {seconds:.0f} s, and {MAX_SECONDS} s are the most here: cut it, or use `emorig video`."
+        )
+    return clip
+
+
+def fitting_sound(path: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """The clip whose sound is copied, if browsers play it from an MP4, and otherwise a sentence that says so."""
+    av = load_av()
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            streams = [stream.codec_context for stream in container.streams.audio]
+            coded = [context.codec.canonical_name for context in streams if context is not None]
+    except (av.error.FFmpegError, ValueError):
+        return None, ()  # an animation that FFmpeg does not read has no sound
+    unknown = [name for name in coded if name not in PLAYED_SOUND]
+    if not unknown:
+        return path, ()
+    return None, (f"The clip's sound ({unknown[0]}) does not go into an MP4 that browsers play: the result is silent.",)
+
+
+class _Stopped(Exception):
+    """Ends the writer's thread."""
+
+
+def write_stepwise(
+    frames: Iterator[Frame], made: Progress, name: str, *how: Any, **named: Any
+) -> Generator[Progress, None, Progress]:
+    """Write frames as they are made, in a thread, and say after each how far that is.
+
+    Args:
+        frames: In order of time.
+        made: What is known beforehand.
+        name: Of the file, which lies where gradio serves and clears files.
+        how, named: What else `write_clip` takes.
+
+    Returns:
+        What was made, with the file.
+
+    Raises:
+        ClipError: It cannot be written. What `frames` raises is passed on; then, and where the generator is closed,
+            no file is left.
+    """
+    waiting: Queue[Frame | Exception | None] = Queue(WAITING)
+    path, start = new_folder() / name, 0.0
+
+    def arriving() -> Iterator[Frame]:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def hand(item: Frame | Exception | None) -> None:
+        while not job.done():
+            with suppress(Full):
+                waiting.put(item, timeout=LOOK_UP)
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(write_clip, arriving(), path, *how, **named)
+        try:
+            for done, frame in enumerate(frames, 1):
+                start = start or time.monotonic()
+                hand(frame)
+                if job.done():  # it only can have failed
+                    break
+                made = replace(made, done=done, seconds=time.monotonic() - start)
+                yield made
+            hand(None)
+            job.result()
+        except BaseException:
+            hand(_Stopped())
+            pool.shutdown()
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+            raise
+    return replace(made, result=path)
+
+
+def smaller(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Frames whose longest side is ANIMATION_SIDE at most."""
+    for frame in frames:
+        if max(frame.rgb.shape) <= ANIMATION_SIDE:
+            yield frame
+            continue
+        picture = Image.fromarray(frame.rgb)
+        picture.thumbnail((ANIMATION_SIDE, ANIMATION_SIDE), Image.Resampling.LANCZOS)
+        yield replace(frame, rgb=np.asarray(picture))
+
+
+def number_people(path: str) -> tuple[Any, dict[int, list[float]], int]:
+    """A frame with the clip's people numbered as `choose_people` does, their frames there, and how many people the clip
+    has; where there is nobody, or the clip cannot be edited, a warning on the page."""
+    try:
+        with friendly(path):
+            found = survey(open_short(Path(path)).sample(SAMPLE), People(IdentityJudge().embed))
+    except gr.Error as error:
+        gr.Warning(error.message)
+        return None, {}, 0
+    place = lambda person: float(np.mean([one.face.box[0] + one.face.box[2] for one in found[person]]))
+    shown: dict[int, dict[int, Sighting]] = {}  # picture -> number of a person -> where that is
+    for number, person in enumerate(sorted(found, key=place), 1):
+        for one in found[person]:
+            shown.setdefault(id(one.rgb), {})[number] = one
+    fullest = max(shown.values(), key=len)
+    rgb = next(iter(fullest.values())).rgb
+    return *number_faces(rgb, {number: one.face for number, one in fullest.items()}), len(found)
