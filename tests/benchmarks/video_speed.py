@@ -1,4 +1,4 @@
-"""Frames a second of a clip's edit, what its stages take, and memory; beside single photos in the same run.
+"""Frames a second of a clip's edit and of a photo that moves, stages, memory; beside single photos in the same run.
 
 python tests/benchmarks/video_speed.py [--threads 2] [--frames 24] [--size 1280 720] [--face 250] [--clip FILE]
 """
@@ -21,6 +21,7 @@ from skimage import data
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.timing import recorded, timed
+from emorig_diffusers.video.animate import animate
 from emorig_diffusers.video.clips import Frame
 from emorig_diffusers.video.edit import edit_clip
 from emorig_diffusers.video.reading import open_clip
@@ -83,6 +84,9 @@ def main() -> None:
             start, busy = time.perf_counter(), time.process_time()
             count = write_clip(watched(), Path(folder) / "out.mp4", clip.settings, source)
             whole, busy = time.perf_counter() - start, time.process_time() - busy
+    start, used = time.perf_counter(), time.process_time()
+    moved = len(list(animate(pipe, photo, args.frames / RATE, emotion=args.emotion)))
+    animated, used = (time.perf_counter() - start) / moved, (time.process_time() - used) / moved
     survey = sum(seconds.pop("survey the clip"))
     frame, single = (whole - survey) / count, statistics.median(photos["photo"])
     for name, values in seconds.items():
@@ -90,6 +94,7 @@ def main() -> None:
     print(f"a frame                {frame:7.3f} s, {1 / frame:.1f} a second; {count} frames, {clip.size}")
     print(f"processor time         {busy / count:7.3f} s a frame, the survey included")
     print(f"a photo by itself      {single:7.3f} s, {single / frame:.2f} times a frame")
+    print(f"animated from a photo  {animated:7.3f} s, {1 / animated:.1f} a second; {used:.3f} s of processor time")
     print(f"survey beforehand      {survey:7.3f} s")
     print(f"memory                 {held[len(held) // 2]:7.2f} GB at half the clip, {held[-1]:.2f} GB at its end")
 
