@@ -9,7 +9,6 @@ import argparse
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,7 @@ class Editor:
     def __init__(self, pipe: FacePipeline) -> None:
         self.pipe = pipe
         self.run = on_zero_gpu(pipe)
-        self.lock = threading.Lock()  # a pipeline does one thing at a time
-        self.clips = ClipEditor(pipe, self.lock, lend_gpu)
+        self.clips = ClipEditor(pipe, lend_gpu)
         pipe.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
             pipe.to("cuda")
@@ -143,15 +141,18 @@ class Editor:
         return gr.update(value=picture, visible=count > 1), choose_among(count), frames, *EMPTY_CLIP_STAGE
 
     def show_clip(
-        self, clip: str | None, emotion: str | None, intensity: float, face: str
+        self, clip: str | None, emotion: str | None, intensity: float, face: str, photo: str | None
     ) -> Iterator[tuple[Any, ...]]:
-        """What the page shows while a clip is edited, and then: controls, before and after, download."""
+        """What the page shows while a clip is edited or moves a photo, and then: controls, before, after, download."""
 
         def stage(path: str) -> tuple[Any, ...]:
             return clip, path, gr.update(value=path, interactive=True), gr.update(interactive=True)
 
-        asked = request(emotion, intensity, None, None, (), {})
-        yield from steps(self.clips.edit(clip, face, 0, asked), EMPTY_CLIP_STAGE, stage)
+        if photo:
+            job = self.clips.drive(photo, clip, face, intensity, 0)
+        else:
+            job = self.clips.edit(clip, face, 0, request(emotion, intensity, None, None, (), {}))
+        yield from steps(job, EMPTY_CLIP_STAGE, stage)
 
     def show_animation(
         self,
@@ -200,6 +201,23 @@ class Editor:
         """
         yield from results(self.clips.edit(clip, face, seed, request(emotion, intensity, None, None, (), {})))
 
+    def drive(
+        self, photo: str, clip: str, intensity: float = 1.0, face: str = "largest", seed: int = 0
+    ) -> Iterator[str | None]:
+        """Let the largest face of a photo do what somebody in a clip does.
+
+        Args:
+            photo: A photo in which a face is visible.
+            clip: A video, or an animated GIF, WebP or PNG, of 30 seconds and 1920 x 1080 pixels at most.
+            intensity: How much of the clip's movement is taken over, 1 for all.
+            face: Whose movement of the clip it is, "largest", or a number from 1 counted from the left.
+            seed: The same seed gives the same result.
+
+        Returns:
+            The photo as it moves, an MP4 with the clip's sound, whose longer side is 1280 pixels at most.
+        """
+        yield from results(self.clips.drive(photo, clip, face, intensity, seed))
+
     def animate(
         self,
         photo: str,
@@ -238,10 +256,9 @@ class Editor:
         with friendly(photo, asked.get("reference")):
             self.pipe.check_inputs(**asked)
             which, fitted = chosen(face), None
-            with self.lock:
-                if "mesh" in self.pipe.capabilities:
-                    fitted = self.pipe.encode(read_photo(photo).rgb, which)
-                return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
+            if "mesh" in self.pipe.capabilities:
+                fitted = self.pipe.encode(read_photo(photo).rgb, which)
+            return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
 
     def _heads(self, fitted: list[Any] | None, result: EmoRigOutput, path: Path) -> str | None:
         if fitted is not None:
@@ -454,6 +471,12 @@ def add_api(editor: Editor) -> None:
             editor.video, inputs, gr.Video(label="edited clip"), api_name="video", concurrency_id="clip",
             concurrency_limit=1,
         )  # fmt: skip
+        _, strength, face = shared()
+        inputs = [upload("photo", ["upload"]), upload_clip("clip", sources=["upload"]), strength, face, seed()]
+        gr.Button().click(
+            editor.drive, inputs, gr.Video(label="moving photo"), api_name="drive", concurrency_id="clip",
+            concurrency_limit=1,
+        )  # fmt: skip
         how = [
             gr.Radio(list(page.KINDS), value=page.KINDS[0], label="format"),
             gr.Slider(*page.SECONDS, label="seconds"),
@@ -478,7 +501,7 @@ def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
             with gr.Tab("Photo"):
                 wire(page.lay_out(page.Offer.of(pipe), examples), editor)
             with gr.Tab("Video"):
-                wire_clips(clip_page.lay_out(pipe.emotion_names), editor)
+                wire_clips(clip_page.lay_out(page.Offer.of(pipe)), editor)
         gr.Markdown(page.NOTE, elem_id="note")
         add_api(editor)
     return demo

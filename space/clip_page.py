@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 from gradio.components import Component
-from parts import Job, emotion_choice, face_part, job, status, strength_slider, upload_clip
+from page import Offer
+from parts import Job, emotion_choice, face_part, job, status, strength_slider, upload, upload_clip
 
 PLAY_BOTH = """() => document.querySelectorAll("#clip-stage-part video").forEach((player) => {
   player.currentTime = 0;
@@ -23,6 +23,7 @@ class ClipPage:
         clip: Upload; its value is the path of the untouched file.
         preview, face, frames: A frame with numbered faces, the choice among them, and number -> frame of a face there.
         emotion, strength: What to do, and how strongly.
+        photo: Upload of a photo that the clip moves instead.
         job: Does it.
         stage: Before, after, download, and the button that plays both.
     """
@@ -33,23 +34,26 @@ class ClipPage:
     frames: gr.State
     emotion: gr.Radio
     strength: gr.Slider
+    photo: gr.Image
     job: Job
     stage: list[Component]
 
     @property
     def inputs(self) -> list[Component]:
         """What an edit depends on, in the order of `Editor.show_clip`."""
-        return [self.clip, self.emotion, self.strength, self.face]
+        return [self.clip, self.emotion, self.strength, self.face, self.photo]
 
 
-def lay_out(emotions: Sequence[str]) -> ClipPage:
-    """Create the tab's components, for emotions that can be asked for."""
+def lay_out(offer: Offer) -> ClipPage:
+    """Create the tab's components, for what a pipeline can do."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_id="clip-part"):
             clip = upload_clip("Clip", sources=["upload", "webcam"], elem_id="clip")
             preview, face = face_part("clip-face", "people")
         with gr.Column(elem_id="clip-mood-part"):
-            emotion, strength = emotion_choice(emotions, "clip-emotion"), strength_slider("clip-strength")
+            emotion, strength = emotion_choice(offer.emotions, "clip-emotion"), strength_slider("clip-strength")
+            with gr.Accordion("Let a photo do what the clip does instead", open=False, visible=offer.head):
+                photo = upload("Photo", ["upload", "clipboard"], height=220, elem_id="driven")
             run, stop = job("Change the clip", variant="primary", size="lg", elem_id="run-clip")
         with gr.Column(elem_id="clip-stage-part"):
             line = status()
@@ -62,6 +66,5 @@ def lay_out(emotions: Sequence[str]) -> ClipPage:
                 both = gr.Button("Play both", interactive=False)
                 download = gr.DownloadButton("Download MP4", interactive=False, elem_id="download-clip")
     both.click(fn=None, js=PLAY_BOTH)
-    return ClipPage(
-        clip, preview, face, gr.State({}), emotion, strength, Job(run, stop, line), [before, after, download, both]
-    )
+    stage: list[Component] = [before, after, download, both]
+    return ClipPage(clip, preview, face, gr.State({}), emotion, strength, photo, Job(run, stop, line), stage)

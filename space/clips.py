@@ -1,12 +1,11 @@
-"""Faces that move in the demo: an emotion in a clip, and the present edit of a photo as an animation.
+"""Faces that move in the demo: an emotion in a clip, a photo moved by a clip, and the present edit as an animation.
 
-Both are generators that say how far they are after every frame: gradio closes them where a visitor stops them or goes
+All are generators that say how far they are after every frame: gradio closes them where a visitor stops them or goes
 away, and then nothing of the result is left.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from emorig_diffusers.evaluation.metrics.identity import IdentityJudge
 from emorig_diffusers.pipelines.base import FacePipeline
 from emorig_diffusers.video.animate import animate
 from emorig_diffusers.video.clips import ClipError, ClipSettings, Frame, load_av
+from emorig_diffusers.video.drive import Drive
 from emorig_diffusers.video.edit import edit_clip
 from emorig_diffusers.video.follow import People
 from emorig_diffusers.video.reading import Clip, open_clip
@@ -35,7 +35,7 @@ from emorig_diffusers.video.writing import write_clip
 MAX_SECONDS = 30  # of a clip: some minutes of work
 MAX_RATE = 60  # frames a second
 MAX_SIDES = 1920, 1080  # pixels; a frame may have as many as their product
-ANIMATION_SIDE = 720  # longest side of an animation, pixels
+ANIMATION_SIDE, DRIVEN_SIDE = 720, 1280  # longest side of an animation, and of a photo that a clip moves, pixels
 ANIMATION_RATE = 20  # frames a second, which a GIF's hundredths of a second can tell
 PLAYED_SOUND = ("aac", "mp3", "opus", "flac")  # that browsers play from an MP4
 WAITING = 4  # frames that may wait for the writer
@@ -80,11 +80,10 @@ class ClipEditor:
 
     Args:
         pipe: The pipeline.
-        lock: Held while the pipeline makes a frame; between two of them it edits the photos of others.
         lend: Makes a generator function one that runs on a borrowed GPU, where the host lends some.
     """
 
-    def __init__(self, pipe: FacePipeline, lock: threading.Lock, lend: Callable[..., Any]) -> None:
+    def __init__(self, pipe: FacePipeline, lend: Callable[..., Any]) -> None:
         def frames_of_clip(clip: Clip, seed: int, given: dict[str, Any]) -> Iterator[Frame]:
             yield from edit_clip(pipe, clip, seed, **given)
 
@@ -93,8 +92,11 @@ class ClipEditor:
         ) -> Iterator[Frame]:
             yield from animate(pipe, photo, seconds, loop, rate=ANIMATION_RATE, seed=seed, **given)
 
-        self.lock = lock
+        def driven_frames(photo: str, clip: Clip, face: int | str, strength: float, seed: int) -> Iterator[Frame]:
+            yield from Drive(pipe, photo, clip, face, seed, intensity=strength).frames()
+
         self.frames_of_clip, self.frames_of_photo = lend(frames_of_clip), lend(frames_of_photo)
+        self.driven_frames = lend(driven_frames)
 
     def edit(self, path: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> Iterator[Progress]:
         """A clip with what is asked of a face, as an MP4 with the clip's sound."""
@@ -103,13 +105,29 @@ class ClipEditor:
         with friendly(path):
             clip = open_short(Path(path))
             yield Progress()
-            sound, notes = fitting_sound(clip.path)
-            frames = self._in_turn(self.frames_of_clip(clip, int(seed or 0), {"face": chosen(face), **asked}))
-            made, name = Progress(total=clip.length), f"{clip.path.stem}_edited.mp4"
-            made = yield from write_stepwise(frames, made, name, clip.settings, sound)
-            if clip.damage:
-                notes += (f"The clip {clip.damage}: the result has the {made.done} frames that can be read.",)
-            yield replace(made, total=made.done, notes=notes)
+            frames = self.frames_of_clip(clip, int(seed or 0), {"face": chosen(face), **asked})
+            yield from clip_steps(frames, clip, f"{clip.path.stem}_edited.mp4", clip.settings)
+
+    def drive(
+        self, photo: str | None, path: str | None, face: str, strength: float, seed: float | None
+    ) -> Iterator[Progress]:
+        """A photo whose largest face does what one in a clip does, as an MP4 with the clip's sound.
+
+        Args:
+            photo: Whose face moves.
+            path: The clip.
+            face: Of the clip, "largest", or a number.
+            strength: How much of the movement is taken over.
+            seed: Of the noise.
+        """
+        if not photo or not path:
+            raise gr.Error(f"Upload a {'clip' if photo else 'photo'} first.", print_exception=False)
+        with friendly(photo, path):
+            clip = open_short(Path(path))
+            yield Progress()
+            frames = smaller(self.driven_frames(photo, clip, chosen(face), strength, int(seed or 0)), DRIVEN_SIDE)
+            settings = ClipSettings(clip.settings.rate, clip.settings.time_base)
+            yield from clip_steps(frames, clip, f"{Path(photo).stem}_moved.mp4", settings)
 
     def animate(
         self, path: str | None, face: str, seed: float | None, how: tuple[str, float, bool], asked: dict[str, Any]
@@ -127,18 +145,9 @@ class ClipEditor:
         with friendly(path, asked.get("reference")):
             yield Progress()
             given = {"face": chosen(face), **asked}
-            frames = self._in_turn(self.frames_of_photo(path, seconds, loop, int(seed or 0), given))
+            frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), given), ANIMATION_SIDE)
             made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
-            yield (yield from write_stepwise(smaller(frames), made, name, ClipSettings(ANIMATION_RATE), repeat=loop))
-
-    def _in_turn(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Frames, each made while nobody else uses the pipeline."""
-        while True:
-            with self.lock:
-                frame = next(frames, None)
-            if frame is None:
-                return
-            yield frame
+            yield (yield from write_stepwise(frames, made, name, ClipSettings(ANIMATION_RATE), repeat=loop))
 
 
 def chosen(face: str) -> int | str:
@@ -179,6 +188,15 @@ def fitting_sound(path: Path) -> tuple[Path | None, tuple[str, ...]]:
     if not unknown:
         return path, ()
     return None, (f"The clip's sound ({unknown[0]}) does not go into an MP4 that browsers play: the result is silent.",)
+
+
+def clip_steps(frames: Iterator[Frame], clip: Clip, name: str, settings: ClipSettings) -> Iterator[Progress]:
+    """Write frames made of a clip's with its sound, and say how far that is, and at last what else there is to say."""
+    sound, notes = fitting_sound(clip.path)
+    made = yield from write_stepwise(frames, Progress(total=clip.length), name, settings, sound)
+    if clip.damage:
+        notes += (f"The clip {clip.damage}: the result has the {made.done} frames that can be read.",)
+    yield replace(made, total=made.done, notes=notes)
 
 
 class _Stopped(Exception):
@@ -239,14 +257,14 @@ def write_stepwise(
     return replace(made, result=path)
 
 
-def smaller(frames: Iterator[Frame]) -> Iterator[Frame]:
-    """Frames whose longest side is ANIMATION_SIDE at most."""
+def smaller(frames: Iterator[Frame], side: int) -> Iterator[Frame]:
+    """Frames whose longest side has so many pixels at most."""
     for frame in frames:
-        if max(frame.rgb.shape) <= ANIMATION_SIDE:
+        if max(frame.rgb.shape) <= side:
             yield frame
             continue
         picture = Image.fromarray(frame.rgb)
-        picture.thumbnail((ANIMATION_SIDE, ANIMATION_SIDE), Image.Resampling.LANCZOS)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         yield replace(frame, rgb=np.asarray(picture))
 
 

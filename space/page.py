@@ -299,7 +299,7 @@ def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
 def animation_part(run: gr.Button, stop: gr.Button, offer: Offer) -> tuple[gr.Column, Animation]:
     """How an edit is animated, and what comes of it."""
     with gr.Row(visible=offer.head, elem_id="animation"):
-        kind = gr.Radio(list(KINDS), value=KINDS[0], label="Animation", elem_id="kind")
+        kind = gr.Radio(list(KINDS), value=KINDS[0], label="Animation", min_width=260, elem_id="kind")
         seconds = gr.Slider(*SECONDS, step=0.5, label="Seconds", elem_id="seconds")
         loop = gr.Checkbox(True, label="And back again", elem_id="loop")
     line = status()

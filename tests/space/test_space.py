@@ -195,6 +195,7 @@ def test_api_edits_and_explains(url: str, photos: dict[str, Path]) -> None:
     assert {name: required(of) for name, of in endpoints.items()} == {
         "/edit": ["photo"],
         "/video": ["clip"],
+        "/drive": ["photo", "clip"],
         "/animate": ["photo"],
     }
     assert endpoints["/edit"]["description"] == "Change the emotion of a face in a photo and keep the person."
@@ -235,7 +236,7 @@ def test_files_of_the_server_are_refused(kind: str, url: str, tmp_path: Path) ->
             if kind != "file" and parts[event["inputs"][place]]["type"] == "image":
                 assert "no photo that you uploaded" in message["output"]["error"]
             asked += 1
-    assert asked >= 18  # photo and reference of every way to an edit or an animation, and the clip
+    assert asked >= 20  # photo and reference of every way to an edit or an animation, and clips
 
 
 def test_a_click_on_an_emotion_changes_the_face(visit: Visit, photos: dict[str, Path]) -> None:

@@ -141,10 +141,29 @@ def test_api_makes_clips_and_animations(url: str, clip: Path, tmp_path: Path) ->
     with Image.open(path) as animation:
         assert animation.format == "WEBP" and animation.size == (SIDE, SIDE)
         assert sum(one.load() and one.info["duration"] for one in ImageSequence.Iterator(animation)) == 500
+    path = client.predict(photo=asked["photo"], clip=handle_file(clip), api_name="/drive")
+    driven = open_clip(Path(path))
+    assert driven.size == (SIDE, SIDE) and len(list(driven.frames())) == COUNT
     with pytest.raises(Exception, match="'photo.png' is a photo, not a clip"):
         client.predict(clip=asked["photo"], api_name="/video")
     with pytest.raises(Exception, match="There is no face 2: the clip shows 1 person"):
         client.predict(clip=handle_file(clip), face="2", api_name="/video")
+
+
+def test_people_of_a_clip_are_numbered_from_the_left(clips: ModuleType, hopper: np.ndarray, tmp_path: Path) -> None:
+    left, right = hopper[:SIDE, 120:376], ASTRONAUT[:SIDE, 100 : 100 + SIDE]
+    both = np.ascontiguousarray(np.hstack([left, right]))
+    path = make_video(tmp_path / "both.mp4", (Frame(both, Fraction(i, 25)) for i in range(3)))
+    picture, frames, count = clips.number_people(str(path))
+    assert count == 2 and picture.size == (2 * SIDE, SIDE)
+    assert frames[1][2] < SIDE < frames[2][0]  # x of their boxes
+
+
+def test_sound_that_browsers_do_not_play_is_left_out_and_said(clips: ModuleType, clip: Path, tmp_path: Path) -> None:
+    assert clips.fitting_sound(clip) == (clip, ())
+    raw = make_video(tmp_path / "raw.mkv", panned(ASTRONAUT, (64, 64), 3), sound="pcm_s16le")
+    sound, (note,) = clips.fitting_sound(raw)
+    assert sound is None and "(pcm_s16le)" in note and note.endswith("the result is silent.")
 
 
 def test_clips_that_are_too_much_are_refused(clips: ModuleType, tmp_path: Path) -> None:
