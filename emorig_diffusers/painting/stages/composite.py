@@ -155,7 +155,11 @@ def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight)
     """The base of the mouth [G, G, 3] in [0, 1] at the resolution of the warp, lips meeting teeth in soft edges."""
     unknown, cover = torch.from_numpy(edge.astype(np.float32))[None, None], mouth_cover(warp)[..., None]
     lips = fill(torch.from_numpy(fine).permute(2, 0, 1)[None] / 255, 1 - unknown)[0].permute(1, 2, 0).numpy()
-    return lips + cover * (paint_mouth(warp, light) - lips)
+    rows, columns = (np.flatnonzero(cover.any((axis, 2))) for axis in (1, 0))
+    if len(rows):
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        lips[box] += cover[box] * (paint_mouth(warp, light, box) - lips[box])
+    return lips
 
 
 def mouth_changes(warp: Warp) -> bool:

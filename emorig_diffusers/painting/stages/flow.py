@@ -99,11 +99,18 @@ class _Drawing:
     depth: np.ndarray
     mouth: np.ndarray
     points: np.ndarray
+    faces: np.ndarray  # [F, 3]
 
     @cached_property
     def hit(self) -> np.ndarray:
         """Places of pixels that show the head, in a raveled picture."""
         return np.flatnonzero(self.face.ravel() >= 0)
+
+    @cached_property
+    def corners(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Vertices [N] and weights [N, 1] of those pixels, at each of the three corners."""
+        corners, weights = self.faces[self.face.ravel()[self.hit]], self.bary.reshape(-1, 3)[self.hit]
+        return [(np.ascontiguousarray(corners[:, i]), weights[:, i, None]) for i in range(3)]
 
 
 class PhotoTexture:
@@ -252,7 +259,7 @@ class PhotoTexture:
             face = np.where(show, layer_face, face)
             bary = np.where(show[..., None], layer_bary, bary)
             depth = np.where(show, layer_depth, depth)
-        return _Drawing(pixels.numpy(), face, bary, depth, mouth, points)
+        return _Drawing(pixels.numpy(), face, bary, depth, mouth, points, self.faces.numpy())
 
     def _layer(self, pixels: Tensor, layer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         fragments = rasterize(pixels[None], self.faces[layer], size, size)
@@ -287,9 +294,10 @@ class PhotoTexture:
     def _interpolated(self, drawn: _Drawing, values: np.ndarray) -> np.ndarray:
         """Values of vertices [V, C] at pixels float32 [G, G, C]; 0 outside the head."""
         result = np.zeros((drawn.face.size, values.shape[1]), np.float32)
-        corners, weights = self.faces.numpy()[drawn.face.ravel()[drawn.hit]], drawn.bary.reshape(-1, 3)[drawn.hit]
-        at = lambda i: values[corners[:, i]] * weights[:, i, None]
-        result[drawn.hit] = at(0) + at(1) + at(2)
+        first, second, third = (np.take(values, corner, 0) * weight for corner, weight in drawn.corners)
+        first += second
+        first += third
+        result[drawn.hit] = first
         return result.reshape(*drawn.face.shape, -1)
 
     def _shading_place(self, drawn: _Drawing) -> np.ndarray:

@@ -22,7 +22,7 @@ from ...photo.landmarks import INNER_LIPS, OUTER_LIPS
 from ...photo.masks import fill_polygon, ramp
 from .face_light import Adaptation, find_adaptation
 from .flow import Warp
-from .mouth_light import TeethLight, find_teeth_light
+from .mouth_light import ALL, Box, TeethLight, find_teeth_light
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
 FOLDS = (
@@ -150,15 +150,15 @@ def mouth_cover(warp: Warp) -> np.ndarray:
     return cv2.GaussianBlur(cv2.resize(large, warp.mouth.shape, interpolation=cv2.INTER_AREA), (0, 0), 0.7)
 
 
-def paint_mouth(warp: Warp, light: TeethLight) -> np.ndarray:
-    """A plain picture of the mouth's inside [G, G, 3] in [0, 1]: teeth, tongue and cavity, lit by how deep they lie,
-    by what the lips shade, and by the light on the face."""
-    depth = 0.1 + 0.9 * np.exp(-np.maximum(warp.depth - DEEP, 0) / DARKENING)
+def paint_mouth(warp: Warp, light: TeethLight, box: Box = ALL) -> np.ndarray:
+    """A plain picture of the mouth's inside [G, G, 3] in [0, 1], or of rows and columns of it: teeth, tongue and
+    cavity, lit by how deep they lie, by what the lips shade, and by the light on the face."""
+    depth = 0.1 + 0.9 * np.exp(-np.maximum(warp.depth[box] - DEEP, 0) / DARKENING)
     lips = np.array([[1, 0, 0], [0, 1, LIP_SHADOW * warp.scale]], np.float32)  # light comes from above
     shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
     sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
-    shade = depth * np.clip(1.5 * sky, 0.25, 1)
-    return np.clip(warp.albedo * shade[..., None] * light.on(warp), 0, 1) ** np.float32(1 / GAMMA)
+    shade = depth * np.clip(1.5 * sky[box], 0.25, 1)
+    return np.clip(warp.albedo[box] * shade[..., None] * light.on(warp, box), 0, 1) ** np.float32(1 / GAMMA)
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

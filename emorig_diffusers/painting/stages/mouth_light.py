@@ -25,6 +25,11 @@ CHEEKS = (50, 205, 206, 207, 216), (280, 425, 426, 427, 436)  # landmarks beside
 SIDE, SIDE_CAST, BEND = 0.5, 0.3, 2.1  # powers of the cheeks' ratio in light and in its colour; how soon they are met
 
 
+Box = tuple[slice, slice]
+"""Rows and columns."""
+ALL: Box = (slice(None), slice(None))
+
+
 @dataclass(frozen=True)
 class TeethLight:
     """Light that falls on a mouth.
@@ -37,11 +42,13 @@ class TeethLight:
     middle: np.ndarray
     slope: np.ndarray
 
-    def on(self, warp: Warp) -> np.ndarray:
-        """On every pixel of a warp's grid [G, G, 3]."""
+    def on(self, warp: Warp, box: Box = ALL) -> np.ndarray:
+        """On every pixel of a warp's grid [G, G, 3], or of rows and columns of it."""
         ends = warp.points[list(MOUTH_CORNERS)]
         axis = (ends[1] - ends[0]) / max(np.square(ends[1] - ends[0]).sum(), 1) * 2
-        y, x = np.mgrid[: len(warp.mouth), : len(warp.mouth)] + 0.5 - ends.mean(0)[::-1, None, None]
+        rows, columns = (np.arange(side)[part] + 0.5 for side, part in zip(warp.mouth.shape, box))
+        x, y = ends.mean(0)
+        x, y = columns[None] - x, rows[:, None] - y
         across = np.tanh(BEND * (x * axis[0] + y * axis[1]))
         side = np.exp(across[..., None] * self.slope - 0.2 * np.abs(self.slope).mean())
         return (self.middle * side).astype(np.float32)
