@@ -15,7 +15,7 @@ from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.painting.stages.composite import mouth_changes
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
-from emorig_diffusers.painting.stages.inpaint import regions, teeth_seen
+from emorig_diffusers.painting.stages.inpaint import TEETH_EDGE, regions
 from emorig_diffusers.painting.stages.lips import (
     DARKNESS,
     LOWER_LIP,
@@ -24,6 +24,7 @@ from emorig_diffusers.painting.stages.lips import (
     draw_lip_line,
     limit_lip_thickness,
 )
+from emorig_diffusers.painting.stages.mouth_light import between_photo_lips
 from emorig_diffusers.photo.landmarks import INNER_LIPS, lips_apart
 from emorig_diffusers.photo.masks import fill_polygon
 
@@ -128,4 +129,4 @@ def test_nothing_that_may_be_teeth_stays_between_lips_that_close(closed: Warp) -
     assert (white & ~line).sum() > 10  # outside the band along the lips' line
     assert not (white & ~edge).any()
     assert edge.sum() < 2 * line.sum()
-    assert not teeth_seen(warp)[: int(warp.points[0, 1])].any()
+    assert not between_photo_lips(warp, TEETH_EDGE)[: int(warp.points[0, 1])].any()

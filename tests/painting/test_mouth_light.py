@@ -10,8 +10,8 @@ import pytest
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
-from emorig_diffusers.painting.stages.mouth_light import TeethLight, light_on_teeth, side_light
-from emorig_diffusers.photo.landmarks import LIDS
+from emorig_diffusers.painting.stages.mouth_light import OWN, TeethLight, find_teeth_light, light_on_teeth, own_teeth, side_light
+from emorig_diffusers.photo.landmarks import INNER_LIPS, LIDS
 from emorig_diffusers.photo.masks import fill_polygon
 
 GRID = 512
@@ -43,7 +43,7 @@ def test_teeth_on_the_side_in_shade(opened: Warp) -> None:
     ramp = np.linspace(0.4, 1, GRID, dtype=np.float32)[None, :, None]
     lit = (np.full((GRID, GRID, 3), (220, 180, 160), np.float32) * ramp).astype(np.uint8)
     x, y = opened.points[[78, 308]].astype(int).T
-    across = lambda crop: TeethLight(np.ones(3), side_light(opened, crop)).on(opened)
+    across = lambda crop: TeethLight(np.ones(3), side_light(opened, crop), np.ones(3)).on(opened)
     light = across(lit)[y, x]
     assert (light[1] > 1.15 * light[0]).all() and (light[1] / light[0]).max() < 2
     np.testing.assert_allclose(across(lit[:, ::-1])[y, x][::-1], light, rtol=0.2)
@@ -53,3 +53,18 @@ def test_teeth_on_the_side_in_shade(opened: Warp) -> None:
     red[:, : int(opened.points[13, 0]), 0] = 200  # from the person's right
     right, left = across(red)[y, x]
     assert right[0] / right[2] > 1.2 > 1 / 1.2 > left[0] / left[2]
+
+
+def test_teeth_that_the_photo_shows(opened: Warp) -> None:
+    """Drawn teeth are as light as the photo's own, and no redder; lips and tongues are none."""
+    still = replace(opened, motion=0 * opened.motion, source_points=opened.points)
+    mouth = fill_polygon((GRID, GRID), still.points[list(INNER_LIPS)])[..., None]
+    show = lambda *inside: np.where(mouth, np.uint8(inside), np.full((GRID, GRID, 3), (190, 150, 130), np.uint8))
+    red = show(200, int(200 * OWN) - 10, 140)
+    assert own_teeth(still, red) is None
+    np.testing.assert_array_equal(find_teeth_light(still, red).enamel, 1)
+    white, grey = (find_teeth_light(still, show(v, v, v)) for v in (240, 120))
+    assert (white.enamel * white.middle > 2 * grey.enamel * grey.middle).all()
+    np.testing.assert_array_equal(white.middle, grey.middle)  # the tongue is in the same light
+    np.testing.assert_allclose(own_teeth(still, show(180, 180, 180)), (180 / 255) ** 2.2, rtol=0.03)
+    assert own_teeth(replace(still, source_points=still.points - GRID), show(240, 240, 240)) is None

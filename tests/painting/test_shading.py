@@ -14,7 +14,15 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.painting.stages.flow import Warp
-from emorig_diffusers.painting.stages.shading import DARKEST, LIGHTEST, sample_maps, shade_expression
+from emorig_diffusers.painting.stages.shading import (
+    CORNER,
+    CORNER_LIGHT,
+    DARKEST,
+    LIGHTEST,
+    sample_maps,
+    shade_expression,
+)
+from emorig_diffusers.photo.landmarks import MOUTH_CORNERS
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +135,18 @@ def test_a_head_without_maps_shades_nothing(plain: np.ndarray, warp: Warp, head:
 def test_both_strengths_are_checked(pipe: EmoRigPipeline) -> None:
     with pytest.raises(ValueError, match="shading is -1: give a number from 0"):
         EmoRigPipeline(pipe.head, pipe.encoder, shading=-1)
+
+
+def test_creases_that_a_face_has_not_are_not_lightened(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    """The people whom shade was measured on have dark corners of the mouth, which a sneer smooths out."""
+    sneer = still | {"noseSneerLeft": 1.0, "noseSneerRight": 1.0, "mouthFrownLeft": 0.8, "mouthFrownRight": 0.8,
+                     "mouthUpperUpLeft": 0.5, "mouthUpperUpRight": 0.5}  # fmt: skip
+    grid, amounts = np.indices(plain.shape[:2])[::-1], torch.tensor([sneer[n] for n in head.config.expression_names])
+    corner = np.min([np.hypot(*(grid - warp.points[c][:, None, None])) for c in MOUTH_CORNERS], 0) < CORNER[0] * warp.scale
+    measured = sample_maps(head.shading(amounts).numpy(), warp)[corner]
+    assert measured.max() > 2 * CORNER_LIGHT
+    after = shade_expression(plain, plain, IDENTITY, warp, head, sneer)
+    lighter = np.log(after[corner].mean(-1) / plain[corner].mean(-1))
+    assert lighter.max() < 1.5 * CORNER_LIGHT and lighter.min() < -CORNER_LIGHT

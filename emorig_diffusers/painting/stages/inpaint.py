@@ -22,7 +22,7 @@ from ...photo.landmarks import INNER_LIPS, OUTER_LIPS
 from ...photo.masks import fill_polygon, ramp
 from .face_light import Adaptation, find_adaptation
 from .flow import Warp
-from .mouth_light import ALL, Box, TeethLight, find_teeth_light
+from .mouth_light import ALL, Box, TeethLight, between_photo_lips, find_teeth_light
 
 CONDITIONS = ("base", "normal", "albedo", "mask", "mouth")  # 3 + 3 + 3 + 1 + 1 channels after the noisy sample
 FOLDS = (
@@ -35,6 +35,7 @@ KEPT = 0.25, 0.45  # units of CHEEK: less of them up to which a photo's own fold
 LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
 TEETH_EDGE = 0.0012  # metres around the photo's open mouth that may still show teeth
 DEEP, DARKENING = 0.006, 0.008  # metres behind the lips from which light falls, and over which it falls to 1/e
+ENAMEL = 0.5, 0.8  # green over red of drawn albedo: less of it is gum or tongue, more is a tooth
 LIP_SHADOW = 0.0014  # metres by which the shade of the lips reaches down
 
 
@@ -62,7 +63,7 @@ def regions(warp: Warp) -> Regions:
     line, width = np.zeros(shape, np.uint8), max(1, round(2 * LIP_EDGE * warp.scale))
     cv2.polylines(line, [np.round((points[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)], True, 1, width, shift=4)
     folds = np.any([fill_polygon(shape, points[list(side)]) for side in FOLDS], axis=0)
-    return Regions(warp.mouth, (line > 0) | warp.mouth | teeth_seen(warp), lips, folds & ~lips)
+    return Regions(warp.mouth, (line > 0) | warp.mouth | between_photo_lips(warp, TEETH_EDGE), lips, folds & ~lips)
 
 
 @dataclass
@@ -133,15 +134,6 @@ def fold_release(change: Mapping[str, float]) -> float:
     return float(ramp(-pull, *KEPT))
 
 
-def teeth_seen(warp: Warp) -> np.ndarray:
-    """Pixels [G, G] bool that come from within the photo's open mouth, or so near to it that they may be teeth."""
-    mouth = fill_polygon(warp.mouth.shape, warp.source_points[list(INNER_LIPS)]).astype(np.uint8)
-    reach = 2 * max(1, round(TEETH_EDGE * warp.scale)) + 1
-    mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
-    y, x = np.mgrid[: len(mouth), : len(mouth)].astype(np.float32)
-    return cv2.remap(mouth, x + warp.motion[..., 0], y + warp.motion[..., 1], cv2.INTER_NEAREST) > 0
-
-
 def mouth_cover(warp: Warp) -> np.ndarray:
     """How much of each pixel lies within the target's lips [G, G] float32; 0 where they are closed."""
     if not warp.mouth.any():
@@ -158,7 +150,10 @@ def paint_mouth(warp: Warp, light: TeethLight, box: Box = ALL) -> np.ndarray:
     shifted = cv2.warpAffine(warp.mouth.astype(np.float32), lips, warp.mouth.shape[::-1])
     sky = cv2.GaussianBlur(shifted, (0, 0), max(1.6 * LIP_SHADOW * warp.scale, 0.7))
     shade = depth * np.clip(1.5 * sky[box], 0.25, 1)
-    return np.clip(warp.albedo[box] * shade[..., None] * light.on(warp, box), 0, 1) ** np.float32(1 / GAMMA)
+    albedo = warp.albedo[box]
+    enamel = ramp(albedo[..., 1] / albedo[..., 0].clip(1e-3), *ENAMEL)[..., None]
+    lit = albedo * shade[..., None] * light.on(warp, box) * (1 + enamel * (light.enamel - 1))
+    return np.clip(lit, 0, 1).astype(np.float32) ** np.float32(1 / GAMMA)
 
 
 def fill(image: Tensor, known: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ...photo.colour import LUMINANCE
-from ...photo.landmarks import MOUTH_CORNERS
-from ...photo.masks import any_channel
+from ...photo.landmarks import INNER_LIPS, MOUTH_CORNERS
+from ...photo.masks import any_channel, fill_polygon
 from .face_light import SKIN_CAST, TYPICAL_SKIN, TYPICAL_WHITE, FaceLight, face_light, linear
 from .flow import Warp
 
@@ -21,6 +22,10 @@ SKIN_SHARE = np.array([0.5, 0.25], np.float32)  # of skin's red and blue, over g
 WHITE_CAST = np.array([0.41, -0.15], np.float32)  # logarithms of the red and blue of whites, over green: medians
 SURROUNDINGS = 0.8, 0.6  # light of teeth where something around is as light as the second: dark skin may be its colour,
 GLOSS = 2.9  # but teeth are no lighter than this times the highlights of the skin: 1.3 times in pixel values
+WET = 0.0010  # metres inside the photo's lips from which teeth are told: the edge is blurred and in the lips' shade
+OWN, OWN_AREA = 0.8, 2e-5  # green over red in pixel values from which it is teeth, gums and tongue are redder; and m²
+# of them from which they tell the light
+DRAWN_TEETH = np.array([0.475, 0.44, 0.40], np.float32)  # linear: what `own_teeth` finds in mouths drawn in light 1
 CHEEKS = (50, 205, 206, 207, 216), (280, 425, 426, 427, 436)  # landmarks beside the mouth, the person's right first
 SIDE, SIDE_CAST, BEND = 0.5, 0.3, 2.1  # powers of the cheeks' ratio in light and in its colour; how soon they are met
 
@@ -37,10 +42,12 @@ class TeethLight:
     Attributes:
         middle: In its middle [3], 1 in that which shows teeth as light as they are.
         slope: Logarithm of how much lighter than that it is at the person's left corner, and darker at the right [3].
+        enamel: The photo's own teeth over drawn ones in that light [3]; 1 where it shows none.
     """
 
     middle: np.ndarray
     slope: np.ndarray
+    enamel: np.ndarray
 
     def on(self, warp: Warp, box: Box = ALL) -> np.ndarray:
         """On every pixel of a warp's grid [G, G, 3], or of rows and columns of it."""
@@ -55,13 +62,39 @@ class TeethLight:
 
 
 def find_teeth_light(warp: Warp, crop: np.ndarray) -> TeethLight:
-    """The light on the mouth of a face.
+    """The light on the mouth of a face, and how its teeth differ from drawn ones in it.
 
     Args:
         warp: How the face moved.
-        crop: uint8 [G, G, 3] in usual light, see `face_light.find_adaptation`.
+        crop: The photo after motion, uint8 [G, G, 3] in usual light, see `face_light.find_adaptation`.
     """
-    return TeethLight(light_on_teeth(warp, crop), side_light(warp, crop))
+    teeth, middle = own_teeth(warp, crop), light_on_teeth(warp, crop)
+    enamel = np.ones(3) if teeth is None else np.clip(teeth / DRAWN_TEETH, *LEVELS) / middle
+    return TeethLight(middle, side_light(warp, crop), enamel)
+
+
+def own_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray | None:
+    """Linear colour [3] of the lighter half of teeth that a photo shows; `None` where it shows too little of any.
+
+    Arguments as for `find_teeth_light`.
+    """
+    pixels = crop[between_photo_lips(warp, -WET)]
+    teeth = pixels[pixels[:, 1] > OWN * pixels[:, 0]]
+    if len(teeth) < OWN_AREA * warp.scale**2:
+        return None
+    colours = linear(teeth)
+    bright = colours @ LUMINANCE
+    return np.median(colours[bright >= np.median(bright)], axis=0)
+
+
+def between_photo_lips(warp: Warp, reach: float) -> np.ndarray:
+    """Pixels [G, G] bool that come from between the photo's lips, or from within `reach` metres around (< 0: inside)."""
+    mouth = fill_polygon(warp.mouth.shape, warp.source_points[list(INNER_LIPS)]).astype(np.uint8)
+    side = 2 * max(1, round(abs(reach) * warp.scale)) + 1
+    change = cv2.dilate if reach > 0 else cv2.erode
+    mouth = change(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    y, x = np.mgrid[: len(mouth), : len(mouth)].astype(np.float32)
+    return cv2.remap(mouth, x + warp.motion[..., 0], y + warp.motion[..., 1], cv2.INTER_NEAREST) > 0
 
 
 def light_on_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray:
