@@ -10,7 +10,14 @@ import pytest
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.painting.stages.flow import Warp
-from emorig_diffusers.painting.stages.mouth_light import OWN, TeethLight, find_teeth_light, light_on_teeth, own_teeth, side_light
+from emorig_diffusers.painting.stages.mouth_light import (
+    OWN,
+    TeethLight,
+    find_teeth_light,
+    light_on_teeth,
+    own_teeth,
+    side_light,
+)
 from emorig_diffusers.photo.landmarks import INNER_LIPS, LIDS
 from emorig_diffusers.photo.masks import fill_polygon
 

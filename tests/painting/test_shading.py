@@ -144,7 +144,8 @@ def test_creases_that_a_face_has_not_are_not_lightened(
     sneer = still | {"noseSneerLeft": 1.0, "noseSneerRight": 1.0, "mouthFrownLeft": 0.8, "mouthFrownRight": 0.8,
                      "mouthUpperUpLeft": 0.5, "mouthUpperUpRight": 0.5}  # fmt: skip
     grid, amounts = np.indices(plain.shape[:2])[::-1], torch.tensor([sneer[n] for n in head.config.expression_names])
-    corner = np.min([np.hypot(*(grid - warp.points[c][:, None, None])) for c in MOUTH_CORNERS], 0) < CORNER[0] * warp.scale
+    distance = np.min([np.hypot(*(grid - warp.points[c][:, None, None])) for c in MOUTH_CORNERS], 0)
+    corner = distance < CORNER[0] * warp.scale
     measured = sample_maps(head.shading(amounts).numpy(), warp)[corner]
     assert measured.max() > 2 * CORNER_LIGHT
     after = shade_expression(plain, plain, IDENTITY, warp, head, sneer)

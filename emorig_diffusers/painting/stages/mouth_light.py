@@ -88,7 +88,7 @@ def own_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray | None:
 
 
 def between_photo_lips(warp: Warp, reach: float) -> np.ndarray:
-    """Pixels [G, G] bool that come from between the photo's lips, or from within `reach` metres around (< 0: inside)."""
+    """Pixels [G, G] bool that come from between the photo's lips, or from `reach` metres around (< 0: inside)."""
     mouth = fill_polygon(warp.mouth.shape, warp.source_points[list(INNER_LIPS)]).astype(np.uint8)
     side = 2 * max(1, round(abs(reach) * warp.scale)) + 1
     change = cv2.dilate if reach > 0 else cv2.erode
