@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing_unet import drawing_unet
 from pictures import assert_close
 from PIL import Image
+from small_diffae import small_diffae
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.main import main
 from emorig_diffusers.face.relax import heights
+from emorig_diffusers.models.appearance import AppearanceEncoder
+from emorig_diffusers.painting.diffusion_rig import published_scheduler
 from emorig_diffusers.photo.landmarks import LID_PAIRS
 from emorig_diffusers.pipelines.request import EditRequest
 from emorig_diffusers.video.animate import animate, blinking, eased
@@ -94,3 +98,23 @@ def test_command_writes_an_animation_that_comes_back(name: str, hopper: np.ndarr
     assert np.abs(pictures[0] - hopper[:240, 120:360]).mean() < 4
     assert np.abs(pictures[1] - pictures[0]).mean() > 3
     assert main([*command, "-o", str(tmp_path / "a.mp3")]) == 2
+
+
+def test_network_that_draws_the_whole_crop_animates_too(pipe: EmoRigPipeline, hopper: np.ndarray) -> None:
+    appearance = AppearanceEncoder(cond_dim=16).requires_grad_(False).eval()
+    settings = {"crop_size": 64, "code_parts": "appearance", "default_num_inference_steps": 2}
+    rig = EmoRigPipeline(
+        pipe.head, pipe.encoder, drawing_unet(16), published_scheduler(), appearance, **settings
+    )  # fmt: skip
+    rig.set_progress_bar_config(disable=True)
+    noise = torch.Generator().manual_seed(0)
+    edit = rig(hopper, "surprise", generator=noise, output_type="np").images[0]
+    first, last = (frame.rgb for frame in animate(rig, hopper, 0.08, emotion="surprise"))
+    assert np.array_equal(first, hopper)
+    assert_close(last, edit)
+    assert not np.array_equal(last, hopper)
+
+
+def test_pipeline_without_a_head_is_refused(hopper: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no head, so no face that moves"):
+        animate(small_diffae(), hopper, emotion="happy")
