@@ -17,7 +17,7 @@ import clip_page
 import gradio as gr
 import page
 import torch
-from clips import ClipEditor, Progress, chosen, number_people
+from clips import ClipEditor, Progress, chosen, number_people, playable
 from gradio.utils import get_upload_folder
 from heads import write_fitted_heads, write_heads
 from parts import Job, choose_among, upload, upload_clip
@@ -146,7 +146,8 @@ class Editor:
         """What the page shows while a clip is edited or moves a photo, and then: controls, before, after, download."""
 
         def stage(path: str) -> tuple[Any, ...]:
-            return clip, path, gr.update(value=path, interactive=True), gr.update(interactive=True)
+            before = clip and str(playable(Path(clip)))
+            return before, path, gr.update(value=path, interactive=True), gr.update(interactive=True)
 
         if photo:
             job = self.clips.drive(photo, clip, face, intensity, 0)
@@ -500,7 +501,7 @@ def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Photo"):
                 wire(page.lay_out(page.Offer.of(pipe), examples), editor)
-            with gr.Tab("Video"):
+            with gr.Tab("Video", visible=bool(pipe.emotion_names)):
                 wire_clips(clip_page.lay_out(page.Offer.of(pipe)), editor)
         gr.Markdown(page.NOTE, elem_id="note")
         add_api(editor)

@@ -37,6 +37,8 @@ MAX_RATE = 60  # frames a second
 MAX_SIDES = 1920, 1080  # pixels; a frame may have as many as their product
 ANIMATION_SIDE, DRIVEN_SIDE = 720, 1280  # longest side of an animation, and of a photo that a clip moves, pixels
 ANIMATION_RATE = 20  # frames a second, which a GIF's hundredths of a second can tell
+PLAYED = (".mp4", ".m4v", ".mov", ".webm"), ("h264", "vp8", "vp9", "av1"), ("yuv420p", "yuvj420p")
+"""Suffixes, coding and pixels of clips that browsers play."""
 PLAYED_SOUND = ("aac", "mp3", "opus", "flac")  # that browsers play from an MP4
 WAITING = 4  # frames that may wait for the writer
 LOOK_UP = 0.2  # seconds after which whoever waits for the writer looks whether it still works
@@ -190,6 +192,27 @@ def fitting_sound(path: Path) -> tuple[Path | None, tuple[str, ...]]:
     return None, (f"The clip's sound ({unknown[0]}) does not go into an MP4 that browsers play: the result is silent.",)
 
 
+def playable(path: Path) -> Path:
+    """A clip, or a copy of it where browsers do not play its kind; the clip all the same where none can be made."""
+    av = load_av()
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            context = container.streams.video[0].codec_context
+            kind = path.suffix.lower(), context and context.codec.canonical_name, context and context.pix_fmt
+        if all(one in known for one, known in zip(kind, PLAYED)):
+            return path
+    except (av.error.FFmpegError, ValueError, IndexError):
+        pass  # an animation that FFmpeg does not read
+    copy = new_folder() / f"{path.stem}.mp4"
+    try:
+        clip = open_clip(path)
+        write_clip(clip.frames(), copy, clip.settings, fitting_sound(path)[0])
+    except ClipError:
+        copy.parent.rmdir()
+        return path
+    return copy
+
+
 def clip_steps(frames: Iterator[Frame], clip: Clip, name: str, settings: ClipSettings) -> Iterator[Progress]:
     """Write frames made of a clip's with its sound, and say how far that is, and at last what else there is to say."""
     sound, notes = fitting_sound(clip.path)
@@ -248,11 +271,13 @@ def write_stepwise(
                 yield made
             hand(None)
             job.result()
-        except BaseException:
+        except BaseException as error:
             hand(_Stopped())
             pool.shutdown()
             path.unlink(missing_ok=True)
             path.parent.rmdir()
+            if isinstance(error, ClipError):
+                raise ClipError(str(error).replace(str(path), name)) from error
             raise
     return replace(made, result=path)
 

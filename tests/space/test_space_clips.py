@@ -17,7 +17,7 @@ from made_clips import make_video, panned
 from PIL import Image, ImageSequence
 from test_space import ASTRONAUT, REPOSITORY, WAITING, Visit, opened, serve
 
-from emorig_diffusers.video.clips import ClipError, Frame
+from emorig_diffusers.video.clips import ClipError, ClipSettings, Frame
 from emorig_diffusers.video.reading import open_clip
 
 pytest.importorskip("gradio")
@@ -164,6 +164,30 @@ def test_sound_that_browsers_do_not_play_is_left_out_and_said(clips: ModuleType,
     raw = make_video(tmp_path / "raw.mkv", panned(ASTRONAUT, (64, 64), 3), sound="pcm_s16le")
     sound, (note,) = clips.fitting_sound(raw)
     assert sound is None and "(pcm_s16le)" in note and note.endswith("the result is silent.")
+
+
+def test_clips_that_browsers_do_not_play_are_shown_as_copies(
+    clips: ModuleType, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    assert clips.playable(clip) == clip
+    fine = make_video(tmp_path / "fine.mp4", panned(ASTRONAUT, (64, 64), 3), pixel_format="yuv444p")
+    copy = clips.playable(fine)
+    assert copy.is_relative_to(tmp_path / "files")
+    with av.open(str(copy)) as result:
+        assert result.streams.video[0].codec_context.pix_fmt == "yuv420p"
+    assert [frame.time for frame in open_clip(copy).frames()] == [frame.time for frame in open_clip(fine).frames()]
+
+
+def test_a_full_disk_is_said_without_the_servers_folders(
+    clips: ModuleType, full_disk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 256, 256, 3), np.uint8)
+    frames = (Frame(one, Fraction(i, 25)) for i, one in enumerate(noise))
+    with full_disk(20_000), pytest.raises(ClipError, match="^Cannot write 'out.mp4': "):
+        list(clips.write_stepwise(frames, clips.Progress(), "out.mp4", ClipSettings(Fraction(25))))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_clips_that_are_too_much_are_refused(clips: ModuleType, tmp_path: Path) -> None:
