@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any
@@ -149,7 +150,7 @@ class ClipEditor:
             given = {"face": chosen(face), **asked}
             frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), given), ANIMATION_SIDE)
             made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
-            yield (yield from write_stepwise(frames, made, name, ClipSettings(ANIMATION_RATE), repeat=loop))
+            yield (yield from write_stepwise(frames, made, name, ClipSettings(Fraction(ANIMATION_RATE)), repeat=loop))
 
 
 def chosen(face: str) -> int | str:
