@@ -106,3 +106,10 @@ def test_arches_are_the_head_s_own_size(mouth: Mouth) -> None:
         assert np.ptp(strip.points[:, 0]) == pytest.approx(0.054)
         length = np.ptp(strip.chart[:, 0])  # along the arch, millimetres
         assert 54 < length < 2.2 * sum(arch.widths)
+
+
+def test_no_dark_is_seen_below_the_tip_of_the_tongue(mouth: Mouth) -> None:
+    tongue, lower, _ = mouth.strips
+    tip = tongue.points[tongue.chart[:, 1] == 0]
+    edge = mouth._edge(LOWER)[1]
+    assert len(tip) and tip[:, 1].max() < edge - 0.001 and lower.points[:, 1].max() > edge

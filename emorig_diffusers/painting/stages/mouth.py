@@ -113,7 +113,8 @@ class Mouth:
     def _tongue(self) -> _Strip:
         across, back = np.linspace(-1, 1, 17), np.linspace(0, 1, 13)[:, None]
         width = 19 * np.sqrt(np.clip(1 - (1 - np.minimum(back / 0.4, 1)) ** 2, 0.02, 1))
-        height = 0.5 + 13 * back - 4.5 * across**2 - 3 * np.exp(-((across / 0.16) ** 2)) * back**2 * (1 - back)
+        height = 0.5 + 13 * back - 4.5 * across**2 - 3 * np.exp(-((across / 0.16) ** 2)) * back * (1 - back)
+        height = height - 2 * (1 - back) ** 4  # the tip lies behind the teeth: no dark is seen below it
         points = np.stack(np.broadcast_arrays(width * across, height, -4 - 45 * back), -1)
         chart = np.stack(np.broadcast_arrays(across, back), -1)
         return _Strip(
