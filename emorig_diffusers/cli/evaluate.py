@@ -43,6 +43,10 @@ def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str]
     add("--identity", metavar="KIND", default="auto",
         help="who judges identity: auto, sface, or CosFace's .onnx file (default: auto)")  # fmt: skip
     add("--sets", action="store_true", help="FID and KID of each method's pictures too, where there are enough")
+    add("--by", metavar="GROUPS", action="append", default=[],
+        help="split every figure by groups of people: a CSV with photos' names in its first column and groups, such as "
+        "age or sex, in the others; or 'ita', skin tone as photos show it, in thirds, or 'ita-classes', in published "
+        "classes (repeatable)")  # fmt: skip
     add("--published", action="store_true", help="show the figures of other work too, marked as such")
     add("--intensity", metavar="I", type=float, default=1.0, help="of pipelines, 0 to 1.5 (default: 1)")
     add("--intensities", metavar="I,I,I", type=_numbers, default=[],
@@ -78,7 +82,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         return run_steadiness(args)
     check_packages()
     from ..evaluation.grid import row_label
-    from ..evaluation.pairs import match
+    from ..evaluation.groups import check_groupings, groupings
+    from ..evaluation.pairs import list_pictures, match
     from ..evaluation.run import EDITED, Evaluation, score_all
     from ..evaluation.scores import CODES, load_judges
     from ..processes import start_processes
@@ -93,6 +98,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     intensities = strengths(args)
     made = {label: args.out / EDITED / label for label in rows}
     plan = match(args.source, edited, made, args.emotions, args.reference, intensities, args.reconstructions)
+    photos = list_pictures(args.source)
+    check_groupings(args.by, photos)
     state = start_processes()
     editors = open_editors(models, rows, plan.emotions, args, state.device)
     reader: Any = main.load_pipeline(CODES)
@@ -105,7 +112,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if state.is_main_process:
         from ..evaluation.report import write_report
 
-        print(*write_report(evaluation, args.out, args.published, args.sets), sep="\n")
+        by = groupings(args.by, photos)
+        print(*write_report(evaluation, args.out, args.published, args.sets, by), sep="\n")
         print(f"{len(records) - len(evaluation.failures)} of {len(records)} pictures scored")
     return int(bool(evaluation.failures))
 

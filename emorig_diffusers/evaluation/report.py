@@ -12,6 +12,7 @@ from ..photo.io import save_photo
 from .document import Block, Grid, Heading, Paragraph, Picture, to_html, to_markdown
 from .figures import LEAST_STRENGTHS
 from .grid import row_label
+from .groups import FEW, Grouping, Split, as_json, emotion_rows, split, write_groups
 from .pairs import REAL, UNEDITED
 from .pictures import range_sheet, scatter, tradeoff
 from .run import Evaluation, write_scores
@@ -44,30 +45,35 @@ _LISTED = 12  # names that a report lists of one kind of failure
 
 
 def write_report(
-    evaluation: Evaluation, out: Path, with_published: bool = False, with_sets: bool = False
-) -> list[Path]:
-    """Write `scores.json`, `report.md`, `report.html` and the pictures of both; returns the three files.
+    evaluation: Evaluation, out: Path, with_published: bool = False, with_sets: bool = False,
+    by: Sequence[Grouping] = (),
+) -> list[Path]:  # fmt: skip
+    """Write `scores.json`, `report.md`, `report.html` and the pictures of both, and `groups.csv` where there are
+    groups; returns these files.
 
     Args:
         evaluation: What was found.
         out: An existing folder.
         with_published: Show published figures too, in a table of their own.
         with_sets: Take FID and KID too.
+        by: What divides the photos into groups, for which every figure is given too.
     """
     records, methods = evaluation.records, evaluation.methods
     floor, sets = add_shape_drift(records), set_distances(records, methods) if with_sets else {}
     table = summarise(records, methods, evaluation.emotions)
-    blocks = list(_blocks(evaluation, table, floor, out, published() if with_published else [], sets))
-    paths = [write_scores(evaluation, table, out, one_persons_shape_drift=floor, sets=sets)]
+    parts = split(records, methods, evaluation.emotions, by)
+    blocks = list(_blocks(evaluation, table, floor, out, published() if with_published else [], sets, by, parts))
+    groups = {"groups": as_json(parts, by)} if by else {}
+    paths = [write_scores(evaluation, table, out, one_persons_shape_drift=floor, sets=sets, **groups)]
     for suffix, text in ((".md", to_markdown(blocks)), (".html", to_html(blocks))):
         paths.append(out / f"{REPORT}{suffix}")
         write_file(paths[-1], text.encode())
-    return paths
+    return [*paths, write_groups(parts, by, out)] if by else paths
 
 
 def _blocks(
     evaluation: Evaluation, table: Table, floor: float | None, out: Path, others: Sequence[Published],
-    sets: SetDistances,
+    sets: SetDistances, by: Sequence[Grouping], parts: Split,
 ) -> Iterator[Block]:  # fmt: skip
     columns = [*evaluation.emotions, *([ALL] if len(evaluation.emotions) > 1 else [])]
     yield Heading("Edited emotions: evaluation", 1)
@@ -88,6 +94,8 @@ def _blocks(
     for emotion in columns:
         yield Heading("All emotions" if emotion == ALL else emotion.capitalize(), 3)
         yield from _detailed(table, emotion, evaluation.judges)
+    for grouping in by:
+        yield from _by_groups(grouping, parts, columns, evaluation)
     if sets:
         yield Heading("Sets of pictures")
         names = ("fid", "kid")
@@ -201,6 +209,22 @@ def _detailed(table: Table, emotion: str, judges: Mapping[str, str]) -> Iterator
             rows.append([method, str(count), *(_interval(cell.get(f), columns[f]) for f in shown)])
         if shown:
             yield Grid(["method", "pictures", *(columns[f].named(judges) for f in shown)], rows)
+
+
+def _by_groups(grouping: Grouping, parts: Split, columns: Sequence[str], evaluation: Evaluation) -> Iterator[Block]:
+    """Every figure of every group, in a table for each emotion."""
+    groups = parts[grouping.name]
+    yield Heading(f"By {grouping.name}")
+    left_out = f" Of no group: {len(grouping.left_out)} photos." if grouping.left_out else ""
+    yield Paragraph(
+        f"{grouping.about}{left_out} Intervals are of photos within a group; those of groups with fewer than {FEW} "
+        "photos ('few') are too narrow. Where all pictures of a group agree, an interval has no width: of n photos "
+        "that all succeed, a true rate of 1 - 3/n is still possible. Judges have biases of their own: hold a "
+        f"difference against the rows '{UNEDITED}' and '{REAL}', where there are any."
+    )
+    for emotion in columns:
+        yield Heading(f"By {grouping.name}: {'all emotions' if emotion == ALL else emotion}", 3)
+        yield from _detailed(emotion_rows(groups, emotion, evaluation.methods), emotion, evaluation.judges)
 
 
 def _interval(estimate: Estimate | None, column: Column) -> str:
