@@ -32,6 +32,7 @@ DECAY = 0.05  # of the learning rate over all steps
 NEWTON, CONVERGED = 8, 2e-3  # rounds; units to which canonical points must be found
 AVERAGE_RESOLUTION = 64  # cells a side of the average head that scans are placed on
 PRUNING = 1e-3  # share of weights up to which networks are left out
+CHECKED = 10  # steps from one look at how good the codes are to the next; the best ones looked at are kept
 
 
 @dataclass
@@ -52,6 +53,14 @@ class HeadFit:
     misfit: float = float("inf")
     interrupted: bool = False
     losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is fitted, as it was at some step, and its loss on points that stay the same."""
+
+    loss: float
+    state: dict[str, Tensor]
 
 
 def fit_scan(
@@ -121,7 +130,10 @@ class HeadFitter:
         self, points: np.ndarray, normals: np.ndarray | None, start: Placement, seed: int = 0,
         progress: Callable[[int, float], None] | None = None,
     ) -> HeadFit:  # fmt: skip
-        """Fit a scan; Ctrl-C ends it with what was found so far.
+        """Fit a scan; Ctrl-C ends it with the best that was found so far.
+
+        Steps see other points each time, and distances are clamped ever closer, so that their losses do not compare:
+        every CHECKED steps the last steps' loss is taken on points that stay the same, and the best state is kept.
 
         Args:
             points: [N, 3], in the scan's coordinates.
@@ -138,9 +150,13 @@ class HeadFitter:
             ("codes", ("shape", "expression")), ("turn", ("turn",)), ("size", ("size",)), ("shift", ("shift",)),
         )]  # fmt: skip
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        losses, interrupted = [], False
+        losses, interrupted, best = [], False, _Checked(float("inf"), state)
+        same = torch.linspace(0, len(placed) - 1, self.points).long().to(self.device)
+        fixed = placed[same], None if turned is None else turned[same]
         try:
             for step in range(self.steps):
+                if step % CHECKED == 0:
+                    best = self._better(best, state, *fixed)
                 share = step / self.steps
                 for group in optimizer.param_groups:
                     group["lr"] = group["rate"] * DECAY**share
@@ -148,17 +164,25 @@ class HeadFitter:
                 loss = self._loss(state, placed[rows], None if turned is None else turned[rows], share)
                 optimizer.zero_grad()
                 loss.backward()
-                before = {name: value.detach().clone() for name, value in state.items()}
                 optimizer.step()
                 losses.append(float(loss.detach()))
                 if not np.isfinite(losses[-1]):
-                    state = before
                     break
                 if progress is not None:
                     progress(step, losses[-1])
         except KeyboardInterrupt:
             interrupted = True
-        return self._result(state, placed, start, losses, interrupted, rng)
+        best = self._better(best, state, *fixed)
+        return self._result(best.state, placed, start, losses, interrupted, rng)
+
+    def _better(
+        self, best: _Checked, state: dict[str, Tensor], points: Tensor, normals: Tensor | None
+    ) -> _Checked:
+        """The better one of the best state and this one, by the loss of a fit's end; what is no number is worse."""
+        loss = float(self._loss(state, points, normals, 1.0).detach())
+        if not loss < best.loss:
+            return best
+        return _Checked(loss, {name: value.detach().clone() for name, value in state.items()})
 
     def _start(self) -> dict[str, Tensor]:
         sizes = {"shape": len(self.mean["shape"]), "expression": len(self.mean["expression"]), "turn": 3, "size": 1,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from original_flame import write_flame
 
+from emorig_diffusers.convert.flame import convert_flame
 from emorig_diffusers.data.made_scans import Collection, ScanMaker, plan_scans
 from emorig_diffusers.data.scans import write_scan
 from emorig_diffusers.evaluation.heads import linear, measure
@@ -22,7 +25,15 @@ from emorig_diffusers.evaluation.heads.linear import (
     registered_heads,
 )  # fmt: skip
 from emorig_diffusers.evaluation.heads.measure import above, list_sets, measure_heads, seen_points
-from emorig_diffusers.evaluation.heads.run import PUBLISHED, Row, evaluate_heads, linear_method, spread, to_markdown
+from emorig_diffusers.evaluation.heads.run import (
+    PUBLISHED,
+    Row,
+    baselines,
+    evaluate_heads,
+    linear_method,
+    spread,
+    to_markdown,
+)  # fmt: skip
 from emorig_diffusers.evaluation.metrics.surfaces import score_surface
 from emorig_diffusers.models.geometry import Surface
 from emorig_diffusers.models.head import HeadModel
@@ -147,6 +158,22 @@ def test_the_command_s_table(scans: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len([row for row in rows if row[0] == "| identities-nonlinear"]) == 4
     assert "favour linear fits" in told and "not comparable" in told
     assert "| identities, published | NPHM | 0.455 | 0.978 | 0.954 |" in told
+
+
+def test_flame_s_row(maker: ScanMaker, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converted FLAME fits as a linear head with FLAME's own components, from FLAME's own space."""
+    monkeypatch.setattr(measure, "MEASURED", 3000)
+    monkeypatch.setattr(linear, "ROUNDS", 6)
+    head = deepcopy(maker.head)
+    head.template += maker.shift  # FLAME's space is NPHM's
+    files = write_flame(tmp_path / "originals", head)
+    flame = convert_flame(files.model, tmp_path / "flame", landmarks=files.landmarks)
+    some = list_sets(scans / "held_out/identities-linear")
+    scores = {score.method: score.figures for score in measure_heads(some, baselines(None, flame, True))}
+    assert list(scores) == ["open head, linear", "FLAME"]
+    assert scores["FLAME"].chamfer == pytest.approx(scores["open head, linear"].chamfer, rel=0.25)
+    average = measure_heads(some, {"average": lambda *_: Surface(head.template, maker.faces)})[0].figures
+    assert scores["FLAME"].chamfer < 0.6 * average.chamfer
 
 
 def test_published_figures() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from emorig_diffusers.models import nphm_fit
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.models.nphm_fit import HeadFitter, canonical_points, fit_scan
 from emorig_diffusers.models.scan_alignment import Placement
@@ -60,6 +61,22 @@ def test_an_interrupted_fit_gives_what_it_has() -> None:
 
     found = HeadFitter(head, 50, 100).fit(points, None, NOWHERE, progress=stop)
     assert found.interrupted and len(found.losses) == 4 and np.isfinite(found.misfit)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_the_best_is_kept(stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that are far too long lead away from a good start: the fit is no worse for them, stopped or not."""
+    head = make_head("backward")
+    points = head.surface(head.shape_mean[None], None, resolution=64).vertices.double().numpy()
+    monkeypatch.setattr(nphm_fit, "RATES", {name: 40 * rate for name, rate in nphm_fit.RATES.items()})
+
+    def stop(step: int, _: float) -> None:
+        if stopped and step == 17:
+            raise KeyboardInterrupt
+
+    found = HeadFitter(head, 18, 100).fit(points, None, NOWHERE, progress=stop)
+    assert found.interrupted == stopped and len(found.losses) == 18
+    assert found.losses[-1] > 5 * found.losses[0] and found.misfit < 0.001
 
 
 def test_normals_count() -> None:
