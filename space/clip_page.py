@@ -1,13 +1,16 @@
-"""The tab of clips."""
+"""The tab of clips: its components."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import gradio as gr
+from faces import face_part
 from gradio.components import Component
-from page import Offer
-from parts import Job, emotion_choice, face_part, job, status, strength_slider, upload, upload_clip
+from jobs import Job, job, status
+from offer import Offer
+from parts import emotion_choice, strength_slider, upload, upload_clip
+from texts import say
 
 PLAY_BOTH = """() => document.querySelectorAll("#clip-stage-part video").forEach((player) => {
   player.currentTime = 0;
@@ -40,7 +43,7 @@ class ClipPage:
 
     @property
     def inputs(self) -> list[Component]:
-        """What an edit depends on, in the order of `Editor.show_clip`."""
+        """What an edit depends on, in the order of `clip_tab.show`."""
         return [self.clip, self.emotion, self.strength, self.face, self.photo]
 
 
@@ -48,23 +51,23 @@ def lay_out(offer: Offer) -> ClipPage:
     """Create the tab's components, for what a pipeline can do."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_id="clip-part"):
-            clip = upload_clip("Clip", sources=["upload", "webcam"], elem_id="clip")
+            clip = upload_clip(say("clip"), sources=["upload", "webcam"], elem_id="clip")
             preview, face = face_part("clip-face", "people")
         with gr.Column(elem_id="clip-mood-part"):
             emotion, strength = emotion_choice(offer.emotions, "clip-emotion"), strength_slider("clip-strength")
-            with gr.Accordion("Let a photo do what the clip does instead", open=False, visible=offer.head):
-                photo = upload("Photo", ["upload", "clipboard"], height=220, elem_id="driven")
-            run, stop = job("Change the clip", variant="primary", size="lg", elem_id="run-clip")
+            with gr.Accordion(say("clip.photo"), open=False, visible=offer.head):
+                photo = upload(say("photo"), ["upload", "clipboard"], height=220, elem_id="driven")
+            run, stop = job(say("clip.run"), variant="primary", size="lg", elem_id="run-clip")
         with gr.Column(elem_id="clip-stage-part"):
             line = status()
             with gr.Row():
                 before, after = (
-                    gr.Video(label=label, interactive=False, buttons=[], elem_id=label.lower())
-                    for label in ("Before", "After")
+                    gr.Video(label=say(f"clip.{name}"), interactive=False, buttons=[], elem_id=name)
+                    for name in ("before", "after")
                 )
             with gr.Row():
-                both = gr.Button("Play both", interactive=False)
-                download = gr.DownloadButton("Download MP4", interactive=False, elem_id="download-clip")
+                both = gr.Button(say("clip.play"), interactive=False)
+                download = gr.DownloadButton(say("clip.download"), interactive=False, elem_id="download-clip")
     both.click(fn=None, js=PLAY_BOTH)
     stage: list[Component] = [before, after, download, both]
     return ClipPage(clip, preview, face, gr.State({}), emotion, strength, photo, Job(run, stop, line), stage)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from queue import Full, Queue
@@ -18,8 +18,10 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from page import number_faces
+from faces import chosen, number_faces
+from jobs import Progress
 from PIL import Image
+from texts import say
 from visitors import friendly, new_folder
 
 from emorig_diffusers.evaluation.metrics.identity import IdentityJudge
@@ -43,39 +45,6 @@ PLAYED = (".mp4", ".m4v", ".mov", ".webm"), ("h264", "vp8", "vp9", "av1"), ("yuv
 PLAYED_SOUND = ("aac", "mp3", "opus", "flac")  # that browsers play from an MP4
 WAITING = 4  # frames that may wait for the writer
 LOOK_UP = 0.2  # seconds after which whoever waits for the writer looks whether it still works
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is.
-
-    Attributes:
-        done: Frames made so far.
-        total: All of them, where that is known.
-        seconds: Since the first one.
-        result: The file, once it is complete.
-        notes: What else there is to say then.
-    """
-
-    done: int = 0
-    total: int | None = None
-    seconds: float = 0.0
-    result: Path | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def html(self) -> str:
-        """A bar, and the same in words."""
-        if not self.done:
-            return "<progress></progress> Looking at the faces …"
-        total, speed = max(self.total or 0, self.done), ""
-        if self.done > 1:
-            rate = (self.done - 1) / max(self.seconds, 1e-6)
-            speed = f" · {rate:.1f} frames a second"
-            if self.done < total:
-                speed += f" · {(total - self.done) / rate:.0f} s left"
-        words = f"Frame {self.done} of {total}" if self.result is None else f"{self.done} frames"
-        return f'<progress value="{self.done}" max="{total}"></progress> {words}{speed}'
 
 
 class ClipEditor:
@@ -104,7 +73,7 @@ class ClipEditor:
     def edit(self, path: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> Iterator[Progress]:
         """A clip with what is asked of a face, as an MP4 with the clip's sound."""
         if not path:
-            raise gr.Error("Upload or record a clip first.", print_exception=False)
+            raise gr.Error(say("no_clip"), print_exception=False)
         with friendly(path):
             clip = open_short(Path(path))
             yield Progress()
@@ -124,7 +93,7 @@ class ClipEditor:
             seed: Of the noise.
         """
         if not photo or not path:
-            raise gr.Error(f"Upload a {'clip' if photo else 'photo'} first.", print_exception=False)
+            raise gr.Error(say("no_clip" if photo else "no_photo"), print_exception=False)
         with friendly(photo, path):
             clip = open_short(Path(path))
             yield Progress()
@@ -143,7 +112,7 @@ class ClipEditor:
             how: The suffix of a format, seconds, and whether the face comes back.
         """
         if not path:
-            raise gr.Error("Upload a photo first.", print_exception=False)
+            raise gr.Error(say("no_photo"), print_exception=False)
         kind, seconds, loop = how
         with friendly(path, asked.get("reference")):
             yield Progress()
@@ -151,11 +120,6 @@ class ClipEditor:
             frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), given), ANIMATION_SIDE)
             made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
             yield (yield from write_stepwise(frames, made, name, ClipSettings(Fraction(ANIMATION_RATE)), repeat=loop))
-
-
-def chosen(face: str) -> int | str:
-    """A face as the package takes it, "largest", "all", or a number."""
-    return int(face) if face.isdecimal() else face
 
 
 def open_short(path: Path) -> Clip:

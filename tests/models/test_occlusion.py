@@ -191,13 +191,15 @@ def test_the_demo_says_so(
 ) -> None:
     gradio = pytest.importorskip("gradio")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-    import app
+    import photo_page
+    from editor import Editor
+    from photo_tab import PhotoTab
 
     said, photo = [], tmp_path / "masked.png"
     monkeypatch.setattr(gradio, "Info", said.append)
     Image.fromarray(masked).save(photo)
-    quiet = [0] * (len(app.page.ANGLES) + len(app.page.UNITS))
-    app.Editor(pipe).show(str(photo), "sad", 1.0, "largest", None, 0, 1, 0, [], 0, *quiet)
+    quiet = [0] * (len(photo_page.AXES) + len(photo_page.UNITS))
+    PhotoTab(Editor(pipe)).show(str(photo), "sad", 1.0, "largest", None, 0, 1, 0, [], 0, *quiet)
     assert said == [MOUTH_KEPT]
 
 

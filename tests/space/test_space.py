@@ -68,8 +68,9 @@ def coded_url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("coded")))
         patch.syspath_prepend(str(REPOSITORY / "space"))
         import app
+        import editor
 
-        patch.setattr(app, "open_default", lambda: pipe)
+        patch.setattr(editor, "open_default", lambda: pipe)
         demo = app.build_demo(coded)
         yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
         demo.close()

@@ -185,8 +185,10 @@ def test_a_full_disk_is_said_without_the_servers_folders(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     noise = np.random.default_rng(0).integers(0, 256, (40, 256, 256, 3), np.uint8)
     frames = (Frame(one, Fraction(i, 25)) for i, one in enumerate(noise))
+    from jobs import Progress
+
     with full_disk(20_000), pytest.raises(ClipError, match="^Cannot write 'out.mp4': "):
-        list(clips.write_stepwise(frames, clips.Progress(), "out.mp4", ClipSettings(Fraction(25))))
+        list(clips.write_stepwise(frames, Progress(), "out.mp4", ClipSettings(Fraction(25))))
     assert list(tmp_path.iterdir()) == []
 
 

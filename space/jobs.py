@@ -1,0 +1,116 @@
+"""What takes a while: its controls, how far it is, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from texts import say
+
+PRIVATE = {"api_visibility": "private"}
+QUIET = {"show_progress": "hidden", **PRIVATE}
+IDLE = gr.update(visible=True), gr.update(visible=False)  # buttons that run and stop a job
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        done: Frames made so far.
+        total: All of them, where that is known.
+        seconds: Since the first one.
+        result: The file, once it is complete.
+        notes: What else there is to say then.
+    """
+
+    done: int = 0
+    total: int | None = None
+    seconds: float = 0.0
+    result: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def html(self) -> str:
+        """A bar, and the same in words."""
+        if not self.done:
+            return f"<progress></progress> {say('job.looking')}"
+        total, speed = max(self.total or 0, self.done), ""
+        if self.done > 1:
+            rate = (self.done - 1) / max(self.seconds, 1e-6)
+            speed = say("job.rate", rate=rate)
+            if self.done < total:
+                speed += say("job.left", seconds=(total - self.done) / rate)
+        key = "job.frame" if self.result is None else "job.frames"
+        return f'<progress value="{self.done}" max="{total}"></progress> {say(key, done=self.done, total=total)}{speed}'
+
+
+@dataclass(frozen=True)
+class Job:
+    """Controls of what takes a while.
+
+    Attributes:
+        run, stop: Buttons; the second one is visible while it lasts.
+        status: How far it is.
+    """
+
+    run: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+
+    @property
+    def components(self) -> list[Component]:
+        return [self.run, self.stop, self.status]
+
+
+def job(name: str, **options: Any) -> tuple[gr.Button, gr.Button]:
+    """A button with a name and gradio's options, and the one that stops what it does."""
+    return gr.Button(name, **options), gr.Button(say("stop"), variant="stop", visible=False)
+
+
+def status() -> gr.HTML:
+    """The line that says how far a job is."""
+    return gr.HTML(visible=False, elem_classes="progress", padding=False)
+
+
+def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> None:
+    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other."""
+    outputs = [*job.components, *stage]
+    event = job.run.click(function, inputs, outputs, concurrency_id=queue, concurrency_limit=1, **QUIET)
+    job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **QUIET)
+
+
+def steps(
+    job: Iterator[Progress], empty: tuple[Any, ...], stage: Callable[[str], tuple[Any, ...]]
+) -> Iterator[tuple[Any, ...]]:
+    """What the page shows of a job: its controls, and its stage, which is empty until there is a result."""
+    running = gr.update(visible=False), gr.update(visible=True)
+    try:
+        for progress in job:
+            line = gr.update(value=progress.html, visible=True)
+            if progress.result is not None:
+                yield *IDLE, line, *stage(str(progress.result))
+                for note in progress.notes:
+                    gr.Info(note)
+            elif not progress.done:
+                yield *running, line, *empty
+            else:
+                yield gr.skip(), gr.skip(), line, *(gr.skip(),) * len(empty)
+    except gr.Error as error:
+        gr.Warning(error.message)
+        yield *IDLE, gr.update(value="", visible=False), *(gr.skip(),) * len(empty)
+
+
+def stopped() -> tuple[Any, ...]:
+    """The controls after a visitor has stopped a job."""
+    return *IDLE, gr.update(value=say("stopped"), visible=True)
+
+
+def results(job: Iterator[Progress]) -> Iterator[str | None]:
+    """Nothing for every frame, so that a program may cancel, and at last the result's path."""
+    for progress in job:
+        yield progress.result and str(progress.result)

@@ -1,0 +1,35 @@
+"""What the pipeline of the demo can do, as far as the page has components for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emorig_diffusers.pipelines.base import FacePipeline
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a pipeline can do.
+
+    Attributes:
+        emotions, attributes: Names to choose from.
+        steps: Steps of the network to begin with.
+        head, movements: Whether there is a head to turn, and whether it has single movements.
+        shape: Whether the face's shape can be held.
+    """
+
+    emotions: Sequence[str]
+    steps: int
+    head: bool = True
+    movements: bool = True
+    attributes: Sequence[str] = ()
+    shape: bool = False
+
+    @classmethod
+    def of(cls, pipe: FacePipeline) -> Offer:
+        """What a pipeline offers."""
+        emotions, steps = pipe.emotion_names, pipe.config.default_num_inference_steps
+        can = pipe.capabilities
+        attributes = pipe.attribute_classifier.names if "attributes" in can else ()
+        return cls(emotions, steps, "head" in can, "action_units" in can, attributes, "shape_guidance" in can)

@@ -1,0 +1,35 @@
+"""How the page looks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gradio as gr
+from texts import say
+
+ACCENT = "#4f46e5"
+EMPTY = {"#result": "result.empty", "#after": "clip.empty"}  # what is said where there is nothing yet
+
+
+def css() -> str:
+    """Of the page, with what it says where there is nothing yet."""
+    says = (f"{where} .empty::after {{ content: {json.dumps(say(key))}; }}" for where, key in EMPTY.items())
+    return "\n".join([Path(__file__).with_name("page.css").read_text("utf-8"), *says])
+
+
+def theme() -> gr.themes.Base:
+    """Indigo on grey with the reader's own fonts: the page loads nothing from elsewhere."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    ).set(
+        background_fill_primary="*neutral_50",
+        body_text_color_subdued="*neutral_500",
+        block_title_background_fill="none",
+        block_title_padding="0",
+        block_title_text_color="*body_text_color",
+    )

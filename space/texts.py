@@ -1,0 +1,128 @@
+"""Every sentence and label of the demo, by key: a language is one table. What a program calls (endpoints, their
+parameters) is not translated, and what the package says in a sentence of its own comes as it is."""
+
+from __future__ import annotations
+
+from gradio.context import LocalContext
+
+ENGLISH = {
+    "name": "EmoRig",
+    "title": "# EmoRig\nChange the emotion of a face, keep the person.",
+    "note": "For photos and clips of yourself or of people who agreed; never to deceive. They are processed on this "
+    "machine only.",
+    "drop": "# {what}\nDrop it here or click",
+    "reset": "Reset",
+    "stop": "Stop",
+    "stopped": "Stopped.",
+    "no_photo": "Upload a photo first.",
+    "no_clip": "Upload or record a clip first.",
+    "not_uploaded": "This is no photo that you uploaded: upload one first.",
+    # faces
+    "faces": "Faces",
+    "faces.which": "Which face? Or click it",
+    "faces.largest": "Largest",
+    "faces.all": "All",
+    "faces.one": "Face {number}: {what}",
+    # emotions
+    "emotion": "Emotion",
+    "emotion.neutral": "Neutral",
+    "emotion.happy": "Happy",
+    "emotion.sad": "Sad",
+    "emotion.surprise": "Surprise",
+    "emotion.fear": "Fear",
+    "emotion.disgust": "Disgust",
+    "emotion.anger": "Anger",
+    "emotion.contempt": "Contempt",
+    "strength": "Strength",
+    # the tab of photos
+    "photo.tab": "Photo",
+    "photo": "Photo",
+    "photo.examples": "Or try one of these",
+    "shape": "Keep the face's shape",
+    "run": "Change the expression",
+    "reference": "Reference",
+    "reference.part": "Take the expression of another photo instead",
+    "attributes": "Attributes",
+    "attributes.which": "Which",
+    "attributes.amount": "Amount (below 0: less of it)",
+    "units": "Single movements (action units)",
+    "units.one": "{movement} ({unit})",
+    "units.AU1": "Inner brows up",
+    "units.AU2": "Outer brows up",
+    "units.AU4": "Brows down",
+    "units.AU5": "Eyes wide",
+    "units.AU6": "Cheeks up",
+    "units.AU7": "Lids tight",
+    "units.AU9": "Nose wrinkled",
+    "units.AU10": "Upper lip up",
+    "units.AU12": "Lip corners up",
+    "units.AU15": "Lip corners down",
+    "units.AU17": "Chin up",
+    "units.AU20": "Lips stretched",
+    "units.AU26": "Jaw open",
+    "pose": "Head pose",
+    "pose.yaw": "Yaw ° (to the person's left)",
+    "pose.pitch": "Pitch ° (up)",
+    "pose.roll": "Roll ° (to the right shoulder)",
+    "sampling": "Sampling",
+    "sampling.seed": "Seed",
+    "sampling.steps": "Steps",
+    "result": "Result",
+    "result.empty": "Give a photo and choose an emotion: the result appears here.",
+    "result.download": "Download PNG",
+    "buffers": "Buffers",
+    "buffers.result": "result",
+    "buffers.normal": "normal",
+    "buffers.albedo": "albedo",
+    "buffers.rendered": "rendered",
+    "buffers.repainted": "repainted",
+    "buffers.photo": "photo",
+    "buffers.reconstructed": "reconstructed",
+    "buffers.edited": "edited",
+    "buffers.replaced": "replaced",
+    "head": "3-D head",
+    "animation": "Animation",
+    "animation.run": "Animate",
+    "animation.seconds": "Seconds",
+    "animation.loop": "And back again",
+    "animation.download": "Download {kind}",
+    # the tab of clips
+    "clip.tab": "Video",
+    "clip": "Clip",
+    "clip.photo": "Let a photo do what the clip does instead",
+    "clip.run": "Change the clip",
+    "clip.before": "Before",
+    "clip.after": "After",
+    "clip.empty": "Give a clip and choose an emotion: the result appears here.",
+    "clip.play": "Play both",
+    "clip.download": "Download MP4",
+    # how far a job is
+    "job.looking": "Looking at the faces …",
+    "job.frame": "Frame {done} of {total}",
+    "job.frames": "{done} frames",
+    "job.rate": " · {rate:.1f} frames a second",
+    "job.left": " · {seconds:.0f} s left",
+}
+LANGUAGES = {"en": ENGLISH}
+"""Language, as browsers name it -> its table; English has every key."""
+
+
+def language() -> str:
+    """Of the visitor whose event is handled, as the browser asks for it; English where nobody asks, as while the page
+    is built."""
+    request = LocalContext.request.get(None)
+    wanted = request.headers.get("accept-language", "") if request else ""
+    tags = (part.split(";")[0].strip().lower().split("-")[0] for part in wanted.split(","))
+    return next((tag for tag in tags if tag in LANGUAGES), "en")
+
+
+def say(key: str, **values: object) -> str:
+    """The text of a key in the visitor's language, with values in its places."""
+    table = LANGUAGES[language()]
+    return table.get(key, ENGLISH[key]).format(**values) if values else table.get(key, ENGLISH[key])
+
+
+def say_emotion(name: str) -> str:
+    """An emotion's name for the eye; of a checkpoint's own emotions, its own."""
+    key = f"emotion.{name}"
+    return say(key) if key in ENGLISH else name.capitalize()
