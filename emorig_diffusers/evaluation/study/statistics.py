@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
-import krippendorff
 import numpy as np
 from scipy.stats import binomtest
 
@@ -79,9 +79,15 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     Returns:
         Alpha, or None where nothing has two labels or all labels are the same: then it is not defined.
     """
-    judged = [list(labels) for labels in units if len(labels) > 1]
-    names = list(dict.fromkeys(label for labels in judged for label in labels))
-    if len(names) < 2:
+    counts = [Counter(labels) for labels in map(list, units) if len(labels) > 1]
+    total = sum(counts, Counter())
+    if len(total) < 2:
         return None
-    counts = [[labels.count(name) for name in names] for labels in judged]
-    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+    # ordered pairs of different labels: within each thing, a label counts as often as it has partners there
+    within = sum(_unequal(count) / (count.total() - 1) for count in counts)
+    return 1 - within * (total.total() - 1) / _unequal(total)
+
+
+def _unequal(count: Counter[Hashable]) -> int:
+    """Ordered pairs of different labels."""
+    return count.total() ** 2 - sum(number**2 for number in count.values())
