@@ -37,7 +37,7 @@ def about(parameter: str) -> str:
     if parameter in ABOUT or field is None:
         return ABOUT[parameter]
     what = str(field.metadata["help"]) % {"default": field.default}
-    return f"{what[0].upper()}{what[1:]}" + (f": the {parameter}" if parameter in AXES else "") + "."
+    return f"{what}: its {parameter}" if parameter in AXES else what
 
 
 def documented(function: Callable[..., Any]) -> Callable[..., Any]:
