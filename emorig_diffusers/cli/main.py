@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,13 @@ from ..version import __version__
 from .amounts import by_name, parse_amounts
 from .animate import add_command as add_animate
 from .codes import run_codes
+from .comfyui import add_command as add_comfyui
 from .compare import add_options, run_compare
 from .convert import add_commands, quiet
 from .drive import add_command as add_drive
 from .evaluate import add_command as add_evaluate
 from .folder import Job, edit_folder, folder_jobs, say_left_out
+from .grid import run_grid
 from .head import add_command as add_head
 from .mesh import add_command as add_mesh
 from .study import add_study
@@ -175,6 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_head(commands, _path, _seed)
     add_study(commands, _path)
     add_evaluate(commands, _path, _seed)
+    add_comfyui(commands, _path)
     return parser
 
 
@@ -208,40 +210,6 @@ def run_edit(args: argparse.Namespace) -> int:
     edit_file(pipe, *jobs[0], args)
     print(jobs[0][1])
     return 0
-
-
-def run_grid(args: argparse.Namespace) -> int:
-    """`emorig grid`: the original and every emotion of one face on a sheet, three a row."""
-    if args.face == "all":
-        raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
-    [(source, target)] = file_job(args.photo, args.out)
-    pipe = load_pipeline(args.model)
-    if not pipe.emotion_names:
-        raise ValueError(f"The model '{args.model}' knows no emotions: fit them or train a classifier of them first.")
-    from tqdm import tqdm
-
-    from ..evaluation.sheets import cut_face, draw_rows
-    from ..photo.io import read_photo, save_photo
-
-    rgb, tiles = read_photo(source).rgb, []
-    with naming(source):
-        faces = pipe.encode(rgb, args.face)
-    for group in tqdm(emotion_groups(pipe), desc="emorig", unit="emotion", disable=None, leave=False):
-        result = pipe(rgb, group, faces=faces, output_type="np", **sampling(args))
-        if not tiles:
-            say_notes(source, result)
-        box = result.faces[0][0].box
-        tiles += [(emotion, cut_face(image, box)) for emotion, image in zip(group, result.images)]
-    tiles = [("original", cut_face(rgb, box)), *tiles]
-    save_photo(draw_rows([tiles[i : i + 3] for i in range(0, len(tiles), 3)]), target)
-    print(target)
-    return 0
-
-
-def emotion_groups(pipe: FacePipeline) -> list[list[str]]:
-    """A pipeline's emotions, one for each of its calls; all for one where they share the noise that is sought first."""
-    names = list(pipe.emotion_names)
-    return [[name] for name in names] if pipe.noise_per_result else [names]
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -299,23 +267,11 @@ def refuse_same(photo: Path, out: Path) -> None:
 
 
 def load_pipeline(model: str) -> FacePipeline:
-    """Open a pipeline without the libraries' chatter; ValueError where that fails."""
+    """As `models.open_model`, without the libraries' chatter."""
     quiet()
-    from ..hub.repository import bundled
-    from ..pipelines.base import open_pipeline
+    from .models import open_model
 
-    try:
-        pipe = open_pipeline(model)
-    except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways
-        reason = textwrap.shorten(f"{type(error).__name__}: {sentence(error)}", 200, placeholder=" …")
-        advice = f"give {', '.join(bundled())}, the folder of a pipeline or a Hub id"
-        raise ValueError(f"The model '{model}' cannot be loaded ({reason}): {advice}.") from error
-    pipe.set_progress_bar_config(disable=True)
-    if pipe.asks_judge:
-        from ..evaluation.metrics.face_api import FaceApiJudge
-
-        pipe.judge = FaceApiJudge()
-    return pipe
+    return open_model(model)
 
 
 def check_edit(pipe: FacePipeline, args: argparse.Namespace) -> None:

@@ -1,0 +1,74 @@
+"""`emorig grid`: a face with every emotion, and the edits that such a sheet is made of."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from ..pipelines.base import FacePipeline
+    from ..pipelines.outputs import EmoRigOutput
+
+COLUMNS = 3
+
+
+def run_grid(args: argparse.Namespace) -> int:
+    """`emorig grid`: the original and every emotion of one face on a sheet, three a row."""
+    from . import main
+
+    if args.face == "all":
+        raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
+    [(source, target)] = main.file_job(args.photo, args.out)
+    pipe = main.load_pipeline(args.model)
+    check_emotions(pipe, args.model)
+    from tqdm import tqdm
+
+    from ..photo.io import read_photo, save_photo
+
+    rgb = read_photo(source).rgb
+    with main.naming(source):
+        faces = pipe.encode(rgb, args.face)
+    edits, results = [], every_emotion(pipe, rgb, faces, lambda: main.sampling(args))
+    total = len(emotion_groups(pipe))
+    for names, result in tqdm(results, desc="emorig", unit="emotion", total=total, disable=None, leave=False):
+        if not edits:
+            main.say_notes(source, result)
+        box = result.faces[0][0].box
+        edits += zip(names, result.images)
+    save_photo(draw_sheet(rgb, edits, box), target)
+    print(target)
+    return 0
+
+
+def check_emotions(pipe: FacePipeline, model: str) -> None:
+    """Raise ValueError for a pipeline, of the name `model`, that knows no emotions."""
+    if not pipe.emotion_names:
+        raise ValueError(f"The model '{model}' knows no emotions: fit them or train a classifier of them first.")
+
+
+def emotion_groups(pipe: FacePipeline) -> list[list[str]]:
+    """A pipeline's emotions, one for each of its calls; all for one where they share the noise that is sought first."""
+    names = list(pipe.emotion_names)
+    return [[name] for name in names] if pipe.noise_per_result else [names]
+
+
+def every_emotion(
+    pipe: FacePipeline, rgb: np.ndarray, faces: Sequence[Any], options: Callable[[], dict[str, Any]]
+) -> Iterator[tuple[list[str], EmoRigOutput]]:
+    """Edits of a photo uint8 [H, W, 3] and its encoded faces, of `emotion_groups`; `options()` are those of a call."""
+    for group in emotion_groups(pipe):
+        yield group, pipe(rgb, group, **options() | {"faces": faces, "output_type": "np"})
+
+
+def draw_sheet(
+    rgb: np.ndarray, edits: Sequence[tuple[str, np.ndarray]], box: tuple[float, float, float, float]
+) -> Image.Image:
+    """The face in a box (pixels) of a photo uint8 [H, W, 3] and of its edits, each under its name."""
+    from ..evaluation.sheets import cut_face, draw_rows
+
+    tiles = [(name, cut_face(picture, box)) for name, picture in [("original", rgb), *edits]]
+    return draw_rows([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)])

@@ -1,0 +1,1 @@
+"""Nodes for ComfyUI; `emorig comfyui` shows them to it."""
