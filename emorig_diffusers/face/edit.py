@@ -92,15 +92,18 @@ class EditMixin(RigMixin):
         action_units: Mapping[str, float] | None = None,
         rotate: Sequence[float] | None = None,
         modes: Sequence[str] = ("exp",),
+        start: FaceCodes | None = None,
     ) -> FaceCodes:
-        """Target codes of one face; the arguments mean what they mean in `__call__`."""
-        target, closing = face.codes, (0.0, 0.0)
+        """Target codes of one face; the arguments mean what they mean in `__call__`, and `start` is what an earlier
+        edit has made of its codes."""
+        start = face.codes if start is None else start
+        target, closing = start, (0.0, 0.0)
         if emotion is not None:
             change = self.emotion_change(emotion)
             expression = delay_lip_parting(change[:-3], self.head.config.expression_names, intensity)
             target = self._express(face, target, expression[None], change[None, -3:], intensity)
-            kept = self._kept(face, emotion, intensity)
-            target = target.with_(expression=torch.lerp(target.expression, face.codes.expression, kept))
+            kept = self._kept(start, emotion, intensity)
+            target = target.with_(expression=torch.lerp(target.expression, start.expression, kept))
         if reference is not None:
             target = self._borrow(face, target, reference, intensity, modes)
             closing = [min(intensity, 1.0) * (shut and "exp" in modes) for shut in reference.shut_eyes]
@@ -109,7 +112,7 @@ class EditMixin(RigMixin):
             target = target.with_(expression=target.expression + offset)
         if face.covered:
             target = self.keep_mouth(face.codes, target)
-        if not torch.equal(target.expression, face.codes.expression):
+        if not torch.equal(target.expression, start.expression):
             target = target.with_(expression=self._settled(face, target, closing))
         if rotate is not None and any(rotate):
             target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
@@ -132,14 +135,14 @@ class EditMixin(RigMixin):
         pose = torch.cat([target.pose[:, :3], other.pose[:, 3:]], 1)
         return target.with_(expression=torch.where(theirs, other.expression, target.expression), pose=pose)
 
-    def _kept(self, face: EncodedFace, emotion: str | Mapping[str, float], intensity: float) -> Tensor:
-        """Share of every unit [E] that an emotion leaves as the photo has it, for it is shown already. Of blends and of
-        a checkpoint's own recipes or codes that is not known."""
+    def _kept(self, start: FaceCodes, emotion: str | Mapping[str, float], intensity: float) -> Tensor:
+        """Share of every unit [E] that an emotion leaves as it is, for it is shown already. Of blends and of a
+        checkpoint's own recipes or codes that is not known."""
         names, shares = self.head.config.expression_names, {emotion: 1.0} if isinstance(emotion, str) else emotion
         (name, share), *others = shares.items()
         if others or self.emotion_codes is not None or self.recipes[name] != RECIPES.get(name):
             return torch.zeros(self.head.config.num_expression)
-        return shown_already(name, face.codes.expression, names, max(share * intensity, 1.0))
+        return shown_already(name, start.expression, names, max(share * intensity, 1.0))
 
     def _express(
         self, face: EncodedFace, target: FaceCodes, change: Tensor, jaw: Tensor, intensity: float

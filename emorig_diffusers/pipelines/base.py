@@ -32,6 +32,7 @@ from .checks import (
 from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import EditRequest, describe_arguments, signature
+from .steps import encode_references, faces_of_edits
 
 PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae", "EmotionLDMPipeline": "emotion_ldm"}
 """Class -> its module here: what `open_pipeline` can open. A new system adds a line."""
@@ -161,6 +162,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         bound = signature(self.defaults).bind(self, image, *positional, **given).arguments
         request = EditRequest(**self.defaults | {k: v for k, v in bound.items() if k not in ("self", "image")})
         self.check(request)
+        request = encode_references(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         emotions = broadcast_emotions(request.emotion, len(images))
         results = [[emotion] for emotion in emotions] if len(images) == len(emotions) else [emotions]
@@ -176,6 +178,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         for i, (one, faces) in enumerate(zip(images, broadcast_faces(request, len(images))), 1):
             with naming_photo(i, len(images)):
                 photos.append(read_photo(one))
+                faces = faces_of_edits(request, photos[-1].rgb, faces)
                 encoded.append(self.encode(photos[-1].rgb, faces, request.crop, request.source_encoder))
 
         # 3. edit, 4. paint

@@ -17,6 +17,7 @@ from ..face.codes import FaceCodes
 from ..face.emotions import action_unit_offset, blend_shares, check_amount
 from ..photo.crops import PICTURE_FRAMES
 from .request import ARGUMENTS, MODES, OUTPUT_TYPES, PASTES, EditRequest
+from .steps import check_edits
 
 if TYPE_CHECKING:
     from .base import FacePipeline
@@ -99,6 +100,8 @@ def check_rig_request(pipe: EmoRigPipeline, request: EditRequest) -> None:
     _check_reference(pipe, request)
     if request.best_of is not None:
         check_best_of(request.best_of)
+    if request.edits is not None:
+        check_edits(pipe, request.edits)
     pipe.painter.check(request)
 
 

@@ -33,6 +33,7 @@ from .checks import check_rig_request
 from .outputs import EditedFace, EmoRigOutput
 from .request import OUTPUT_TYPES, EditRequest
 from .settings import EMORIG, chosen_settings
+from .steps import encode_references, steps_of
 
 __all__ = ["OUTPUT_TYPES", "EditedFace", "EmoRigOutput", "EmoRigPipeline", "EncodedFace"]
 
@@ -186,15 +187,23 @@ class EmoRigPipeline(EditMixin, FacePipeline):
 
     def edit(self, face: EncodedFace, request: EditRequest, reference: EncodedFace | None = None) -> FaceCodes:
         """As `FacePipeline.edit`."""
-        if request.codes is not None:
-            target = face.codes.with_(expression=request.codes.expression, pose=request.codes.pose)
-            target = self.keep_mouth(face.codes, target) if face.covered else target
-        else:
-            units, rotate = request.action_units, request.rotate
-            emotion: Any = request.emotion  # of one result
-            target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes)
+        target = face.codes
+        for step in steps_of(encode_references(self, request), face.face.index + 1):
+            target = self._edit_from(target, face, step, step.reference)
+        target = self._edit_from(target, face, request, reference)
         self.painter.check_target(face.codes, target)
         return target
+
+    def _edit_from(
+        self, start: FaceCodes, face: EncodedFace, request: EditRequest, reference: EncodedFace | None
+    ) -> FaceCodes:
+        """What one edit makes of codes to start from."""
+        if request.codes is not None:
+            target = face.codes.with_(expression=request.codes.expression, pose=request.codes.pose)
+            return self.keep_mouth(face.codes, target) if face.covered else target
+        units, rotate = request.action_units, request.rotate
+        emotion: Any = request.emotion  # of one result
+        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes, start)
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[tuple[np.ndarray, list[EditedFace]]]:
         """As `FacePipeline.paint`."""
@@ -223,10 +232,12 @@ class EmoRigPipeline(EditMixin, FacePipeline):
 
     def _notes(self, face: EncodedFace, edits: PhotoEdits) -> tuple[str, ...]:
         """What an edit leaves out for something is before a mouth."""
-        request, reference = edits.request, edits.reference
-        lent = reference is not None and "exp" in request.modes
-        moved = request.intensity > 0 and (request.emotion is not None or lent)
-        hidden = face.covered and (moved or bool(request.action_units) or request.codes is not None)
-        uncovered = reference is None or not reference[1].covered
-        lacking = moved and lent and not uncovered and bool(self.head.config.expression_names)
+        lent, named = edits.reference and edits.reference[1], bool(self.head.config.expression_names)
+        earlier = [(step, step.reference) for step in steps_of(edits.request, face.face.index + 1)]
+        hidden = lacking = False
+        for step, lender in (*earlier, (edits.request, lent)):
+            lends = lender is not None and "exp" in step.modes
+            moved = step.intensity > 0 and (step.emotion is not None or lends)
+            hidden |= face.covered and (moved or bool(step.action_units) or step.codes is not None)
+            lacking |= moved and lends and lender is not None and lender.covered and named
         return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking

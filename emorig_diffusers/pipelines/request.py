@@ -83,6 +83,13 @@ class EditRequest:
         needs="head", asks="a rotation", option="--rotate", metavar=("YAW", "PITCH", "ROLL"), type=float, nargs=3,
         help="turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder",
     )  # fmt: skip
+    edits: Sequence[Mapping[str, Any]] | Mapping[int, Sequence[Mapping[str, Any]]] | None = argument(
+        None,
+        "Edits that come first, one after the other, each from the codes that the one before made, e.g. "
+        "`[{'emotion': 'happy', 'intensity': .5}, {'action_units': {'AU1': .3}}]`; the codes are painted once. By "
+        "number, `{1: [...], 2: [...]}`, each face has its own, and these are the faces that are edited.",
+        needs="head", asks="edits",
+    )  # fmt: skip
     face: int | Literal["largest", "all"] = argument(
         "largest",
         "'largest', 'all', or a number from 1 counted from the left.",

@@ -13,7 +13,7 @@ from ..face.codes import FaceCodes
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
 from ..pipelines.checks import need
-from ..pipelines.request import EditRequest
+from ..pipelines.request import ARGUMENTS, EditRequest
 from .clips import Frame
 from .portrait import Portrait
 
@@ -67,7 +67,7 @@ def check_animation(
 ) -> None:
     """Raise ValueError with one sentence for what cannot be done; arguments as for `animate`."""
     need(pipe, "head", "face that moves")
-    ways = (request.emotion, request.reference, request.action_units, request.codes, request.rotate)
+    ways = [getattr(request, name) for name, one in ARGUMENTS.items() if one.metadata["asks"]]
     if not blink or any(way is not None for way in ways):
         pipe.check(request)
     if blink and "action_units" not in pipe.capabilities:

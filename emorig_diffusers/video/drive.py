@@ -168,7 +168,8 @@ class Drive:
 def check_drive(pipe: FacePipeline, request: EditRequest, driver: int | str = "largest") -> None:
     """Raise ValueError with one sentence for what cannot be done; arguments as for `Drive`."""
     asked: Mapping[str, Any] = {"emotion": request.emotion, "reference": request.reference, "rotate": request.rotate,
-                                "action_units": request.action_units, "codes": request.codes}  # fmt: skip
+                                "action_units": request.action_units, "codes": request.codes,
+                                "edits": request.edits}  # fmt: skip
     for name, value in asked.items():
         if value is not None:
             raise ValueError(f"The clip says what the face does: leave {name} out.")

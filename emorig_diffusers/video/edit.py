@@ -33,7 +33,8 @@ FADE = 0.25  # seconds in which an edit comes and goes with a face
 SURE = 0.99  # likelihood from which a mouth speaks or is covered, for what is drawn there
 COVERED = 0.2, 0.6  # share of the frames within FADE in which a mouth is covered, from which it is left alone little by
 # little, and from which it is left alone: a frame or two may be mistaken
-_LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback"}
+_LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback",
+             "edits": "several edits"}  # fmt: skip
 
 
 def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> Iterator[Frame]:

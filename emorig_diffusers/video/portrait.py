@@ -22,6 +22,7 @@ from ..pipelines.checks import need
 from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest, Emotion
+from ..pipelines.steps import faces_of_edits
 
 MOST_WORKERS = 4  # pictures that are drawn at a time: much is computed by all cores already
 _LEFT_OUT = {"latents": "latents", "callback_on_step_end": "a callback", "generator": "a generator"}
@@ -61,6 +62,7 @@ class Portrait:
                 self.reference = rgb, pipe.encode(rgb, "largest", request.crop, request.target_encoder)[0]
         self.rgb = read_photo(photo).rgb
         faces: Any = request.face if request.faces is None else request.faces
+        faces = faces_of_edits(request, self.rgb, faces)
         self.faces = pipe.encode(self.rgb, faces, request.crop, request.source_encoder)
 
     @property
