@@ -108,11 +108,12 @@ class HeadFitter:
         free_placement: Whether rotation, scale and shift are fitted too.
         with_expression: Whether expressions are; without, the canonical head is fitted.
         known_unit: Whether the scale that a fit starts from is the scanner's, not a guess.
+        shape: Identity code [1, S] that is known; `None` to fit it.
     """
 
     def __init__(
         self, head: NeuralHeadModel, steps: int = STEPS, points: int = POINTS, free_placement: bool = True,
-        with_expression: bool = True, known_unit: bool = True,
+        with_expression: bool = True, known_unit: bool = True, shape: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.size_deviation = SIZE_DEVIATION[known_unit]
         self.head, self.steps, self.points, self.free = head.eval(), steps, points, free_placement
@@ -124,8 +125,9 @@ class HeadFitter:
         for name in UNKNOWN_SPREAD:
             std = getattr(head, f"{name}_std")
             self.spread[name] = std if std.any() else torch.full_like(std, UNKNOWN_SPREAD[name])
-        self.device = device
+        self.device, self.shape = device, shape
 
+    @torch.enable_grad()
     def fit(
         self, points: np.ndarray, normals: np.ndarray | None, start: Placement, seed: int = 0,
         progress: Callable[[int, float], None] | None = None,
@@ -175,9 +177,7 @@ class HeadFitter:
         best = self._better(best, state, *fixed)
         return self._result(best.state, placed, start, losses, interrupted, rng)
 
-    def _better(
-        self, best: _Checked, state: dict[str, Tensor], points: Tensor, normals: Tensor | None
-    ) -> _Checked:
+    def _better(self, best: _Checked, state: dict[str, Tensor], points: Tensor, normals: Tensor | None) -> _Checked:
         """The better one of the best state and this one, by the loss of a fit's end; what is no number is worse."""
         loss = float(self._loss(state, points, normals, 1.0).detach())
         if not loss < best.loss:
@@ -189,11 +189,12 @@ class HeadFitter:
                  "shift": 3}  # fmt: skip
         fixed = set() if self.free else {"turn", "size", "shift"}
         fixed |= set() if self.with_expression else {"expression"}
+        fixed |= set() if self.shape is None else {"shape"}
         return {n: torch.zeros(1, k, device=self.device, requires_grad=n not in fixed) for n, k in sizes.items()}
 
     def _codes(self, state: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         shape, expression = (self.mean[name] + self.spread[name] * state[name] for name in ("shape", "expression"))
-        return shape, expression if self.with_expression else None
+        return shape if self.shape is None else self.shape, expression if self.with_expression else None
 
     def _place(self, state: dict[str, Tensor], points: Tensor) -> Tensor:
         return state["size"].exp() * points @ rotation_matrix(state["turn"])[0].T + state["shift"]

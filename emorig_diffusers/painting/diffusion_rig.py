@@ -123,7 +123,8 @@ class DiffusionRigPainter(Painter):
     def capabilities(self) -> frozenset[str]:
         """As `base.Painter`; "latent" is the code of a photo, "detail" DECA's wrinkles."""
         own = {"latent"} if "appearance" in self.pipe.code_parts else set()
-        own |= {"detail"} if self.pipe.detail is not None and self.pipe.encoder.crop == "deca" else set()
+        wrinkles = self.pipe.detail is not None and self.pipe.encoder.crop == "deca"
+        own |= {"detail"} if wrinkles and self.config.normals == "linear" else set()
         return frozenset({"whole_crop", "inversion"} | own)
 
     @property
@@ -232,7 +233,7 @@ class DiffusionRigPainter(Painter):
         source, target = self._one_shape(read), self._one_shape(wanted)
         with timed("draw buffers"):
             # where noise is not the photo's own, only the head's outline counts
-            before = self._draw_heads(tasks, faces, source, detail and isinstance(latents, str))
+            before = self._draw_heads(tasks, faces, source, detail, seen=isinstance(latents, str))
             after = self._draw_heads(tasks, faces, target, detail)
         conditions = stack_conditions(after).to(device, dtype)
         code = pipe.condition_code(target, _together(looks), wanted.shape).to(device, dtype)
@@ -255,13 +256,17 @@ class DiffusionRigPainter(Painter):
         return [_Drawn(pictures[i], masks[i], after[i]) for i in range(len(tasks))]
 
     def _draw_heads(
-        self, tasks: Sequence[_Task], faces: Sequence[EncodedFace], codes: FaceCodes, wrinkles: bool
+        self, tasks: Sequence[_Task], faces: Sequence[EncodedFace], codes: FaceCodes, wrinkles: bool, seen: bool = True
     ) -> Buffers:
-        """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces."""
+        """Buffers of heads under codes [B, ...], in the pictures of the tasks' faces; plain ones unless they are
+        seen by the network."""
         vertices = self.recentred_head(FaceCodes.cat([face.codes for face in faces]), codes)
         transform = torch.cat([face.transform for face in faces])
-        detail = self._detail_map(tasks, faces, codes, vertices) if wrinkles else None
-        return self.pipe.draw_head(codes, self.config.crop_size, transform, vertices, detail)
+        detail = self._detail_map(tasks, faces, codes, vertices) if wrinkles and seen else None
+        drawn = self.pipe.draw_head(codes, self.config.crop_size, transform, vertices, detail)
+        if not seen or self.pipe.neural_normals is None:
+            return drawn
+        return self.pipe.neural_normals.replace(drawn, codes, vertices, transform)
 
     def _detail_map(
         self, tasks: Sequence[_Task], faces: Sequence[EncodedFace], codes: FaceCodes, vertices: Tensor

@@ -34,7 +34,7 @@ LACKING = {
     "whole_crop": "{} needs a network that draws the whole crop, as a converted rig does.",
     "inversion": "{} needs a network that draws the whole crop, as a converted rig does.",
     "latent": "{} needs a network that takes a code of the photo.",
-    "detail": "{} needs DECA's encoder, its detail model and a network that draws the whole crop.",
+    "detail": "{} needs DECA's encoder, its detail model and a network that draws the whole crop, from linear normals.",
     "attributes": "This pipeline has no attribute classifier: use a Diffusion Autoencoder with one, or leave {} out.",
     "picture": "{} needs a pipeline whose network draws a small picture, such as a Diffusion Autoencoder.",
     "emotion_guidance": "{} needs an emotion latent-diffusion model, which this pipeline is not.",

@@ -19,10 +19,12 @@ from ..models.detail import DetailModel
 from ..models.emoca import EmocaEncoder
 from ..models.head import HeadModel
 from ..models.landmark_fit import LandmarkEncoder
+from ..models.nphm import NeuralHeadModel
 from ..models.occlusion import MOUTH_KEPT, MOUTH_NOT_LENT
 from ..models.unet import RigUNet
 from ..painting.base import PaintedFace, Painter, PhotoEdits
 from ..painting.diffusion_rig import DiffusionRigPainter, draws_whole_crop
+from ..painting.neural_normals import NeuralNormals
 from ..painting.photo_texture import PhotoTexturePainter
 from ..painting.stages.flow import PhotoTexture
 from ..photo.resample import warp_crop
@@ -51,6 +53,7 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         scheduler: Sampler of the network.
         appearance_encoder: Code of the photo for networks that take one.
         detail: DECA's wrinkles, for pipelines whose encoder looks at DECA's crop.
+        neural_head: A neural head, for `normals`.
         emotions: Emotion recipes of this checkpoint; `None` for `emorig_diffusers.face.emotions.RECIPES`.
         default_num_inference_steps: Steps where the caller gives none.
         crop_size: Side of the aligned crop the network was trained on, pixels.
@@ -74,18 +77,21 @@ class EmoRigPipeline(EditMixin, FacePipeline):
             tells how light spreads among the drawn teeth (mouth.py); 0 takes its own teeth.
         best_of: Samples of each face, of which the least grainy is kept, where the caller gives none; for networks
             that draw the whole crop.
+        normals: Whose normals networks that draw the whole crop see: "linear", the head's, as published, or "neural",
+            those of `neural_head`, which is fitted to the head's faces (`painting/neural_normals.py`).
         settings: The checkpoint's, of the arguments above from `emotions` on (`pipe.components` has them); they count
             for those that are `None`, else `settings.EMORIG` do.
 
     Raises:
         ValueError: If a code part or a choice is unknown, `wrinkles`, `shading` or `light_blur` is negative, or
-            `best_of` below 1.
+            `best_of` below 1; or if `normals` are to be neural without a neural head.
     """
 
     encoder: LandmarkEncoder | EmocaEncoder
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
-    _optional_components = ["unet", "scheduler", "appearance_encoder", "detail"]
-    _exclude_from_cpu_offload = ["head", "encoder"]  # they tell nothing of where the networks compute
+    _optional_components = ["unet", "scheduler", "appearance_encoder", "detail", "neural_head"]
+    # they stay on the CPU, and tell nothing of where the networks compute
+    _exclude_from_cpu_offload = ["head", "encoder", "neural_head"]
 
     def __init__(
         self,
@@ -95,6 +101,7 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         scheduler: Any | None = None,
         appearance_encoder: AppearanceEncoder | None = None,
         detail: DetailModel | None = None,
+        neural_head: NeuralHeadModel | None = None,
         emotions: dict[str, dict[str, float]] | None = None,
         default_num_inference_steps: int | None = None,
         crop_size: int | None = None,
@@ -111,16 +118,20 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         shading: float | None = None,
         light_blur: float | None = None,
         best_of: int | None = None,
+        normals: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         chosen = chosen_settings(EMORIG, settings, locals())
+        if chosen["normals"] == "neural" and neural_head is None:
+            raise ValueError("normals='neural' needs a neural head: give neural_head, or normals='linear'.")
         self.register_modules(
             head=head, encoder=encoder, unet=unet, scheduler=scheduler, appearance_encoder=appearance_encoder,
-            detail=detail,
+            detail=detail, neural_head=neural_head,
         )  # fmt: skip
         self.register_to_config(**chosen)
         self._texture: PhotoTexture | None = None
+        self._neural_normals: NeuralNormals | None = None
 
     @property
     def texture(self) -> PhotoTexture:
@@ -130,26 +141,37 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         return self._texture
 
     @property
+    def neural_normals(self) -> NeuralNormals | None:
+        """What draws a neural head's normals; `None` where the linear head's are seen."""
+        if self.config.normals != "neural":
+            return None
+        own = self._neural_normals
+        if own is None or own.linear is not self.head or own.neural is not self.neural_head:
+            self._neural_normals = NeuralNormals(self.head, self.neural_head)
+        return self._neural_normals
+
+    @property
     def brought(self) -> str:
-        """As `HubMixin.brought`; the open head's units have names, FLAME's components have not."""
-        if self.head.config.expression_names:
-            return ""
-        return (
-            "The head, and networks trained on its codes, come from FLAME, DECA, EMOCA or DiffusionRig: research only, "
-            "not to be passed on"
-        )
+        """As `HubMixin.brought`; the open head's units have names, FLAME's components have not, and only NPHM's own
+        neural heads have its `blend_epsilon`."""
+        whose = []
+        if not self.head.config.expression_names:
+            whose.append("The head, and networks trained on its codes, come from FLAME, DECA, EMOCA or DiffusionRig")
+        if self.neural_head is not None and self.neural_head.config.blend_epsilon:
+            whose.append("The neural head comes from NPHM")
+        return f"{'. '.join(whose)}: research only, not to be passed on" if whose else ""
 
     def to(self, *args: Any, **kwargs: Any) -> EmoRigPipeline:
         """Move or cast the networks, as `DiffusionPipeline.to`; head and encoder stay on the CPU in float32."""
         networks: Any = copy(self)
-        networks.head = networks.encoder = None
+        networks.head = networks.encoder = networks.neural_head = None
         DiffusionPipeline.to(networks, *args, **kwargs)
         return self
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """As in diffusers, for the networks; head and encoder, which it takes to the GPU, come back."""
         super().enable_model_cpu_offload(*args, **kwargs)
-        for part in (self.head, self.encoder):
+        for part in filter(None, map(self.components.get, self._exclude_from_cpu_offload)):
             part.to("cpu")
 
     @property

@@ -15,7 +15,7 @@ EMORIG = {
     "emotions": None, "default_num_inference_steps": 4, "crop_size": 256, "repaint_window": (48, 88, 160),
     "residual_scale": 2.0, "code_parts": OPEN_CODE, "shape": None, "crop": "aligned", "crop_landmarks": "mediapipe",
     "resampling": "area", "rasterizer": "exact", "emotion_codes": None, "wrinkles": 1.0, "shading": 1.0,
-    "light_blur": 3.0, "best_of": 1,
+    "light_blur": 3.0, "best_of": 1, "normals": "linear",
 }  # fmt: skip
 """Defaults of `EmoRigPipeline`'s settings, which says what they mean."""
 DIFFAE = {"default_num_inference_steps": 100, "inversion_steps": 250, "crop": "ffhq", "brought": "",
@@ -27,7 +27,7 @@ EMOTION_LDM = {"default_num_inference_steps": 20, "strength": 0.5, "guidance_sca
 
 
 _CHOICES = {"crop": PICTURE_FRAMES, "crop_landmarks": ("mediapipe", "fan"), "resampling": RESAMPLINGS,
-            "rasterizer": RULES}  # fmt: skip
+            "rasterizer": RULES, "normals": ("linear", "neural")}  # fmt: skip
 
 
 def chosen_settings(

@@ -107,7 +107,7 @@ def build(args: argparse.Namespace) -> EmoRigPipeline:
     steps = args.num_inference_steps or args.sampler_steps or (20 if published else 4)
     settings = {name: pipe.config[name] for name in EMORIG} | {
         "crop_size": args.resolution if published else pipe.config.crop_size, "code_parts": parts, "shape": None,
-        "default_num_inference_steps": steps,
+        "default_num_inference_steps": steps, "normals": "linear",  # which is what training draws
     }  # fmt: skip
     detail = pipe.detail if published else None
     return EmoRigPipeline(pipe.head, pipe.encoder, unet, scheduler, appearance, detail, **settings)
