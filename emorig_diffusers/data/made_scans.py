@@ -1,13 +1,14 @@
-"""Scans of heads that nobody has to ask for: drawn from the open head, and changed in ways that no linear head knows.
+"""Scans of heads that nobody has to ask for: drawn from a linear head, and changed in ways that no linear head knows.
 
-People are of three kinds. A *linear* one is the open head itself. A *field* one is moved by a smooth random field, so
-that every part of the face has a shape of its own. A *hair* one has, besides, a shell over the skull behind a hairline
-that lies elsewhere on each head, with strands. Expressions are units of the open head, and jaws that open by turning,
-which show the cavity of the mouth.
+The head is the open one, or GNM (module `gnm`). People are of three kinds. A *linear* one is the head itself. A *field*
+one is moved by a smooth random field, so that every part of the face has a shape of its own. A *hair* one has, besides,
+a shell over the skull behind a hairline that lies elsewhere on each head, with strands. Expressions are what the head
+has: of the open one units, and jaws that open by turning, which show the cavity of the mouth.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,7 +55,7 @@ class Person:
 
     Attributes:
         kind: See the module.
-        shape: Code [S] of the open head.
+        shape: Code [S] of the head.
         offsets: What is added to the vertices of the canonical head [V, 3], metres.
     """
 
@@ -65,69 +66,59 @@ class Person:
 
 @dataclass(frozen=True)
 class Expression:
-    """Units [E] of the open head, and how far the jaw is turned, in radians."""
+    """Expression code [E] of the head, and how far the jaw is turned, in radians; 0 for heads without that joint."""
 
     name: str
     units: Tensor
     jaw: float
 
 
-class ScanMaker:
+class PersonMaker(ABC):
     """Makes people, their expressions and scans of them, in the space of NPHM, metres.
 
-    Args:
-        head: The open head, with named units.
-
     Attributes:
-        shift: [3], from the open head's origin to NPHM's, metres.
-        anchor_vertices: int64 [A], vertices at NPHM's anchors.
+        source: What names of scans begin with, where they are not of the open head.
+        template: [V, 3] of the head, in its own place, metres.
         faces: int64 [F, 3], what is shown of the head.
+        skin: bool [V], where hair may grow.
+        face_vertices: bool [V], what lies on the face.
+        num_shape: Length of a shape code.
+        shift: [3], from the head's origin to NPHM's, metres.
+        anchor_vertices: int64 [A], vertices at NPHM's anchors.
     """
 
-    def __init__(self, head: HeadModel) -> None:
-        self.head = head
-        parts = torch.tensor([PARTS.index(name) for name in SHOWN])
-        self.faces = head.faces[torch.isin(head.face_part, parts)]
-        self.shift, self.anchor_vertices = place_anchors(head)
-        landmarks = head.landmarks(head.template[None])[0]
-        self.face_vertices = torch.cdist(head.template, landmarks).min(1).values < FACE_REGION
+    source: str = ""
+    template: Tensor
+    faces: Tensor
+    skin: Tensor
+    face_vertices: Tensor
+    num_shape: int
+    shift: Tensor
+    anchor_vertices: Tensor
+
+    @property
+    @abstractmethod
+    def neutral(self) -> Expression:
+        """The canonical one, relaxed with an open mouth."""
+
+    @abstractmethod
+    def expression(self, name: str, rng: np.random.Generator, wide: bool) -> Expression:
+        """One by chance, on a closed or slightly open mouth, or on one that is wide open."""
+
+    @abstractmethod
+    def vertices(self, person: Person, expression: Expression) -> Tensor:
+        """All vertices [V, 3] of the head."""
 
     def person(self, kind: Kind, rng: np.random.Generator) -> Person:
         """Somebody by chance."""
-        shape = SPREAD * torch.from_numpy(rng.normal(size=self.head.config.num_shape)).float()
-        offsets = torch.zeros_like(self.head.template)
+        shape = SPREAD * torch.from_numpy(rng.normal(size=self.num_shape)).float()
+        offsets = torch.zeros_like(self.template)
         canonical = self.vertices(Person(kind, shape, offsets), self.neutral)
         if kind != "linear":
             offsets = random_field(canonical, rng)
         if kind == "hair":
             offsets = offsets + self._hair(canonical + offsets, rng)
         return Person(kind, shape, offsets)
-
-    @property
-    def neutral(self) -> Expression:
-        """The canonical one, relaxed with an open mouth."""
-        return Expression("neutral", torch.zeros(self.head.config.num_expression), OPEN_JAW)
-
-    def expression(self, name: str, rng: np.random.Generator, wide: bool) -> Expression:
-        """Some units by chance, on a closed or slightly open jaw, or on one that is wide open."""
-        names, units = self.head.config.expression_names, torch.zeros(self.head.config.num_expression)
-        # looking changes no surface that is worth a scan, and jaws are turned
-        free = [n for n in names if not n.startswith(("eyeLook", "tongue", "jaw", "mouthClose"))]
-        for chosen in rng.choice(free, int(rng.integers(*UNITS_SHOWN)), replace=False):
-            size = rng.uniform(0.3, 1.0)
-            units[names.index(chosen)] = size
-            twin = chosen.replace("Left", "Right") if "Left" in chosen else chosen.replace("Right", "Left")
-            if rng.random() < 0.8:  # most faces are even
-                units[names.index(twin)] = size
-        jaw = rng.uniform(*WIDE_JAW) if wide else rng.choice([0.0, rng.uniform(0, OPEN_JAW)])
-        return Expression(name, units, float(jaw))
-
-    @torch.no_grad()
-    def vertices(self, person: Person, expression: Expression) -> Tensor:
-        """All vertices [V, 3] of the head."""
-        pose = torch.zeros(1, 6)
-        pose[0, 3] = expression.jaw
-        return self.head(person.shape[None], expression.units[None], pose)[0] + self.shift + person.offsets
 
     def scan(
         self, person: Person, expression: Expression, rng: np.random.Generator, count: int = SURFACE_POINTS,
@@ -185,10 +176,52 @@ class ScanMaker:
         phase = 2 * np.pi / rng.uniform(*STRAND_WIDTH)
         along = 0.06 * side * rng.uniform(0.5, 1.5) + rng.normal(0, 0.3) * place[:, 1]
         depth = share * (bulk + STRAND_DEPTH * np.sin(phase * along))
-        skin = torch.zeros(len(vertices), dtype=torch.bool)
-        skin[self.head.faces[self.head.face_part == PARTS.index("skin")].flatten()] = True
         normals = mesh_normals(vertices, self.faces)
-        return normals * (torch.from_numpy(depth).float() * skin)[:, None]
+        return normals * (torch.from_numpy(depth).float() * self.skin)[:, None]
+
+
+class ScanMaker(PersonMaker):
+    """As `PersonMaker`, of the open head.
+
+    Args:
+        head: With named units.
+    """
+
+    def __init__(self, head: HeadModel) -> None:
+        self.head, self.template, self.num_shape = head, head.template, head.num_shape
+        parts = torch.tensor([PARTS.index(name) for name in SHOWN])
+        self.faces = head.faces[torch.isin(head.face_part, parts)]
+        self.skin = torch.zeros(len(head.template), dtype=torch.bool)
+        self.skin[head.faces[head.face_part == PARTS.index("skin")].flatten()] = True
+        self.shift, self.anchor_vertices = place_anchors(head.template, self.skin, torch.zeros(3))
+        landmarks = head.landmarks(head.template[None])[0]
+        self.face_vertices = torch.cdist(head.template, landmarks).min(1).values < FACE_REGION
+
+    @property
+    def neutral(self) -> Expression:
+        """The canonical one, relaxed with an open mouth."""
+        return Expression("neutral", torch.zeros(self.head.config.num_expression), OPEN_JAW)
+
+    def expression(self, name: str, rng: np.random.Generator, wide: bool) -> Expression:
+        """Some units by chance, on a closed or slightly open jaw, or on one that is wide open."""
+        names, units = self.head.config.expression_names, torch.zeros(self.head.config.num_expression)
+        # looking changes no surface that is worth a scan, and jaws are turned
+        free = [n for n in names if not n.startswith(("eyeLook", "tongue", "jaw", "mouthClose"))]
+        for chosen in rng.choice(free, int(rng.integers(*UNITS_SHOWN)), replace=False):
+            size = rng.uniform(0.3, 1.0)
+            units[names.index(chosen)] = size
+            twin = chosen.replace("Left", "Right") if "Left" in chosen else chosen.replace("Right", "Left")
+            if rng.random() < 0.8:  # most faces are even
+                units[names.index(twin)] = size
+        jaw = rng.uniform(*WIDE_JAW) if wide else rng.choice([0.0, rng.uniform(0, OPEN_JAW)])
+        return Expression(name, units, float(jaw))
+
+    @torch.no_grad()
+    def vertices(self, person: Person, expression: Expression) -> Tensor:
+        """All vertices [V, 3] of the head."""
+        pose = torch.zeros(1, 6)
+        pose[0, 3] = expression.jaw
+        return self.head(person.shape[None], expression.units[None], pose)[0] + self.shift + person.offsets
 
 
 def random_field(points: Tensor, rng: np.random.Generator) -> Tensor:
@@ -205,21 +238,26 @@ def above_cut(points: np.ndarray) -> np.ndarray:
     return points[:, 1] + NECK_TILT * points[:, 2] > NECK_END
 
 
-def place_anchors(head: HeadModel) -> tuple[Tensor, Tensor]:
-    """Shift [3] that lays the open head into NPHM's space, metres, and the vertices [A] at NPHM's anchors.
+def place_anchors(template: Tensor, skin: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift [3] that lays a head into NPHM's space, metres, and the vertices [A] at NPHM's anchors.
 
-    The open head has its own origin: it is shifted until its skin lies closest to the anchors.
+    Heads have their own origins: they are shifted, up and forward, until their skin lies closest to the anchors.
+
+    Args:
+        template: [V, 3] metres, its middle at x 0.
+        skin: bool [V].
+        start: [3], a shift that is nearly right.
     """
-    skin = head.faces[head.face_part == PARTS.index("skin")].unique()
+    rows = skin.nonzero()[:, 0]
     mirror = torch.tensor([-1.0, 1.0, 1.0])
     anchors = torch.tensor(ANCHORS) * METRES_PER_UNIT
     order = torch.arange(len(anchors))
     order[:32] = order[:32] ^ 1  # the other one of each pair
     anchors = (anchors + anchors[order] * mirror) / 2
-    tree, shift = KDTree(head.template[skin].numpy()), torch.zeros(3)
+    tree, shift = KDTree(template[rows].numpy()), start
     for _ in range(ALIGNING):
-        near = skin[torch.from_numpy(tree.query((anchors - shift).numpy())[1])]
-        shift = (anchors - head.template[near]).mean(0) * torch.tensor([0.0, 1.0, 1.0])
+        near = rows[torch.from_numpy(tree.query((anchors - shift).numpy())[1])]
+        shift = (anchors - template[near]).mean(0) * torch.tensor([0.0, 1.0, 1.0])
     return shift, near
 
 
@@ -242,7 +280,7 @@ class Collection:
     noise: float = 0.001
 
 
-def plan_scans(maker: ScanMaker, collection: Collection, seed: int) -> Iterator[tuple[Path, Callable[[], Scan]]]:
+def plan_scans(maker: PersonMaker, collection: Collection, seed: int) -> Iterator[tuple[Path, Callable[[], Scan]]]:
     """Where each scan goes in the folder, and what makes it; the same seed makes the same ones.
 
     `train/` is to train on. In `held_out/` identities (canonical scans of new people) and expressions (of these people)
@@ -258,7 +296,7 @@ def plan_scans(maker: ScanMaker, collection: Collection, seed: int) -> Iterator[
             for expression in shown:
                 what = "identities" if expression is shown[0] else "expressions"
                 folder = Path("held_out") / f"{what}-{nature}" if test else Path("train")
-                place = folder / f"{kind}-{number:03d}" / f"{expression.name}.npz"
+                place = folder / f"{maker.source}{kind}-{number:03d}" / f"{expression.name}.npz"
                 options = {"noise": collection.noise if test else NOISE, "exact": test}
                 yield (
                     place,
@@ -266,7 +304,7 @@ def plan_scans(maker: ScanMaker, collection: Collection, seed: int) -> Iterator[
                 )
 
 
-def make_expressions(maker: ScanMaker, count: int, first: int, rng: np.random.Generator) -> list[Expression]:
+def make_expressions(maker: PersonMaker, count: int, first: int, rng: np.random.Generator) -> list[Expression]:
     """Expressions by their names, every other one with a wide open jaw."""
     names = [f"{'open' if (first + number) % 2 else 'units'}-{number:02d}" for number in range(count)]
     return [maker.expression(name, rng, wide=name.startswith("open")) for name in names]
