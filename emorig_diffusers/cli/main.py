@@ -25,6 +25,7 @@ from .compare import add_options, run_compare
 from .convert import add_commands, quiet
 from .drive import add_command as add_drive
 from .evaluate import add_command as add_evaluate
+from .fetch import add_command as add_fetch
 from .folder import Job, edit_folder, folder_jobs, say_left_out
 from .grid import run_grid
 from .head import add_command as add_head
@@ -171,7 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add(codes, "--face", "--model")
     codes.set_defaults(face="all")
     _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
-    command(run_fetch, "Fetch the third-party networks (84 MB) for offline use and print where they are")
+    add_fetch(commands)
     add_commands(commands, _path)
     add_head(commands, _path, _seed)
     add_study(commands, _path)
@@ -218,15 +219,6 @@ def run_export(args: argparse.Namespace) -> int:
     from ..hub.repository import export_hub
 
     print(export_hub(pipe, args.dir))
-    return 0
-
-
-def run_fetch(args: argparse.Namespace) -> int:
-    """`emorig fetch`: every third-party network, then where each one is."""
-    from ..files.assets import fetch_all
-
-    for name, path in fetch_all().items():
-        print(f"{name}: {path}")
     return 0
 
 

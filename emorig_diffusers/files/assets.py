@@ -24,10 +24,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..version import __version__
 from .atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Asset:
     licence: str
     upstream: str
     sdist_sha256: str = ""
+
+    @property
+    def source(self) -> str:
+        """Package, version and path in it."""
+        return f"{self.package}=={self.version}: {self.path}"
 
     @property
     def cached(self) -> Path:
@@ -136,6 +142,29 @@ ASSETS: dict[str, Asset] = {
     )
 }
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """Weights that this package ships: folder below WEIGHTS, licence, where they come from and in what version."""
+
+    name: str
+    licence: str
+    version: str
+    source: str
+
+
+BUNDLED = (
+    Bundled("emorig-open", "Apache-2.0", __version__, "trained here: train/tools/bundle.py, model_card.md"),
+    Bundled("encoder-open", "Apache-2.0", __version__, "trained here: train/presets/encoder-open.yaml"),
+    Bundled("lips-seen", "Apache-2.0", __version__, "trained here: train/fit_cover.py"),
+    Bundled(
+        "face-api-expression", "MIT (Vladimir Mandic; LICENSE beside it)", "1.7.15",
+        "npm @vladmandic/face-api: model/face_expression_model, by train/tools/face_api_judge.py",
+    ),
+)  # fmt: skip
+
 _BAD_ARCHIVE = (KeyError, zipfile.BadZipFile, tarfile.TarError)
 
 # pip asks an sdist's build backend for name and version before it saves the archive. This backend, PEP 517's default
@@ -202,6 +231,29 @@ def fetch_all() -> dict[str, Path]:
     return {name: fetch(name) for name in ASSETS}
 
 
+def listed() -> Iterator[dict[str, Any]]:
+    """What `emorig fetch --list` tells of every network of others that is fetched and all weights that come along.
+
+    The sha256 of a fetched one is what its file has to have, that of shipped weights what theirs has.
+    """
+    for asset in ASSETS.values():
+        here = any(path is not None and _matches(path, asset) for path in (asset.cached, _installed_path(asset)))
+        yield {
+            "name": asset.name,
+            "state": "here" if here else "to be fetched",
+            "version": asset.version,
+            "size": asset.size,
+            "licence": asset.licence,
+            "sha256": asset.sha256,
+            "source": f"{asset.source}; {asset.upstream}",
+        }
+    for bundled in BUNDLED:
+        for file in sorted((WEIGHTS / bundled.name).rglob("*.safetensors")):
+            part = file.parent.relative_to(WEIGHTS).as_posix()
+            about = {"name": part, "state": "comes along", "version": bundled.version, "size": file.stat().st_size}
+            yield about | {"licence": bundled.licence, "sha256": _digest(file), "source": bundled.source}
+
+
 def _advice(asset: Asset, reason: str) -> str:
     return (
         f"The network '{asset.name}' is missing ({reason}): run `emorig fetch` once while online, "
@@ -222,8 +274,12 @@ def _make_cache(asset: Asset) -> None:
 def _matches(path: Path, asset: Asset) -> bool:
     if not path.is_file() or path.stat().st_size != asset.size:
         return False
+    return _digest(path) == asset.sha256
+
+
+def _digest(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == asset.sha256
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _installed_path(asset: Asset) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,31 @@ def test_fetch_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     if all(assets._installed_path(asset) for asset in assets.ASSETS.values()):
         pytest.skip("every network is installed as a package")
     assert "run `emorig fetch` once while online" in refused(capsys, "fetch")
+
+
+def test_fetch_lists_every_network_without_fetching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EMORIG_CACHE", str(tmp_path))
+    assert emorig("fetch", "--list", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(tmp_path.iterdir()) == []
+    weights = assets.WEIGHTS
+    shipped = {file.parent.relative_to(weights).as_posix(): file for file in weights.rglob("*.safetensors")}
+    assert set(rows) == set(assets.ASSETS) | set(shipped)
+    assert {name: row["sha256"] for name, row in rows.items() if name in assets.ASSETS} == {
+        name: asset.sha256 for name, asset in assets.ASSETS.items()
+    }
+    for name, file in shipped.items():
+        assert rows[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert all(row[key] for row in rows.values() for key in ("version", "size", "licence", "source", "state"))
+    assert emorig("fetch", "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 1 and all(row["sha256"] in line for row, line in zip(rows.values(), lines[1:]))
+    assert len({line.index(row["sha256"]) for row, line in zip(rows.values(), lines[1:])}) == 1
+
+
+def test_fetch_prints_where_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert emorig("fetch", "--json") == 0
+    places = json.loads(capsys.readouterr().out)
+    assert list(places) == list(assets.ASSETS) and all(Path(place).is_file() for place in places.values())
