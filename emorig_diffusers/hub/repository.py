@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
+from collections.abc import Container
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -99,8 +101,17 @@ class HubMixin(_Pipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """As `DiffusionPipeline.from_pretrained`; a bundled name such as "emorig-open" needs no network, and a
-        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`."""
-        pipe = super().from_pretrained(fetch(pretrained_model_name_or_path, **kwargs), **kwargs)
+        folder or Hub repository whose code only imports from this package needs no `trust_remote_code`.
+
+        Weights are read from safetensors alone, unless `use_safetensors=False` says otherwise.
+
+        Raises:
+            ValueError: It brings code, or asks for classes of other packages, and `trust_remote_code` is not given.
+        """
+        folder = fetch(pretrained_model_name_or_path, **kwargs)
+        if not kwargs.get("trust_remote_code"):
+            refuse_code(folder, given=kwargs)
+        pipe = super().from_pretrained(folder, **{"use_safetensors": True} | kwargs)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipe
 
@@ -179,6 +190,34 @@ def needs_no_trust(folder: str | os.PathLike) -> bool:
     # an index may point out of its folder ("../x"), and diffusers runs some files that no index names
     files = [*_named_files(folder).values(), *folder.rglob("*.py")]
     return all(_OURS.fullmatch(file.read_text("utf-8", "replace")) for file in files if file.is_file())
+
+
+def refuse_code(folder: str | os.PathLike, given: Container[str] = ()) -> None:
+    """Refuse a folder that brings code, or whose index asks for classes of packages that could run some.
+
+    Args:
+        folder: Of a pipeline.
+        given: Components that its index does not choose.
+
+    Raises:
+        ValueError: It is such a folder; the message says what to do.
+    """
+    folder, what = Path(folder), "" if needs_no_trust(folder) else "brings code of its own"
+    for part, (module, name) in _entries(folder).items():
+        known = module.split(".")[0] in (*_LIBRARIES, _PACKAGE) or module in sys.modules  # nothing is imported for it
+        known = known or (folder / part / f"{module}.py").is_file()
+        if part not in given and (not known or name.startswith("Auto")):  # those run what a config.json names
+            what = f"asks for {module}.{name}"
+    if what:
+        raise ValueError(f"It needs trust_remote_code=True, as it {what} (read that; pin a revision): '{folder}'.")
+
+
+def _entries(folder: Path) -> dict[str, tuple[str, str]]:
+    """Component -> (module, class) of the index; those that are left out are not there."""
+    file = folder / INDEX
+    index = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    named = lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(x, str) for x in value)
+    return {key: tuple(value) for key, value in index.items() if key != "_class_name" and named(value)}
 
 
 def _named_files(folder: Path) -> dict[str, Path]:

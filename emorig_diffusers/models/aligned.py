@@ -46,7 +46,8 @@ class AlignedMixin(_Models):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
-        """As `ModelMixin.from_pretrained` (so a tuple with `output_loading_info`); the weights are aligned."""
-        opened: Any = super().from_pretrained(*args, **kwargs)
+        """As `ModelMixin.from_pretrained` (so a tuple with `output_loading_info`), from safetensors alone unless
+        `use_safetensors=False` says otherwise; the weights are aligned."""
+        opened: Any = super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
         align_weights(opened[0] if kwargs.get("output_loading_info") else opened)
         return opened

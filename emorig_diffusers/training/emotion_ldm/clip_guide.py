@@ -43,7 +43,8 @@ class ClipGuide(nn.Module):
             DataError: Neither has a CLIP of that name.
         """
         try:
-            return cls(CLIPModel.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # else it would ask at a terminal
+            return cls(CLIPModel.from_pretrained(name), tokenizer)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             advice = "give a folder, or a name on the Hub."

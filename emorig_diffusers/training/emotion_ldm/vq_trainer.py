@@ -66,7 +66,7 @@ def open_vqvae(folder: Path) -> VQModel:
         return EmotionLDMPipeline.from_pretrained(folder).vqvae
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is no autoencoder: give what train/train_vq.py wrote, or a pipeline's folder.")
-    vqvae = VQModel.from_pretrained(folder)
+    vqvae = VQModel.from_pretrained(folder, use_safetensors=True)
     align_weights(vqvae)
     return vqvae
 
