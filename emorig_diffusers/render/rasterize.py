@@ -102,16 +102,18 @@ def _nearest_torch(pixels: Tensor, faces: Tensor, height: int, width: int, rule:
     """Scan conversion without loops: faces become rows, rows spans of pixels, and the nearest key wins."""
     setup = _setup_faces(pixels, faces, height, width, rule)
     owner, offset = _expand(setup.rows)
-    y = setup.first_row[owner] + offset
-    first, count = _spans(setup.edges[owner], y, width, rule)
-    gx, gy, z0 = setup.plane[owner].unbind(-1)
+    y = setup.first_row.index_select(0, owner) + offset
+    first, count = _spans(setup.edges.index_select(0, owner), y, width, rule)
+    gx, gy, z0 = setup.plane.index_select(0, owner).unbind(-1)
+    start = (setup.picture.index_select(0, owner) * height + y) * width + first
     row, offset = _expand(count)
-    x = first[row] + offset
-    depth = torch.addcmul((z0 + gy * (y + 0.5))[row], gx[row], x + 0.5)
+    # what rows hand on to their pixels is gathered side by side: looking up is most of the work
+    depth = torch.stack((z0 + gy * (y + 0.5) + gx * (first + 0.5), gx), 1).index_select(0, row)
+    place = torch.stack((start, setup.face.index_select(0, owner)), 1).index_select(0, row)
+    depth, target = torch.addcmul(depth[:, 0], depth[:, 1], offset), place[:, 0] + offset
     # One integer holds depth and face, so that a single amin finds the nearest face and breaks ties by index.
     key = depth.round_().clamp_(0, _DEPTH_STEPS).long().bitwise_left_shift_(_FACE_BITS)
-    key += setup.face[owner][row]
-    target = ((setup.picture[owner] * height + y) * width)[row] + x
+    key += place[:, 1]
     empty = torch.iinfo(torch.int64).max
     nearest = torch.full((len(pixels) * height * width,), empty, dtype=torch.int64, device=pixels.device)
     nearest.scatter_reduce_(0, target, key, "amin")
@@ -221,21 +223,42 @@ def _nearest_pytorch3d(pixels: Tensor, faces: Tensor, height: int, width: int, r
 
 
 def _fragments(face: Tensor, pixels: Tensor, faces: Tensor, rule: Rule) -> Fragments:
-    """Barycentrics and depth of the hit pixels, in float64 because slivers lose all digits in float32."""
+    """Barycentrics and depth of the hit pixels, in float64 because slivers lose all digits in float32.
+
+    Both are planes over a face, set up once for each face and taken from its first corner, where no digits cancel.
+    """
     batch, height, width = face.shape
     hit = (face.flatten() >= 0).nonzero().squeeze(1)
-    corners = _corners(pixels, face, faces, hit, pixels.shape[1]).double()
-    centre = torch.stack((hit % width, hit // width % height), dim=-1) + 0.5
-    x, y = (corners[..., :2] - centre[:, None]).unbind(-1)
-    weights = x.roll(-1, 1) * y.roll(-2, 1) - x.roll(-2, 1) * y.roll(-1, 1)
-    area = _fold(torch.add, weights)
-    weights = weights / area[:, None]
-    depth = _fold(torch.add, weights * corners[..., 2])
-    if rule == "pytorch3d":
-        weights = weights * _weight_sum(area, height, width)[:, None]
+    owner = face.flatten().index_select(0, hit)
+    if batch > 1:
+        owner = owner + hit // (height * width) * len(faces)
+    start, second, third, z, scale = (
+        column.index_select(0, owner) for column in _planes(pixels, faces, height, width, rule)
+    )
+    x, y = hit % width + 0.5 - start[:, 0], hit // width % height + 0.5 - start[:, 1]
+    second = second[:, 0] * x + second[:, 1] * y
+    third = third[:, 0] * x + third[:, 1] * y
+    depth = z[:, 0] + z[:, 1] * second + z[:, 2] * third
+    weights = torch.stack((1 - second - third, second, third), -1)
+    weights = weights if rule == "exact" else weights * scale
     bary = pixels.new_zeros(face.numel(), 3).index_copy(0, hit, weights.to(pixels.dtype))
     depth = pixels.new_full((face.numel(),), torch.inf).index_copy(0, hit, depth.to(pixels.dtype))
     return Fragments(face, bary.view(batch, height, width, 3), depth.view(batch, height, width))
+
+
+def _planes(pixels: Tensor, faces: Tensor, height: int, width: int, rule: Rule) -> tuple[Tensor, ...]:
+    """Of every face of the batch, float64: its first corner [K, 2]; slopes of the weights of its second and third
+    corner [K, 2] each; depth at the first corner and how far the others lie behind it [K, 3]; what its weights sum
+    to [K, 1] under the rule 'pytorch3d'."""
+    corners = pixels.index_select(1, faces.flatten()).view(-1, 3, 3).double()
+    area = _twice_area(corners)
+    area = torch.where(area == 0, torch.ones_like(area), area)  # such a face is nowhere hit
+    edges = corners[:, 1:] - corners[:, :1]
+    (x1, y1, z1), (x2, y2, z2) = edges[:, 0].unbind(-1), edges[:, 1].unbind(-1)
+    second, third = torch.stack((y2, -x2), -1) / area[:, None], torch.stack((-y1, x1), -1) / area[:, None]
+    depth = torch.stack((corners[:, 0, 2], z1, z2), -1)
+    scale = area if rule == "exact" else _weight_sum(area, height, width)
+    return corners[:, 0, :2], second, third, depth, scale[:, None]
 
 
 def _corners(table: Tensor, face: Tensor, faces: Tensor, hit: Tensor, stride: int) -> Tensor:

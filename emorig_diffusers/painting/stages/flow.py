@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ...models.head import PARTS, HeadModel
 from ...photo.landmarks import BROWS, EYES_OUTER, INNER_LIPS, LIDS, LOWER_LIDS, OUTER_LIPS, lips_apart
-from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known, ramp, smooth
+from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known, ramp, smooth, wide_blur
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
 from ...render.rasterize import rasterize
-from .eyeballs import Eyeball, paint_eyeball
+from .eyeballs import Eyeball, centres, paint_eyeball
 from .mouth import Mouth
 from .openings import move_lids, move_lips, stretch_lips
 
@@ -30,6 +30,7 @@ SKIN, CAVITY, NECK = (PARTS.index(n) for n in ("skin", "mouth_cavity", "neck"))
 EYES = tuple(PARTS.index(n) for n in ("left_eye", "right_eye"))
 TEETH = tuple(PARTS.index(n) for n in ("upper_teeth", "lower_teeth", "tongue"))
 STILL = 0.02  # pixels; smaller motion is rounding, and the photo's own pixel is kept
+LEAST_HOLE = 0.25  # pixels that a surface moves at least where the photo may not show it
 HIDDEN = 0.004  # metres behind the surface seen in the photo from which a point counts as hidden
 REACH = 0.033  # metres outside the face over which its motion fades out
 RIM = 0.0025  # metres at the face's outline that follow the rest: the mesh may show its neck there
@@ -154,12 +155,13 @@ class PhotoTexture:
         scale = self.scale(source)
         before, after = self._draw_source(source, size, scale, covered), self._draw(target, size, scale, covered)
         on = after.face >= 0
-        origin = self._interpolated(after, before.pixels)
-        centre = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), -1)
-        motion = np.where(on[..., None], origin[..., :2] - centre, 0)
-        hole = self._holes(before, after, origin, np.hypot(*motion.transpose(2, 0, 1)), scale)
+        origin, normal, albedo, place, free = self._interpolated(after, before, target, covered)
+        motion = (origin[..., :2] - centres((size, size)).astype(np.float32)) * on[..., None]
+        hole = self._holes(before, after, origin, motion, scale)
         skin = on & (self.part[after.face] == SKIN) & ~after.mouth
-        motion = soften_steps(motion.astype(np.float32), skin, SLOPE * scale)
+        if place is not None:
+            place[~skin] = -1
+        motion = soften_steps(motion, skin, SLOPE * scale)
         # the mesh has no hair, and its ears and neck would tear away: they follow the face
         moves, reach = on & _outline(after.points, size), max(REACH, STRETCH * _rim_motion(before, after) / scale)
         if turning:  # the far cheek, hidden in the photo, follows the part that was seen
@@ -177,11 +179,8 @@ class PhotoTexture:
         if irises is not None:
             motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale, shut)
             hole &= ~done
-        normal, albedo = self._attributes(target, after)
         around, inside, depth = self._inside(target, after.mouth, scale)
-        albedo = np.where(around[..., None], inside, albedo)
-        place = self._shading_place(after) if self.head.config.shading_size else None
-        free = self._interpolated(after, self.above_mask[:, None].numpy())[..., 0] if covered else None
+        albedo[around] = inside[around]
         return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
                     place, free=free)  # fmt: skip
 
@@ -252,58 +251,80 @@ class PhotoTexture:
         mouth = np.zeros((size, size), bool)
         if not covered and lips_apart(points) > MOUTH_SHUT * scale:
             mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
-        drawn = [self._layer(pixels, layer, size) for layer in self.layers[: 3 if mouth.any() else 1]]
-        face, bary, depth = drawn[0]
-        for layer_face, layer_bary, layer_depth in reversed(drawn[1:]):
-            show = mouth & (layer_face >= 0)
-            face = np.where(show, layer_face, face)
-            bary = np.where(show[..., None], layer_bary, bary)
-            depth = np.where(show, layer_depth, depth)
-        return _Drawing(pixels.numpy(), face, bary, depth, mouth, points, self.faces.numpy())
+        drawn = self._layer(pixels, self.layers[0], size, (0, size, 0, size))
+        if mouth.any():
+            rows, columns = (np.flatnonzero(mouth.any(axis)) for axis in (1, 0))
+            box = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+            for layer in reversed(self.layers[1:]):
+                inner = self._layer(pixels, layer, size, box)
+                part = slice(*box[:2]), slice(*box[2:])
+                show = mouth[part] & (inner[0] >= 0)
+                for whole, new in zip(drawn, inner):
+                    whole[part][show] = new[show]
+        return _Drawing(pixels.numpy(), *drawn, mouth, points, self.faces.numpy())
 
-    def _layer(self, pixels: Tensor, layer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        fragments = rasterize(pixels[None], self.faces[layer], size, size)
+    def _layer(
+        self, pixels: Tensor, layer: np.ndarray, size: int, box: tuple[int, int, int, int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Faces, weights and depth of a layer on rows and columns (top, bottom, left, right) of the grid."""
+        top, bottom, left, right = box
+        shifted = pixels - pixels.new_tensor((left, top, 0))
+        fragments = rasterize(shifted[None], self.faces[layer], bottom - top, right - left)
         face = fragments.face[0].numpy()
         return np.where(face >= 0, layer[face], -1), fragments.bary[0].numpy(), fragments.depth[0].numpy()
 
     def _holes(
-        self, before: _Drawing, after: _Drawing, origin: np.ndarray, length: np.ndarray, scale: float
+        self, before: _Drawing, after: _Drawing, origin: np.ndarray, motion: np.ndarray, scale: float
     ) -> np.ndarray:
         """Pixels of the target that the photo does not show, small gaps closed."""
         size = len(before.face)
-        x, y = (np.clip(origin[..., k].astype(int), 0, size - 1) for k in (0, 1))
-        inside = (origin[..., 0] > 0) & (origin[..., 0] < size) & (origin[..., 1] > 0) & (origin[..., 1] < size)
-        seen = np.where(np.isfinite(before.depth[y, x]), before.depth[y, x], -np.inf)
-        part = np.where(after.face >= 0, self.part[after.face], -1)
-        part_seen = np.where(before.face >= 0, self.part[before.face], -1)[y, x]
-        behind = origin[..., 2] > seen + HIDDEN * scale
+        hole = np.zeros((size, size), np.uint8)
+        # beyond the face's outline hair hides the mesh: stretched pixels look better there than painted ones
+        shown = np.flatnonzero(_outline(after.points, size) & (after.face >= 0))
+        length = np.hypot(*motion.reshape(-1, 2)[shown].T)
+        shown = shown[length > LEAST_HOLE]
+        x, y, z = origin.reshape(-1, 3)[shown].T
+        column, row = (np.clip(k.astype(int), 0, size - 1) for k in (x, y))
+        inside = (x > 0) & (x < size) & (y > 0) & (y < size)
+        seen = before.depth[row, column]
+        seen = np.where(np.isfinite(seen), seen, -np.inf)
+        part, before_face = self.part[after.face.ravel()[shown]], before.face[row, column]
+        part_seen = np.where(before_face >= 0, self.part[before_face], -1)
+        behind = z > seen + HIDDEN * scale
         eye = np.isin(part, EYES) & (part_seen != part)
         skin = (part == SKIN) & ~np.isin(part_seen, (SKIN, NECK))
-        mouth = after.mouth & (~before.mouth[y, x] | (np.abs(origin[..., 2] - seen) > 0.02 * scale))
-        # beyond the face's outline hair hides the mesh: stretched pixels look better there than painted ones
-        shown = _outline(after.points, size) & (after.face >= 0)
-        hole = shown & (length > 0.25) & (mouth | (inside & (behind | eye | skin)))
-        return cv2.morphologyEx(hole.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+        other = ~before.mouth[row, column] | (np.abs(z - seen) > 0.02 * scale)
+        hole.ravel()[shown] = (after.mouth.ravel()[shown] & other) | (inside & (behind | eye | skin))
+        return cv2.morphologyEx(hole, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
 
-    def _attributes(self, pixels: Tensor, drawn: _Drawing) -> tuple[np.ndarray, np.ndarray]:
+    def _interpolated(
+        self, after: _Drawing, before: _Drawing, target: Tensor, covered: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """What varies over the target's head, at its pixels float32, 0 outside: where that was in the source
+        [G, G, 3], normals and albedo [G, G, 3] each, places in the shading maps [G, G, 2] of heads that have them, and
+        how far it may follow an expression [G, G] where the mouth is covered."""
         flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
-        normal = vertex_normals((pixels * flip)[None], self.faces)
-        both = self._interpolated(drawn, torch.cat([normal[0], self.head.albedo], 1).numpy())
-        return both[..., :3], both[..., 3:]
-
-    def _interpolated(self, drawn: _Drawing, values: np.ndarray) -> np.ndarray:
-        """Values of vertices [V, C] at pixels float32 [G, G, C]; 0 outside the head."""
-        result = np.zeros((drawn.face.size, values.shape[1]), np.float32)
-        first, second, third = (np.take(values, corner, 0) * weight for corner, weight in drawn.corners)
-        first += second
-        first += third
-        result[drawn.hit] = first
-        return result.reshape(*drawn.face.shape, -1)
-
-    def _shading_place(self, drawn: _Drawing) -> np.ndarray:
-        place = self._interpolated(drawn, self.head.shading_place.numpy())
-        skin = (drawn.face >= 0) & (self.part[drawn.face] == SKIN) & ~drawn.mouth
-        return np.where(skin[..., None], place, np.float32(-1))
+        normal = vertex_normals((target * flip)[None], self.faces)[0]
+        values = [before.pixels, normal.numpy(), self.head.albedo.numpy()]
+        if self.head.config.shading_size:
+            values.append(self.head.shading_place.numpy())
+        if covered:
+            values.append(self.above_mask[:, None].numpy())
+        # side by side: looking up corners is most of the work
+        table = np.concatenate(values, 1).astype(np.float32)
+        (first, weight), *others = after.corners
+        found = np.take(table, first, 0) * weight
+        for corner, weight in others:
+            found += np.take(table, corner, 0) * weight
+        pictures, start = [], 0
+        for value in values:
+            picture = np.zeros((after.face.size, value.shape[1]), np.float32)
+            picture[after.hit] = found[:, start : start + value.shape[1]]
+            pictures.append(picture.reshape(*after.face.shape, -1))
+            start += value.shape[1]
+        origin, normal, albedo, *more = pictures
+        free = more.pop()[..., 0] if covered else None
+        return origin, normal, albedo, more[0] if more else None, free
 
 
 def _rim_motion(before: _Drawing, after: _Drawing) -> float:
@@ -340,14 +361,14 @@ def soften_steps(motion: np.ndarray, skin: np.ndarray, width: float) -> np.ndarr
 def fade_out(motion: np.ndarray, on: np.ndarray, scale: float, reach: float) -> np.ndarray:
     """Continue motion [G, G, 2] from where it is `on` outwards, fading to 0 over `reach` metres and at the border."""
     distance, nearest = nearest_known(on)
-    fade = np.clip(1 - distance / (reach * scale), 0, 1)
-    spread = motion.astype(np.float32).reshape(-1, 2)[nearest] * smooth(fade)[..., None]
+    fade = smooth(np.clip(1 - distance * np.float32(1 / (reach * scale)), 0, 1))
+    spread = np.take(motion.astype(np.float32).reshape(-1, 2), nearest, 0) * fade[..., None]
     sigma = max(0.27 * reach * scale, 1.0)
-    blurred = cv2.GaussianBlur(spread, (0, 0), sigma)
-    mix = np.clip(distance / (1.5 * sigma), 0, 1)[..., None]
-    motion = np.where(on[..., None], motion, spread * (1 - mix) + blurred * mix).astype(np.float32)
-    motion *= border_mask(len(motion), BORDER)[..., None]
-    motion[np.hypot(motion[..., 0], motion[..., 1]) < STILL] = 0
+    mix = np.clip(distance * np.float32(1 / (1.5 * sigma)), 0, 1) * ~on
+    motion = spread + mix[..., None] * (wide_blur(spread, sigma) - spread)
+    motion *= border_mask(len(motion), BORDER).astype(np.float32)[..., None]
+    x, y = cv2.split(motion)
+    motion[x * x + y * y < STILL**2] = 0
     return motion
 
 

@@ -15,7 +15,7 @@ import torch
 
 from ...models.head import HeadModel
 from ...photo.landmarks import LIDS, MOUTH_CORNERS
-from ...photo.masks import any_channel, fill_polygon, ramp
+from ...photo.masks import any_channel, fill_polygon, ramp, wide_blur
 from ...photo.resample import warp_crop
 from .flow import SKIN_GRID, Warp
 from .skin import PALE, SAFE, WARMTH, apply_field
@@ -73,10 +73,10 @@ def shade_expression(
 def _without_specks(field: np.ndarray, dark: np.ndarray, warp: Warp) -> np.ndarray:
     """A shade [G, G] that lightens narrow places no further than they are `dark` [G, G], but for a little: the people
     whom maps were measured on had creases there, above all beside the mouth, which not every face has."""
-    places = np.indices(field.shape)[::-1] + 0.5
-    corner = np.min([np.hypot(*(places - warp.points[c][:, None, None])) for c in MOUTH_CORNERS], 0) / warp.scale
-    away = ramp(corner, *CORNER)
-    broad = np.minimum(cv2.GaussianBlur(field, (0, 0), AROUND * warp.scale), CORNER_LIGHT + away)
+    rows, columns = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in field.shape)
+    square = [np.square(columns - x) + np.square(rows - y)[:, None] for x, y in warp.points[list(MOUTH_CORNERS)]]
+    away = ramp(np.sqrt(np.minimum(*square)) / np.float32(warp.scale), *CORNER)
+    broad = np.minimum(wide_blur(field, AROUND * warp.scale), CORNER_LIGHT + away)
     lightest = np.maximum(broad + dark + NARROW_LIGHT * away, 0)
     return np.where(field > 0, np.minimum(field, lightest), field).astype(np.float32)
 
@@ -123,5 +123,5 @@ def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
     size = len(warp.normal)
     bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
     bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
-    blur = lambda x: cv2.GaussianBlur(x, (0, 0), width * warp.scale).reshape(x.shape)
+    blur = lambda x: wide_blur(x, width * warp.scale).reshape(x.shape)
     return blur(values * bare) / blur(bare)
