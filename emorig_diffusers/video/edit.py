@@ -1,16 +1,19 @@
-"""Change the emotion of faces in a clip, frame by frame: nothing holds more of it than AHEAD frames."""
+"""Change the emotion of faces in a clip, frame by frame: nothing holds more of it than AHEAD frames on both sides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..diffusion.sampling import Sampling
 from ..evaluation.metrics.identity import IdentityJudge
 from ..face.encode import EncodedFace
 from ..models.occlusion import mouth_covered
@@ -27,6 +30,7 @@ from .clips import Frame
 from .follow import Followed, People, Watched, ahead, follow
 from .reading import Clip
 from .survey import SAMPLE, Sighting, choose_people, find_rest, survey
+from .workers import in_order
 
 AHEAD = 12  # frames before and after one that tell what to do in it
 FADE = 0.25  # seconds in which an edit comes and goes with a face
@@ -86,17 +90,26 @@ class _Frames:
     ) -> Iterator[Frame]:
         """Edited frames, of the people chosen, or of all."""
         self.found = found
-        for now, around in ahead(watched, AHEAD):
-            faces = [one for person, one in sorted(now.faces.items()) if chosen is None or person in chosen]
-            shares = [presence(one, now, around) for one in faces]
-            rgb = now.frame.rgb
-            if any(shares):
-                with torch.no_grad():
-                    rgb = self.paint(now, around, [(f, s) for f, s in zip(faces, shares) if s > 0])
-            yield replace(now.frame, rgb=rgb)
+        taken: deque[Frame] = deque()
 
-    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
-        """A frame with faces edited, each to a share."""
+        def jobs() -> Iterator[Callable[[], np.ndarray]]:
+            for now, around in ahead(watched, AHEAD):
+                faces = [one for person, one in sorted(now.faces.items()) if chosen is None or person in chosen]
+                shares = [presence(one, now, around) for one in faces]
+                job: Callable[[], np.ndarray] = lambda rgb=now.frame.rgb: rgb
+                if any(shares):
+                    with torch.no_grad():
+                        job = self.prepare(now, around, [(f, s) for f, s in zip(faces, shares) if s > 0])
+                taken.append(now.frame)
+                yield job
+
+        for rgb in in_order(jobs(), self.pipe.device):
+            yield replace(taken.popleft(), rgb=rgb)
+
+    def prepare(
+        self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]
+    ) -> Callable[[], np.ndarray]:
+        """What draws a frame with faces edited, each to a share, whatever the others' state."""
         raise NotImplementedError
 
     def generator(self) -> torch.Generator:
@@ -119,13 +132,15 @@ def presence(one: Followed, now: Watched, around: Sequence[Watched]) -> float:
 class _ByFrame(_Frames):
     """Pipelines without a head: every frame is a photo."""
 
-    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
+    def prepare(
+        self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]
+    ) -> Callable[[], np.ndarray]:
         rgb = now.frame.rgb
         for one, share in faces:
             changed = {"intensity": self.request.intensity * share, "faces": [one.face]}
             fixed = {"generator": self.generator(), "output_type": "np", "return_dict": True}
             rgb = self.pipe(rgb, **vars(self.request) | changed | fixed).images[0]
-        return rgb
+        return lambda: rgb  # frame by frame: a pipeline is called by one thread at a time
 
 
 @dataclass
@@ -151,7 +166,9 @@ class _Editor(_Frames):
                 rgb = read_photo(request.reference).rgb
                 self.reference = rgb, pipe.encode(rgb, "largest", request.crop, request.target_encoder)[0]
 
-    def paint(self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]) -> np.ndarray:
+    def prepare(
+        self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]
+    ) -> Callable[[], np.ndarray]:
         encoded, targets = [], []
         for one, share in faces:
             person = self._person(one, around)
@@ -162,7 +179,10 @@ class _Editor(_Frames):
             with timed("edit codes"):
                 targets.append(person.change.codes(face, share, speech, hidden))
         edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference)
-        sampling = self.pipe.sampling_of(replace(self.request, generator=self.generator()))
+        return partial(self._draw, edits, self.pipe.sampling_of(replace(self.request, generator=self.generator())))
+
+    @torch.no_grad()
+    def _draw(self, edits: PhotoEdits, sampling: Sampling) -> np.ndarray:
         [painted] = self.pipe.painter.paint([edits], sampling)
         return painted.rgb
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,8 @@ from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest, Emotion
 from ..pipelines.steps import faces_of_edits
+from .workers import in_order
 
-MOST_WORKERS = 4  # pictures that are drawn at a time: much is computed by all cores already
 _LEFT_OUT = {"latents": "latents", "callback_on_step_end": "a callback", "generator": "a generator"}
 
 
@@ -83,20 +81,8 @@ class Portrait:
         return [codes.with_(expression=close(face, codes)) for face, codes in zip(self.faces, targets)]
 
     def draw_each(self, targets: Iterable[Sequence[FaceCodes]]) -> Iterator[np.ndarray]:
-        """As `draw`, one picture after the other; on the CPU some are drawn at a time."""
-        workers = min(os.cpu_count() or 1, MOST_WORKERS) if self.pipe.device.type == "cpu" else 1
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future[np.ndarray]] = deque()
-            try:
-                for one in targets:
-                    waiting.append(pool.submit(self.draw, one))
-                    if len(waiting) > workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for picture in waiting:
-                    picture.cancel()
+        """As `draw`, one picture after the other; some are drawn at a time."""
+        return in_order((partial(self.draw, one) for one in targets), self.pipe.device)
 
     @torch.no_grad()
     def draw(self, targets: Sequence[FaceCodes]) -> np.ndarray:
