@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 pi_heif.register_heif_opener()  # from here on Pillow opens HEIC too
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
+"""Pillow's names of what is read, whatever a file is called: of its others EPS would run Ghostscript, for one."""
 """Photos with more pixels are refused from their header, before anything is decoded."""
 MIN_SIDE = 20
 """Shortest side, in pixels, that is worth looking for a face in."""
@@ -103,7 +105,7 @@ def read_photo(source: PhotoSource) -> Photo:
     """Read a photo from a path, a PIL image, an array or a tensor.
 
     Args:
-        source: a file Pillow can open, HEIC too (EXIF orientation is applied; of an animation the first frame is used),
+        source: a file of one of FORMATS (EXIF orientation is applied; of an animation the first frame is used),
             a PIL image, a numpy array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16 or float in [0, 1]), or a
             torch tensor [1|3|4, H, W] (uint8 or float in [0, 1]).
 
@@ -130,7 +132,7 @@ def read_photo(source: PhotoSource) -> Photo:
 def count_frames(path: str | Path) -> int:
     """How many pictures an animation or a file of several pages holds; 1 for all else, and for what cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return 1
@@ -192,7 +194,7 @@ def _open(path: Path) -> Image.Image:
     if path.stat().st_size == 0:
         raise PhotoError(f"The file '{path}' is empty.")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return _decode(image, f"The photo '{path}'")
     except UnidentifiedImageError as error:
         raise PhotoError(f"The file '{path}' is not a readable picture: use JPEG, PNG, WebP or HEIC.") from error

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from ..photo.io import MAX_PIXELS, MIN_SIDE
+from ..photo.io import FORMATS, MAX_PIXELS, MIN_SIDE
 from ..timing import timed
 from .clips import UNSPECIFIED, ClipError, ClipSettings, Colours, Frame, load_av
 
@@ -81,7 +81,7 @@ def open_clip(path: Path) -> Clip:
 def _is_picture(path: Path) -> bool:
     """Whether a file is one of Pillow's; ClipError for a photo."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.format not in _PICTURES:
                 return False
             moves = image.format in _ANIMATIONS and getattr(image, "n_frames", 1) > 1
@@ -99,14 +99,14 @@ class _Animation(Clip):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             self.size, self.length = image.size, image.n_frames  # pyright: ignore[reportAttributeAccessIssue]
             duration = Fraction(image.info.get("duration") or 0) * _TICK or _STILL
         self.settings = ClipSettings(1 / duration, _TICK, Colours(primaries=1, transfer=13, matrix=UNSPECIFIED))
 
     def frames(self) -> Iterator[Frame]:
         self.damage, time = "", Fraction(0)
-        with Image.open(self.path) as image:
+        with Image.open(self.path, formats=FORMATS) as image:
             try:
                 for picture in ImageSequence.Iterator(image):
                     rgb = np.array(_on_white(picture))

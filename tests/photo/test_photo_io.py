@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from emorig_diffusers.photo import io as photo_io
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
+from emorig_diffusers.video.reading import ClipError, open_clip
 
 H, W = 30, 40
 RNG = np.random.default_rng(0)
@@ -217,3 +218,20 @@ def test_saving_errors(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="Cannot write"):
         save_photo(image_of("RGB"), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_nothing_outside_is_run_for_a_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow tells formats by content, and draws EPS by a program."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was run"))
+    Image.fromarray(COLOUR).save(tmp_path / "photo.jpg", "EPS")
+    with pytest.raises(PhotoError, match="is not a readable picture"):
+        read_photo(tmp_path / "photo.jpg")
+    assert photo_io.count_frames(tmp_path / "photo.jpg") == 1
+    with pytest.raises(ClipError):
+        open_clip(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in photo_io.FORMATS if kind != "HEIF"])  # is read, not written
+def test_all_that_is_promised_is_read(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "photo", kind)
+    assert read_photo(tmp_path / "photo").rgb.shape == (H, W, 3)
