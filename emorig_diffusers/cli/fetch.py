@@ -10,7 +10,7 @@ _ABOUT = "Fetch the third-party networks (84 MB) for offline use and print where
 _NOTES = (
     "Every file is checked by its sha256, each time it is opened. Not in the list: HSEmotion's networks, which "
     "`emorig evaluate --judge` may fetch and whose authors publish no checksum (their pickles are read without running "
-    "anything, and reports tell the sha256 of the file), and weights that you bring."
+    "anything), and weights that you bring."
 )
 
 

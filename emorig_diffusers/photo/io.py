@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 pi_heif.register_heif_opener()  # from here on Pillow opens HEIC too
 
 MAX_PIXELS = 100_000_000
+"""Photos with more pixels are refused from their header, before anything is decoded."""
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
 """Pillow's names of what is read, whatever a file is called: of its others EPS would run Ghostscript, for one."""
-"""Photos with more pixels are refused from their header, before anything is decoded."""
 MIN_SIDE = 20
 """Shortest side, in pixels, that is worth looking for a face in."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line asks for suffixes alone, and help waits for nothing
     import numpy as np
@@ -17,6 +17,17 @@ WRITABLE = (*VIDEO_SUFFIXES, *ANIMATION_SUFFIXES)
 """Suffixes that results can have: videos by FFmpeg, animations by Pillow."""
 UNSPECIFIED = 2  # FFmpeg's word for a matrix, primaries or transfer that a file does not tell
 HD_HEIGHT = 720  # rows from which untold colours are those of BT.709, as players take them
+
+
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "mjpeg", "h264", "hevc", "av1", "obu", "flv", "ogg",
+    "asf", "mxf", "gxf", "nut", "ivf", "dv", "wtv", "rm", "swf", "yuv4mpegpipe", "wav", "mp3",
+    "flac", "aac",
+)  # fmt: skip
+"""FFmpeg's names of files that hold their own frames: what it takes for a list of other files, or for a place on the
+network (concat, hls, dash, sdp ...), is not opened, whatever it is called."""
+OPENING: dict[str, Any] = {"metadata_errors": "replace", "options": {"format_whitelist": ",".join(CONTAINERS)}}
+"""How every clip is opened for reading."""
 
 
 class ClipError(ValueError):

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ..photo.io import FORMATS, MAX_PIXELS, MIN_SIDE
 from ..timing import timed
-from .clips import UNSPECIFIED, ClipError, ClipSettings, Colours, Frame, load_av
+from .clips import OPENING, UNSPECIFIED, ClipError, ClipSettings, Colours, Frame, load_av
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG")
 _PICTURES = (*_ANIMATIONS, "JPEG", "MPO", "TIFF", "BMP", "AVIF", "HEIF")  # it takes MPEG for one, too
@@ -193,7 +193,7 @@ class _Video(Clip):
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         av = load_av()
         try:
-            container = av.open(str(self.path), metadata_errors="replace")
+            container = av.open(str(self.path), **OPENING)
         except (av.error.FFmpegError, ValueError) as error:
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise ClipError(f"The file '{self.path}' is no clip that can be read ({reason}).") from error

@@ -19,7 +19,17 @@ from PIL import Image
 
 from ..files.atomic import replacing
 from ..timing import timed
-from .clips import ANIMATION_SUFFIXES, UNSPECIFIED, VIDEO_SUFFIXES, WRITABLE, ClipError, ClipSettings, Frame, load_av
+from .clips import (
+    ANIMATION_SUFFIXES,
+    OPENING,
+    UNSPECIFIED,
+    VIDEO_SUFFIXES,
+    WRITABLE,
+    ClipError,
+    ClipSettings,
+    Frame,
+    load_av,
+)
 
 # names of FFmpeg's muxers and encoders; a constant quality at which edits of faces keep their grain
 _H264 = ("libx264", {"crf": "17", "preset": "fast"})
@@ -199,7 +209,7 @@ class _Sound:
         if self.source is not None:
             av = load_av()
             try:
-                self.container = av.open(str(self.source), metadata_errors="replace")
+                self.container = av.open(str(self.source), **OPENING)
             except (av.error.FFmpegError, ValueError):
                 self.container = None  # an animation that FFmpeg does not read has no sound
         return self

@@ -219,3 +219,13 @@ def test_a_recording_that_does_not_tell_its_length_is_looked_at_from_all_over(fa
     assert clip.length == 24
     times = [frame.time for frame in clip.sample(6)]
     assert len(times) == 6 and times[0] < Fraction(5, 25) and times[-1] > Fraction(18, 25)
+
+
+@pytest.mark.parametrize("listed", ["ffconcat version 1.0\nfile clip.mp4\n", "#EXTM3U\n#EXTINF:1,\nclip.mp4\n"])
+def test_no_other_file_is_opened_for_a_clip(face: np.ndarray, tmp_path: Path, listed: str) -> None:
+    """FFmpeg tells formats by content, and some are lists of files and addresses."""
+    clip = make_video(tmp_path / "clip.mp4", panned(face, (64, 64), 3))
+    assert len(list(open_clip(clip).frames())) == 3
+    (tmp_path / "list.mp4").write_text(listed)
+    with pytest.raises(ClipError, match="is no clip that can be read"):
+        open_clip(tmp_path / "list.mp4")
