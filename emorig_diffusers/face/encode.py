@@ -118,6 +118,7 @@ class EncodedFace:
         picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
         covered: Whether something is before the mouth; not asked where a network draws the whole crop.
         speaks: Whether the lips speak, in a clip: then the mouth shows what the photo does.
+        blur: As `photo_blur` finds it, in photo pixels, where that is known of more pictures than this one.
     """
 
     face: Face
@@ -132,6 +133,7 @@ class EncodedFace:
     picture: Picture | None = None
     covered: bool = False
     speaks: bool = False
+    blur: float | None = None
 
     @property
     def shut_eyes(self) -> tuple[bool, bool]:

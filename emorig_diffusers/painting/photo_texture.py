@@ -136,7 +136,10 @@ def facial_flow(state: EditState) -> EditState:
     turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
     heads = state.source_vertices, state.target_vertices
     warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered, face.speaks)
-    blur = state.of_photo("blur", lambda: photo_blur(state.photo, state.photo_to_flow, warp.source_points))
+    if face.blur is None:
+        blur = state.of_photo("blur", lambda: photo_blur(state.photo, state.photo_to_flow, warp.source_points))
+    else:
+        blur = face.blur * float(np.linalg.norm(state.photo_to_flow[:, 0]))
     return replace(state, flow=replace(warp, blur=blur), eyes_hidden=hidden)
 
 

@@ -32,7 +32,7 @@ from ..render.buffers import buffer_pictures, to_picture
 from ..timing import timed
 from .base import FacePipeline
 from .checks import check_rig_request
-from .outputs import EditedFace, EmoRigOutput
+from .outputs import DrawnWhenAsked, EditedFace, EmoRigOutput
 from .request import OUTPUT_TYPES, EditRequest
 from .settings import EMORIG, chosen_settings
 from .steps import encode_references, steps_of
@@ -240,13 +240,17 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         self, edits: PhotoEdits, rgb: np.ndarray, face: EncodedFace, target: FaceCodes, painted: PaintedFace | None
     ) -> EditedFace:
         """What happened to a face of a result."""
-        size = self.config.crop_size
-        with timed("buffers for the output"):
-            vertices = self.painter.place_head(face.codes, target)
-            drawn = painted and painted.buffers
-            heads = drawn or self.draw_head(target, size, face.transform, vertices)
-            buffers = buffer_pictures(heads, bool(self.head.config.num_texture))
-        buffers["repainted"] = painted.mask if painted else Image.new("L", (size, size))
+        size, textured = self.config.crop_size, bool(self.head.config.num_texture)
+        vertices = self.painter.place_head(face.codes, target)
+        mask = painted.mask if painted else Image.new("L", (size, size))
+        drawn = painted and painted.buffers
+
+        def draw() -> dict[str, Image.Image]:
+            with timed("buffers for the output"):
+                heads = drawn or self.draw_head(target, size, face.transform, vertices)
+                return buffer_pictures(heads, textured) | {"repainted": mask}
+
+        buffers = draw() if drawn else DrawnWhenAsked(draw)
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
         picture = to_picture(painted.picture) if painted and painted.picture is not None else None
         number, box, notes = face.face.index + 1, face.face.box, self._notes(face, edits)

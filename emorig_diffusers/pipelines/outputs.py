@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,34 @@ from PIL import Image
 from torch import Tensor
 
 from ..photo.io import Photo
+
+
+class DrawnWhenAsked(Mapping[str, Image.Image]):
+    """Pictures by name that are drawn when somebody looks at one: most callers want the photo alone.
+
+    Args:
+        draw: Draws all.
+    """
+
+    def __init__(self, draw: Callable[[], dict[str, Image.Image]]) -> None:
+        self._draw = draw
+
+    @cached_property
+    def _pictures(self) -> dict[str, Image.Image]:
+        with torch.no_grad():
+            return self._draw()
+
+    def __getitem__(self, name: str) -> Image.Image:
+        return self._pictures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pictures)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Image.Image]]]:
+        return dict, (self._pictures,)  # other processes get pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +70,7 @@ class EditedFace:
     source: Any
     target: Any
     crop: Image.Image
-    buffers: dict[str, Image.Image]
+    buffers: Mapping[str, Image.Image]
     drawn: Image.Image | None = None
     vertices: Any = None
     latents: Tensor | None = None

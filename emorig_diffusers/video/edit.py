@@ -148,6 +148,7 @@ class _Person:
     """What is known of a person while a clip lasts, and of the light in a shot."""
 
     shape: Tensor
+    blur: float
     change: Change
     shot: int = -1
     light: Tensor | None = None
@@ -175,10 +176,10 @@ class _Editor(_Frames):
             with timed("fit codes"):
                 hidden, speech = self._hidden(one, now, around), self._speaking(one, now, around)
                 face = self._encode(now, one, person)
-            encoded.append(replace(face, covered=hidden >= SURE, speaks=speech >= SURE))
+            encoded.append(replace(face, covered=hidden >= SURE, speaks=speech >= SURE, blur=person.blur))
             with timed("edit codes"):
                 targets.append(person.change.codes(face, share, speech, hidden))
-        edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference)
+        edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference, moving=True)
         return partial(self._draw, edits, self.pipe.sampling_of(replace(self.request, generator=self.generator())))
 
     @torch.no_grad()
@@ -194,7 +195,7 @@ class _Editor(_Frames):
             ]
             rest = find_rest(self.pipe, sightings)
             lent = self.reference and self.reference[1]
-            self.people[one.person] = _Person(rest.shape, Change(self.pipe, rest.face, self.request, lent))
+            self.people[one.person] = _Person(rest.shape, rest.blur, Change(self.pipe, rest.face, self.request, lent))
             self.found.pop(one.person, None)  # its pictures are needed no more
         return self.people[one.person]
 

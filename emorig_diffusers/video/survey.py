@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from ..face.encode import EncodedFace
+from ..painting.photo_texture import FLOW_SIZE
 from ..photo.faces import Face, NoFaceError, find_faces
+from ..photo.resample import transform_points
+from ..photo.sharpness import photo_blur
 from .clips import Frame
 from .follow import People
 
@@ -38,10 +41,13 @@ class Rest:
     Attributes:
         shape: Shape code [1, S].
         face: The person at rest, encoded with it, of the frame that is most like the others.
+        blur: Of the frames around the face beyond that of sharp ones, photo pixels: measured in one frame, it jumps as
+            a mouth opens.
     """
 
     shape: Tensor
     face: EncodedFace
+    blur: float
 
 
 def survey(frames: Iterable[Frame], people: People) -> dict[int, list[Sighting]]:
@@ -86,7 +92,15 @@ def find_rest(pipe: Any, sightings: Sequence[Sighting]) -> Rest:
     read = lambda one, shape=None: pipe.encode_face(one.rgb, one.face, shape=shape, light=dark)
     shape = torch.cat([read(one).codes.shape for one in sightings]).median(0, keepdim=True).values
     faces = [read(one, shape) for one in sightings]
+    blur = float(np.median([face_blur(one.rgb, face) for one, face in zip(sightings, faces)]))
     faces = [face for face in faces if not any(face.shut_eyes) and not face.covered] or faces
     codes = torch.cat([face.codes.expression for face in faces])
     far = (codes - codes.median(0, keepdim=True).values).norm(dim=1)
-    return Rest(shape, faces[int(far.argmin())])
+    return Rest(shape, faces[int(far.argmin())], blur)
+
+
+def face_blur(rgb: np.ndarray, face: EncodedFace) -> float:
+    """Blur of a frame around a face as `EncodedFace.blur`."""
+    matrix = face.grid_matrix(FLOW_SIZE)
+    points = transform_points(matrix, face.face.landmarks[:, :2])
+    return photo_blur(rgb, matrix, points) / float(np.linalg.norm(matrix[:, 0]))

@@ -265,3 +265,19 @@ def test_a_chin_that_comes_up_smears_nothing(pipe: EmoRigPipeline, hopper_face: 
     assert warp.motion[chin[1] - 3, chin[0], 1] > 15
     origin = warp.motion[chin[1] - 3 :, chin[0], 1] + np.arange(GRID - chin[1] + 3)
     assert np.diff(origin).min() > 0.1  # rows of the photo a row: at 0 one row would be drawn as stripes
+
+
+def test_lips_that_speak_show_all_of_the_photo_as_they_meet(
+    pipe: EmoRigPipeline, hopper_face: EncodedFace
+) -> None:
+    """A mouth that is just open comes to be just shut: without speech what was seen between the lips is gone."""
+    head = lambda jaw: pipe.grid_vertices(
+        hopper_face, pipe.edit_codes(hopper_face, action_units={"jawOpen": jaw}), GRID
+    )
+    opening = lambda vertices: pipe.texture.warp(vertices, vertices, GRID).mouth.any()
+    amounts = np.arange(0.02, 0.3, 0.02)
+    first = next(i for i, jaw in enumerate(amounts) if opening(head(jaw)))
+    before, after = head(amounts[first]), head(amounts[first - 1])
+    silent, speaking = (pipe.texture.warp(before, after, GRID, speaks=speaks) for speaks in (False, True))
+    assert silent.hole.sum() > 20
+    assert not speaking.hole.any()

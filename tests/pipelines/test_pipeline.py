@@ -23,6 +23,7 @@ from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.face.relax import relaxed_expression
 from emorig_diffusers.models.head import rotation_matrix
 from emorig_diffusers.photo.faces import BLENDSHAPES, find_faces
+from emorig_diffusers.timing import recorded
 
 Edit = Callable[[str], EmoRigOutput]
 Box = tuple[float, float, float, float]
@@ -352,6 +353,17 @@ def test_what_is_told_of_a_face(edit: Edit, pipe: EmoRigPipeline, astronaut_face
     torch.testing.assert_close(face.vertices, pipe.pose_head(face.target)[0])
     normal = np.asarray(face.buffers["normal"])
     assert normal[128, 128, 2] > 200  # the middle of the face looks at the viewer
+
+
+def test_buffers_are_drawn_when_asked_and_are_pictures_for_other_processes(
+    pipe: EmoRigPipeline, astronaut: np.ndarray, astronaut_face: EncodedFace
+) -> None:
+    with recorded() as seconds:
+        output = pipe(astronaut, "sad", faces=[astronaut_face])
+        assert "network" in seconds and "buffers for the output" not in seconds
+        sent = pickle.loads(pickle.dumps(output.faces[0][0].buffers))
+        assert sent == dict(output.faces[0][0].buffers)
+        assert len(seconds["buffers for the output"]) == 1
 
 
 def test_light_explains_the_photo(edit: Edit) -> None:

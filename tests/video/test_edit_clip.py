@@ -16,6 +16,7 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.main import main
 from emorig_diffusers.evaluation.metrics.background import background_change
 from emorig_diffusers.evaluation.metrics.flicker import FlickerMeter
+from emorig_diffusers.painting.photo_texture import PhotoTexturePainter
 from emorig_diffusers.photo.faces import NoFaceError, follow_face
 from emorig_diffusers.video.clips import ClipSettings, Frame
 from emorig_diffusers.video.edit import edit_clip
@@ -120,3 +121,17 @@ def test_what_only_a_photo_can_be_given_is_refused(pipe: EmoRigPipeline, small: 
     ):
         with pytest.raises(ValueError, match=message):
             edit_clip(pipe, clip, **given)
+
+
+def test_blur_of_a_person_is_that_of_all_frames(
+    pipe: EmoRigPipeline, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blurs, paint = [], PhotoTexturePainter.paint
+    monkeypatch.setattr(
+        PhotoTexturePainter, "paint",
+        lambda self, photos, *a: blurs.extend(face.blur for face in photos[0].faces) or paint(self, photos, *a),
+    )  # fmt: skip
+    pictures = moved(astronaut[:300, 80:380], 5, 300)
+    soft = [cv2.GaussianBlur(rgb, (0, 0), 2) for rgb in pictures]
+    edited(pipe, [*soft[:2], pictures[2], *soft[3:]], emotion="happy")
+    assert len(set(blurs)) == 1 and 1 < blurs[0] < 3

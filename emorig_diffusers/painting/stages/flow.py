@@ -171,7 +171,8 @@ class PhotoTexture:
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion, moves, scale, reach)
         if speaks:
-            motion, hole = stretch_lips(motion, before.points, after.points, scale), hole & ~after.mouth
+            motion, done = stretch_lips(motion, before.points, after.points, scale)
+            hole &= ~(done | after.mouth)
         elif before.mouth.any() and after.mouth.any() and not turning:
             motion, unseen = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)

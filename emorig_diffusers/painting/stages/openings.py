@@ -65,16 +65,22 @@ def move_lids(
     return motion, done, eyes
 
 
-def stretch_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> np.ndarray:
+def stretch_lips(
+    motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Motion with whole lips that speak: what they show between them goes along, so that nothing of it is lost.
 
     Arguments as for `move_lids`.
+
+    Returns:
+        The motion, and pixels in and around the mouth [G, G] bool, all of which the photo shows.
     """
-    motion, (here, there) = motion.copy(), (points[list(INNER_LIPS)] for points in (before, after))
+    motion, done = motion.copy(), np.zeros(motion.shape[:2], bool)
+    here, there = (points[list(INNER_LIPS)] for points in (before, after))
     box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
     if min(motion[box].shape) >= 2:
-        _stretch(motion[box], here - corner, there - corner, RIM * scale)
-    return motion
+        done[box] = _stretch(motion[box], here - corner, there - corner, RIM * scale)
+    return motion, done
 
 
 def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
