@@ -10,14 +10,20 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
 INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -84,6 +90,30 @@ def serve(root: Path) -> Iterator[FakeHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Child:
+    """A Python of its own, as huggingface_hub reads its settings on import; works while we do."""
+
+    def __init__(self, hub: FakeHub, folder: Path, code: str, *arguments: str) -> None:
+        environment = {**hub.environment(folder / "home"), "PYTHONPATH": str(ROOT)}
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @cached_property
+    def output(self) -> str:
+        """What it printed, once it has ended well."""
+        printed = self.process.communicate(timeout=300)[0]
+        assert self.process.returncode == 0, printed
+        return printed
+
+    def picture(self, name: str) -> np.ndarray:
+        """A picture that it saved."""
+        assert self.output
+        return np.load(self.folder / name)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -171,7 +171,9 @@ def build_parser() -> argparse.ArgumentParser:
     codes.add_argument("-o", dest="out", metavar="OUT", type=_path, help="write to this file instead")
     _add(codes, "--face", "--model")
     codes.set_defaults(face="all")
-    _add(command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR"), "--model")
+    export = command(run_export, "Write a pipeline as a new folder in Hub layout", "DIR")
+    export.add_argument("--repo-id", metavar="OWNER/NAME", help="the Hub repository that it will be in")
+    _add(export, "--model")
     add_fetch(commands)
     add_commands(commands, _path)
     add_head(commands, _path, _seed)
@@ -218,7 +220,7 @@ def run_export(args: argparse.Namespace) -> int:
     pipe = load_pipeline(args.model)
     from ..hub.repository import export_hub
 
-    print(export_hub(pipe, args.dir))
+    print(export_hub(pipe, args.dir, repo_id=args.repo_id))
     return 0
 
 

@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Container
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from diffusers import __version__
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from torch import nn
 
@@ -33,6 +34,8 @@ else:
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 INDEX = "model_index.json"
+BLOCKS, BLOCKS_INDEX = "modular_config.json", "modular_model_index.json"
+"""What Modular Diffusers opens: the class of the blocks, and where their components and settings are."""
 SHIM = "from {module} import {name}\n"
 
 _PACKAGE = __name__.split(".")[0]
@@ -93,9 +96,11 @@ class HubMixin(_Pipeline):
 
     Attributes:
         brought: The models that its weights come from and that are licensed to each user; empty for open weights.
+        blocks: Module and class of the pipeline's blocks for Modular Diffusers; empty where there are none.
     """
 
     brought: str
+    blocks: ClassVar[str] = ""
     config: Any
 
     @classmethod
@@ -125,6 +130,13 @@ class HubMixin(_Pipeline):
         """As `ConfigMixin.save_config`, and the shims: so `save_pretrained` and `push_to_hub` write them too."""
         super().save_config(save_directory, *args, **kwargs)
         _add_shims(Path(save_directory), _shims(self))
+        if self.blocks:
+            _add_blocks(Path(save_directory), self)
+
+    def _upload_folder(self, folder: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers' method, from which `push_to_hub` learns the repository's id."""
+        _locate_blocks(Path(folder), repo_id)
+        return super()._upload_folder(folder, repo_id, *args, **kwargs)
 
     def register_modules(self, **modules: Any) -> None:
         """As `DiffusionPipeline.register_modules`; weights of other packages' models are aligned as ours are."""
@@ -228,13 +240,17 @@ def _named_files(folder: Path) -> dict[str, Path]:
     return {key: folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()}
 
 
-def export_hub(pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None = None) -> Path:
+def export_hub(
+    pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None = None, repo_id: str | None = None
+) -> Path:
     """Write a pipeline in Hub layout: safetensors, configs, model_index.json, shims and README.md.
 
     Args:
         pipe: A pipeline of this package.
         folder: A new or empty folder. It appears when it is complete, never in part.
         card: Text of README.md with its front matter; `None` for a short one.
+        repo_id: "owner/name" of the repository that it will be in, which the card names, and without which Modular
+            Diffusers finds the components of a folder but not of a repository; `None` where it is not known yet.
 
     Returns:
         The folder.
@@ -242,7 +258,7 @@ def export_hub(pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | N
     Raises:
         ValueError: If the folder holds something, or a component is of a class that no user could import.
     """
-    return _export(pipe, folder, card, repo_id=None)
+    return _export(pipe, folder, card, repo_id)
 
 
 def push(
@@ -292,6 +308,7 @@ def _export(
 
     def write(part: Path) -> None:
         pipe.save_pretrained(part, safe_serialization=True)
+        _locate_blocks(part, repo_id)
         (part / "README.md").write_text(card or _card(pipe, name), "utf-8")
 
     return write_folder(Path(folder), write)
@@ -325,6 +342,33 @@ def _add_shims(folder: Path, shims: dict[str, type]) -> None:
         rewrite_json(file, {})
 
 
+def _add_blocks(folder: Path, pipe: HubMixin) -> None:
+    """Write the shim and the indexes with which Modular Diffusers opens a pipeline's blocks and their components."""
+    module, _, name = pipe.blocks.rpartition(".")
+    (folder / "blocks_emorig.py").write_text(SHIM.format(module=module, name=name), "utf-8")
+    made_by, auto_map = {"_diffusers_version": __version__}, {"ModularPipelineBlocks": f"blocks_emorig.{name}"}
+    _write_json(folder / BLOCKS, {"_class_name": name, **made_by, "auto_map": auto_map})
+    index: dict[str, Any] = {"_class_name": "ModularPipeline", **made_by, "_blocks_class_name": name}
+    for part, kind in _classes(pipe).items():
+        library = kind.__module__.split(".")[0]
+        hint = [library if library in _LIBRARIES else kind.__module__, kind.__name__]
+        place = {"pretrained_model_name_or_path": None, "subfolder": part, "variant": None, "revision": None}
+        index[part] = [*hint, {"type_hint": hint, **place}]
+    _write_json(folder / BLOCKS_INDEX, index | pipe.settings)
+
+
+def _locate_blocks(folder: Path, repo_id: str | None) -> None:
+    """Say of which repository the components are; of a folder's, diffusers finds out."""
+    file = folder / BLOCKS_INDEX
+    if not file.is_file():
+        return
+    index = json.loads(file.read_text("utf-8"))
+    for entry in index.values():
+        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
+            entry[2]["pretrained_model_name_or_path"] = repo_id
+    _write_json(file, index)
+
+
 def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
     """An index with our modules in the place of the shims, so that none of a folder's code has to run; unchanged
     where there is other code."""
@@ -343,6 +387,10 @@ def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
     """Change entries of a JSON file, and forget the folder that a component once came from."""
     content = json.loads(file.read_text("utf-8")) | entries
     content.pop("_name_or_path", None)
+    _write_json(file, content)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
     write_file(file, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ..diffusion.sampling import Sampling, SamplingMixin
 from ..hub.repository import INDEX, HubMixin, fetch
 from ..painting.base import PhotoEdits
-from ..photo.io import read_photo
+from ..photo.io import Photo, read_photo
 from .checks import (
     broadcast_emotions,
     broadcast_faces,
@@ -55,6 +55,25 @@ def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> FacePipeline:
     kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
     kind = kind[-1] if isinstance(kind, list) else kind
     return pipeline_class(kind).from_pretrained(name, **kwargs)
+
+
+def wanted_results(request: EditRequest, photos: int) -> list[list[Any]]:
+    """The emotions of every photo's results."""
+    emotions = broadcast_emotions(request.emotion, photos)
+    return [[emotion] for emotion in emotions] if photos == len(emotions) else [emotions]
+
+
+def hand_over(
+    photos: Sequence[Photo],
+    results: Sequence[Sequence[Any]],
+    painted: Sequence[tuple[np.ndarray, list[EditedFace]]],
+    output_type: str,
+) -> EmoRigOutput:
+    """What `FacePipeline.paint` made of photos, of which `wanted_results` tells how many there are of each, as
+    "pil", "np" or "pt"."""
+    owners = [photo for photo, wanted in zip(photos, results) for _ in wanted]
+    pictures = [as_type(photo, rgb, output_type) for photo, (rgb, _) in zip(owners, painted)]
+    return EmoRigOutput(pictures, [faces for _, faces in painted])
 
 
 class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
@@ -164,17 +183,13 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         self.check(request)
         request = encode_references(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
-        emotions = broadcast_emotions(request.emotion, len(images))
-        results = [[emotion] for emotion in emotions] if len(images) == len(emotions) else [emotions]
-        sources = broadcast_sources(request, len(images))
-        sampling = self.sampling_of(request, len(images), len(emotions))
+        results = wanted_results(request, len(images))
+        broadcast_sources(request, len(images))
+        sampling = self.sampling_of(request, len(images), sum(map(len, results)))
 
         # 2. read, find, encode
-        reference, photos, encoded = None, [], []
-        if request.reference is not None:
-            with naming_reference():
-                rgb = read_photo(request.reference).rgb
-                reference = rgb, self.encode(rgb, "largest", request.crop, request.target_encoder)[0]
+        reference = self.encode_reference(request)
+        photos, encoded = [], []
         for i, (one, faces) in enumerate(zip(images, broadcast_faces(request, len(images))), 1):
             with naming_photo(i, len(images)):
                 photos.append(read_photo(one))
@@ -182,30 +197,47 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
                 encoded.append(self.encode(photos[-1].rgb, faces, request.crop, request.source_encoder))
 
         # 3. edit, 4. paint
-        edits = []
-        lent = reference and reference[1]
+        edits = self.edit_photos(photos, encoded, request, reference)
+        with self._interruptible():
+            painted = self.paint(edits, sampling)
+
+        # 5. hand over
+        made = hand_over(photos, results, painted, request.output_type)
+        for note in sorted({note for faces in made.faces for face in faces for note in face.notes}):
+            warnings.warn(note, stacklevel=3)
+        self.maybe_free_model_hooks()
+        output: Any = made if request.return_dict else (made.images, made.faces)
+        return output
+
+    __call__.__wrapped__.__signature__ = signature({})
+    __call__.__doc__ = str(__call__.__doc__).format(arguments=describe_arguments().strip())
+
+    def encode_reference(self, request: EditRequest) -> tuple[np.ndarray, Any] | None:
+        """The photo that lends an expression, uint8 [H, W, 3], and its face, where a request names one."""
+        if request.reference is None:
+            return None
+        with naming_reference():
+            rgb = read_photo(request.reference).rgb
+            return rgb, self.encode(rgb, "largest", request.crop, request.target_encoder)[0]
+
+    def edit_photos(
+        self,
+        photos: Sequence[Photo],
+        encoded: Sequence[Sequence[Any]],
+        request: EditRequest,
+        reference: tuple[np.ndarray, Any] | None = None,
+    ) -> list[PhotoEdits]:
+        """Photos, the faces of each as `encode` returns them, and the codes that they are to show."""
+        count, edits, lent = len(photos), [], reference and reference[1]
+        sources, results = broadcast_sources(request, count), wanted_results(request, count)
         for i, (photo, faces, wanted, source) in enumerate(zip(photos, encoded, results, sources), 1):
-            with naming_photo(i, len(images)):
+            with naming_photo(i, count):
                 told = sources_of_faces(source, len(faces))
                 ask = lambda emotion, shown: replace(request, emotion=emotion, source_emotion=shown)
                 pairs = list(zip(faces, told))
                 targets = [[self.edit(face, ask(each, shown), lent) for face, shown in pairs] for each in wanted]
             edits.append(PhotoEdits(photo.rgb, faces, targets, replace(request, source_emotion=told), reference))
-        with self._interruptible():
-            painted = self.paint(edits, sampling)
-
-        # 5. hand over
-        owners = [i for i, wanted in enumerate(results) for _ in wanted]
-        pictures = [as_type(photos[i], rgb, request.output_type) for i, (rgb, _) in zip(owners, painted)]
-        edited = [faces for _, faces in painted]
-        for note in sorted({note for faces in edited for face in faces for note in face.notes}):
-            warnings.warn(note, stacklevel=3)
-        self.maybe_free_model_hooks()
-        output: Any = EmoRigOutput(pictures, edited) if request.return_dict else (pictures, edited)
-        return output
-
-    __call__.__wrapped__.__signature__ = signature({})
-    __call__.__doc__ = str(__call__.__doc__).format(arguments=describe_arguments().strip())
+        return edits
 
     def sampling_of(self, request: EditRequest, photos: int = 1, results: int = 1) -> Sampling:
         """How the network is sampled for a request, of so many photos or results."""

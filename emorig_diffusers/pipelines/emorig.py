@@ -87,6 +87,7 @@ class EmoRigPipeline(EditMixin, FacePipeline):
             `best_of` below 1; or if `normals` are to be neural without a neural head.
     """
 
+    blocks = "emorig_diffusers.pipelines.modular.EmoRigBlocks"
     encoder: LandmarkEncoder | EmocaEncoder
     model_cpu_offload_seq = "detail->appearance_encoder->unet"
     _optional_components = ["unet", "scheduler", "appearance_encoder", "detail", "neural_head"]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import fake_hub
@@ -95,37 +92,14 @@ def exported(hub: fake_hub.FakeHub, tiny_pipe: EmoRigPipeline) -> Path:
     return export_hub(tiny_pipe, hub.root / ID)
 
 
-class Child:
-    """A Python of its own, as huggingface_hub reads its settings on import; works while we do."""
-
-    def __init__(self, hub: fake_hub.FakeHub, folder: Path, code: str, *arguments: str) -> None:
-        environment = {**hub.environment(folder / "home"), "PYTHONPATH": str(ROOT)}
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    @cached_property
-    def output(self) -> str:
-        """What it printed, once it has ended well."""
-        printed = self.process.communicate(timeout=300)[0]
-        assert self.process.returncode == 0, printed
-        return printed
-
-    def picture(self, name: str) -> np.ndarray:
-        """A picture that it saved."""
-        assert self.output
-        return np.load(self.folder / name)
-
-
 @pytest.fixture(scope="module")
 def children(
     hub: fake_hub.FakeHub, exported: Path, tiny_pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Child]]:
+) -> Iterator[list[fake_hub.Child]]:
     folders = [tmp_path_factory.mktemp(name) for name in ("theirs", "ours")]
     tiny_pipe.save_pretrained(folders[0] / "saved")
-    made = [Child(hub, folders[0], WITH_DIFFUSERS, "saved"), Child(hub, folders[1], WITH_OUR_CLASS, str(exported))]
+    codes = (WITH_DIFFUSERS, "saved"), (WITH_OUR_CLASS, str(exported))
+    made = [fake_hub.Child(hub, folder, *code) for folder, code in zip(folders, codes)]
     yield made
     for child in made:
         child.process.kill()
@@ -133,7 +107,7 @@ def children(
 
 
 @pytest.fixture(scope="module")
-def picture(tiny_pipe: EmoRigPipeline, children: list[Child]) -> np.ndarray:
+def picture(tiny_pipe: EmoRigPipeline, children: list[fake_hub.Child]) -> np.ndarray:
     return edit(tiny_pipe)
 
 
@@ -160,17 +134,17 @@ def test_every_class_of_ours_has_a_shim_of_one_line(exported: Path) -> None:
         assert name == kind
         code = (exported / component / f"{module}.py").read_text()
         assert re.fullmatch(rf"from emorig_diffusers\.models\.\w+ import {kind}\n", code)
-    assert len(list(exported.rglob("*.py"))) == 4
+    assert len(list(exported.rglob("*.py"))) == 5  # and of the blocks
     assert {p.suffix for p in exported.rglob("*") if p.is_file()} == {".json", ".md", ".py", ".safetensors"}
 
 
 def test_export_tells_nothing_of_this_machine(exported: Path) -> None:
     texts = [p.read_text() for p in exported.rglob("*") if p.is_file() and p.suffix != ".safetensors"]
-    for private in ("_name_or_path", str(ROOT), str(exported.parent)):
+    for private in ('"_name_or_path"', str(ROOT), str(exported.parent)):
         assert not any(private in text for text in texts)
 
 
-def test_card(exported: Path, children: list[Child]) -> None:
+def test_card(exported: Path, children: list[fake_hub.Child]) -> None:
     card = ModelCard.load(exported / "README.md")
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "diffusers")
     assert card.data.pipeline_tag == "image-to-image"
@@ -300,39 +274,42 @@ def test_code_outside_the_folder_is_refused(tiny_pipe: EmoRigPipeline, tmp_path:
 # by id; the children have been working since the first test that wanted the picture
 
 
-def test_diffusers_alone_paints_the_same(children: list[Child], picture: np.ndarray) -> None:
+def test_diffusers_alone_paints_the_same(children: list[fake_hub.Child], picture: np.ndarray) -> None:
     assert "class: emorig_diffusers.pipelines.emorig EmoRigPipeline" in children[0].output
     assert_close(children[0].picture("by_id.npy"), picture)
 
 
-def test_diffusers_alone_opens_what_was_saved(children: list[Child], picture: np.ndarray) -> None:
+def test_diffusers_alone_opens_what_was_saved(children: list[fake_hub.Child], picture: np.ndarray) -> None:
     assert "odd addresses: 0\n" in children[0].output
     assert_close(children[0].picture("saved.npy"), picture)
 
 
-def test_without_trust_it_is_refused_politely(children: list[Child]) -> None:
+def test_without_trust_it_is_refused_politely(children: list[fake_hub.Child]) -> None:
     assert f"refused: The repository for {ID} contains custom code" in children[0].output
     assert "Traceback" not in children[0].output
 
 
-def test_our_class_needs_no_trust_by_id_or_folder(children: list[Child], picture: np.ndarray) -> None:
+def test_our_class_needs_no_trust_by_id_or_folder(children: list[fake_hub.Child], picture: np.ndarray) -> None:
     assert f"name: {ID}\n" in children[1].output
     assert_close(children[1].picture("by_id.npy"), picture)
     assert_close(children[1].picture("by_folder.npy"), picture)
 
 
-def test_downloaded_pipeline_opens_offline(children: list[Child]) -> None:
+def test_downloaded_pipeline_opens_offline(children: list[fake_hub.Child]) -> None:
     assert "offline: True" in children[1].output
 
 
-def test_push(children: list[Child], hub: fake_hub.FakeHub) -> None:
+def test_push(children: list[fake_hub.Child], hub: fake_hub.FakeHub) -> None:
     assert "pushed: True" in children[1].output
     assert "card: True" in children[1].output
     pushed, here = hub.files("someone/pushed"), hub.files(ID)
+    places = pushed.pop("modular_model_index.json"), here.pop("modular_model_index.json")
     assert pushed == here | {"README.md": b"edited"}  # the second push leaves an edited card alone
+    found = b'"pretrained_model_name_or_path": %s,'
+    assert places[0] == places[1].replace(found % b"null", found % b'"someone/pushed"') != places[1]
 
 
-def test_save_pretrained_of_a_loaded_pipeline_is_laid_out_alike(children: list[Child], exported: Path) -> None:
+def test_save_pretrained_of_a_loaded_pipeline_is_laid_out_alike(children: list[fake_hub.Child], exported: Path) -> None:
     assert children[1].output
     plain, names = children[1].folder / "plain", lambda folder: {p.relative_to(folder) for p in folder.rglob("*")}
     assert names(plain) == names(exported) - {Path("README.md")}
@@ -366,14 +343,21 @@ def test_pushed_by_diffusers_own_method(
 ) -> None:
     """The shims are there before diffusers uploads."""
     sent: list[set[str]] = []
-    upload = lambda self, folder, *_, **__: sent.append({p.name for p in Path(folder).rglob("*.py")})
-    monkeypatch.setattr(EmoRigPipeline, "_upload_folder", upload)
+    places: list[str] = []
+
+    def upload(self: EmoRigPipeline, folder: str, *_: object, **__: object) -> None:
+        sent.append({p.name for p in Path(folder).rglob("*.py")})
+        index = json.loads((Path(folder) / "modular_model_index.json").read_text())
+        places.append(index["head"][2]["pretrained_model_name_or_path"])
+
+    monkeypatch.setattr(pipeline_utils.DiffusionPipeline, "_upload_folder", upload)
     for module in (hub_utils, pipeline_utils):
         if hasattr(module, "create_repo"):
             monkeypatch.setattr(module, "create_repo", lambda *_, **__: RepoUrl("https://huggingface.co/someone/x"))
     monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *_, **__: ModelCard("---\nlicense: mit\n---\n"))
     tiny_pipe.push_to_hub("someone/x")
-    assert sent == [{"pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}]
+    shims = {"pipeline_emorig.py", "blocks_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}
+    assert (sent, places) == ([shims], ["someone/x"])
 
 
 # the pipeline again from its parts

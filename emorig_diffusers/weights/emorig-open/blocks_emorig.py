@@ -1,0 +1,1 @@
+from emorig_diffusers.pipelines.modular import EmoRigBlocks
