@@ -23,6 +23,7 @@ from ..models.appearance import AppearanceEncoder
 from ..models.detail import DetailModel
 from ..models.head import HeadModel
 from ..models.landmark_fit import LandmarkEncoder
+from ..models.nphm import NeuralHeadModel
 from ..models.unet import RigUNet
 from ..photo.faces import choose_faces, find_faces
 from ..photo.io import Photo, read_photo
@@ -32,15 +33,17 @@ from .emorig import EmoRigPipeline
 from .naming import naming_photo
 from .request import ARGUMENTS, EditRequest
 from .settings import EMORIG
+from .steps import encode_references, faces_of_edits
 
 COMPONENTS = {
     "head": HeadModel, "encoder": LandmarkEncoder, "unet": RigUNet, "scheduler": DDIMScheduler,
-    "appearance_encoder": AppearanceEncoder, "detail": DetailModel,
+    "appearance_encoder": AppearanceEncoder, "detail": DetailModel, "neural_head": NeuralHeadModel,
 }  # fmt: skip
 """Of the open default; those of a checkpoint are named in its `modular_model_index.json`."""
 NEEDED = ("head", "encoder")
+FINDING = ("face", "faces", "edits")
 READING = ("crop", "source_encoder", "reference", "target_encoder")
-EDITING = ("emotion", "intensity", "action_units", "codes", "rotate", "modes", "detail")
+EDITING = ("emotion", "intensity", "action_units", "codes", "rotate", "modes", "detail", "edits")
 SAMPLING = (
     "num_inference_steps", "generator", "latents", "batch_size", "eta", "best_of", "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
@@ -145,7 +148,7 @@ class FindFaces(_Block):
     """Photos and their faces."""
 
     about = "Reads photos and finds their faces."
-    takes = [replace(IMAGE, required=True), *arguments("face", "faces")]
+    takes = [replace(IMAGE, required=True), *arguments(*FINDING)]
     gives = [
         OutputParam("photos", list, PHOTOS),
         OutputParam("found_faces", list, "For every photo the chosen faces, as `photo.faces.find_faces` finds them."),
@@ -154,10 +157,12 @@ class FindFaces(_Block):
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
         state.photos, state.found_faces = read_photos(state.image), []
-        wanted = broadcast_faces(request_of(state, ("face", "faces")), len(state.photos))
+        request = request_of(state, FINDING)
+        wanted = broadcast_faces(request, len(state.photos))
         faces: Any
         for i, (photo, faces) in enumerate(zip(state.photos, wanted), 1):
             with naming_photo(i, len(state.photos)):
+                faces = faces_of_edits(request, photo.rgb, faces)
                 chosen = isinstance(faces, (str, int))
                 state.found_faces.append(choose_faces(find_faces(photo.rgb), faces) if chosen else faces)
 
@@ -199,20 +204,21 @@ class EditCodes(_PipelineBlock):
         InputParam("reference_face", tuple, description=LENDER),
         *arguments(*EDITING, *READING),
     ]
-    gives = [OutputParam("edits", list, EDITS)]
+    gives = [OutputParam("photo_edits", list, EDITS)]
 
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
         pipe, request = pipeline_of(components), request_of(state, (*EDITING, *READING))
         pipe.check(request)
-        state.edits = pipe.edit_photos(state.photos, state.encoded_faces, request, state.reference_face)
+        request = encode_references(pipe, request)
+        state.photo_edits = pipe.edit_photos(state.photos, state.encoded_faces, request, state.reference_face)
 
 
 class PaintFaces(_PipelineBlock):
     """Edited faces in their photos."""
 
     about = "Paints edited faces into their photos: pixels move, and the network gives what motion cannot."
-    takes = [needs("edits", EDITS), *arguments(*SAMPLING)]
+    takes = [needs("photo_edits", EDITS), *arguments(*SAMPLING)]
     gives = [OutputParam("painted", list, PAINTED)]
     progress: Mapping[str, Any] = {}
 
@@ -223,19 +229,19 @@ class PaintFaces(_PipelineBlock):
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
         pipe, sampled = pipeline_of(components), {name: getattr(state, name) for name in SAMPLING}
-        request = replace(state.edits[0].request, source_emotion=None, **sampled)
+        request = replace(state.photo_edits[0].request, source_emotion=None, **sampled)
         pipe.check(request)
         pipe.set_progress_bar_config(**self.progress)
-        results = sum(len(edits.targets) for edits in state.edits)
+        results = sum(len(edits.targets) for edits in state.photo_edits)
         with pipe._interruptible():
-            state.painted = pipe.paint(state.edits, pipe.sampling_of(request, len(state.edits), results))
+            state.painted = pipe.paint(state.photo_edits, pipe.sampling_of(request, len(state.photo_edits), results))
 
 
 class Compose(_Block):
     """Results as the caller wants them."""
 
     about = "Hands results over in the photos' own mode, with their alpha, profile and metadata."
-    takes = [needs("photos", PHOTOS), needs("edits", EDITS), needs("painted", PAINTED), *arguments("output_type")]
+    takes = [needs("photos", PHOTOS), needs("photo_edits", EDITS), needs("painted", PAINTED), *arguments("output_type")]
     gives = [
         OutputParam("images", list, "Edited photos, as `EmoRigOutput` has them."),
         OutputParam("edited_faces", list, "For every result its `EditedFace`s: codes before and after, masks, notes."),
@@ -243,7 +249,7 @@ class Compose(_Block):
 
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
-        made = hand_over(state.photos, [edits.targets for edits in state.edits], state.painted, state.output_type)
+        made = hand_over(state.photos, [edits.targets for edits in state.photo_edits], state.painted, state.output_type)
         state.images, state.edited_faces = made.images, made.faces
 
 

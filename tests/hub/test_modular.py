@@ -26,6 +26,7 @@ from emorig_diffusers.pipelines.modular import (
     FindFaces,
     PaintFaces,
 )
+from emorig_diffusers.pipelines.request import ARGUMENTS
 
 ID = "someone/emorig-blocks"
 
@@ -132,9 +133,9 @@ def test_each_block_alone(blocks: ModularPipeline, tiny_pipe: EmoRigPipeline, as
     [wanted] = tiny_pipe.encode(astronaut)
     assert torch.equal(encoded.encoded_faces[0][0].codes.expression, wanted.codes.expression)
     known = {"photos": found.photos, "encoded_faces": encoded.encoded_faces}
-    edits = block_of(EditCodes, blocks)(**known, emotion="anger", intensity=1.2, output="edits")
-    painted = block_of(PaintFaces, blocks)(edits=edits, generator=seeded(), output="painted")
-    made = Compose().init_pipeline()(photos=found.photos, edits=edits, painted=painted, output="images")
+    edits = block_of(EditCodes, blocks)(**known, emotion="anger", intensity=1.2, output="photo_edits")
+    painted = block_of(PaintFaces, blocks)(photo_edits=edits, generator=seeded(), output="painted")
+    made = Compose().init_pipeline()(photos=found.photos, photo_edits=edits, painted=painted, output="images")
     [picture] = tiny_pipe(astronaut, "anger", 1.2, generator=seeded()).images
     np.testing.assert_array_equal(np.asarray(made[0]), np.asarray(picture))
 
@@ -157,6 +158,25 @@ def test_a_network_that_draws_the_whole_crop(pipe: EmoRigPipeline, tmp_path: Pat
     modular.set_progress_bar_config(disable=True)
     made = modular(image=hopper, emotion="fear", generator=seeded(), output_type="np", output="images")
     np.testing.assert_array_equal(made, rig(hopper, "fear", generator=seeded(), output_type="np").images)
+
+
+def test_edits_one_after_the_other(
+    blocks: ModularPipeline, tiny_pipe: EmoRigPipeline, astronaut: np.ndarray, hopper: np.ndarray
+) -> None:
+    edits = {1: [{"emotion": "anger"}, {"reference": hopper, "intensity": 0.5}]}
+    made = blocks(image=astronaut, edits=edits, generator=seeded(), output_type="np", output="images")
+    wanted = tiny_pipe(astronaut, edits=edits, generator=seeded(), output_type="np").images
+    np.testing.assert_array_equal(made, wanted)
+
+
+def test_no_argument_is_lost() -> None:
+    others = ("attributes", "picture", "semantic_code", "emotion_guidance")  # needs that no pipeline with a head meets
+    known = {name for name, one in ARGUMENTS.items() if one.metadata["needs"] not in others}
+    assert {one.name for one in EmoRigBlocks().inputs} - {"image"} == known - {"return_dict"}
+    parts, settings = (set(names) for names in EmoRigPipeline._get_signature_keys(EmoRigPipeline))
+    made = EmoRigBlocks()
+    assert set(made.component_names) == parts
+    assert {one.name for one in made.expected_configs} == settings - parts - {"settings"}
 
 
 def test_no_settings_are_lost(blocks: ModularPipeline, tiny_pipe: EmoRigPipeline) -> None:
