@@ -99,6 +99,16 @@ def _seed(text: str) -> int:
     raise argparse.ArgumentTypeError(f"give a whole number from 0, not {text!r}")
 
 
+class _Gaze(argparse.Action):
+    """Reads two angles, or the word `camera`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            namespace.gaze = "camera" if values == ["camera"] else [float(value) for value in values]
+        except ValueError:
+            parser.error(f"argument --gaze: give two angles or camera, not {' '.join(values)!r}")
+
+
 def _amounts(text: str) -> list[tuple[str, float]]:
     """`happy=.6,surprise=.4` -> its pairs."""
     try:
@@ -115,7 +125,8 @@ def _blend(text: str) -> dict[str, float]:
 
 
 _AMOUNTS = {"type": _amounts, "action": "extend", "default": []}
-_READERS = {"--reference": {"type": _path}, "--face": {"type": _face}, "--au": _AMOUNTS, "--attribute": _AMOUNTS}
+_READERS = {"--reference": {"type": _path}, "--face": {"type": _face}, "--au": _AMOUNTS, "--attribute": _AMOUNTS,
+            "--gaze": {"action": _Gaze}}  # fmt: skip
 _OPTIONS: dict[str, dict[str, Any]] = {
     **{name: about | _READERS.get(name, {}) for name, about in options().items()},
     "--blend": {"metavar": "BLEND", "dest": "emotion", "type": _blend,

@@ -22,6 +22,7 @@ from .emotions import (
     in_order,
 )
 from .encode import EncodedFace, RigMixin
+from .gaze import Gaze, eye_turns, gaze_at_camera, gaze_units, with_looks_of
 from .relax import clamp_lid_gap, relaxed_expression
 from .signs import shown_already
 
@@ -92,6 +93,7 @@ class EditMixin(RigMixin):
         action_units: Mapping[str, float] | None = None,
         rotate: Sequence[float] | None = None,
         modes: Sequence[str] = ("exp",),
+        gaze: Gaze | None = None,
         start: FaceCodes | None = None,
     ) -> FaceCodes:
         """Target codes of one face; the arguments mean what they mean in `__call__`, and `start` is what an earlier
@@ -107,15 +109,19 @@ class EditMixin(RigMixin):
         if reference is not None:
             target = self._borrow(face, target, reference, intensity, modes)
             closing = [min(intensity, 1.0) * (shut and "exp" in modes) for shut in reference.shut_eyes]
-        if action_units:
-            offset = action_unit_offset(action_units, self.head.config.expression_names)
-            target = target.with_(expression=target.expression + offset)
+        if rotate is not None and any(rotate):
+            target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
+        if isinstance(gaze, str):
+            change = (target.expression - face.codes.expression)[0].tolist()
+            gaze = gaze_at_camera(face, target.pose, eye_turns(dict(zip(self.head.config.expression_names, change))))
+        for units in (action_units, gaze_units(gaze) if gaze is not None else None):
+            if units:
+                offset = action_unit_offset(units, self.head.config.expression_names)
+                target = target.with_(expression=target.expression + offset)
         if face.covered:
             target = self.keep_mouth(face.codes, target)
         if not torch.equal(target.expression, start.expression):
             target = target.with_(expression=self._settled(face, target, closing))
-        if rotate is not None and any(rotate):
-            target = target.with_(pose=torch.cat([turned(target.pose[:, :3], rotate), target.pose[:, 3:]], 1))
         return target
 
     def _settled(self, face: EncodedFace, target: FaceCodes, closing: Sequence[float]) -> Tensor:
@@ -151,6 +157,9 @@ class EditMixin(RigMixin):
         relaxed, shut = self.relaxed_face(face, change)
         blend = blend_expression if self.head.config.expression_names else _lerp_expression
         expression = blend(target.expression, relaxed, change, intensity)
+        if names := self.head.config.expression_names:  # where an earlier edit has turned the eyes to
+            kept = with_looks_of(expression, target.expression, names)
+            expression = torch.where(change == 0, kept, expression)
         pose = torch.cat([target.pose[:, :3], _lerp_expression(target.pose[:, 3:], shut, jaw, intensity)], 1)
         return target.with_(expression=expression, pose=pose)
 

@@ -46,6 +46,11 @@ ACTION_UNITS: dict[str, dict[str, float]] = {
     "AU26": {"jawOpen": 0.5},
     "AU27": {"jawOpen": 1.0},
     "AU43": {"eyeBlink": 1.0},
+    # eyes turn left, right, up and down, by the angles of `gaze.UNIT_DEGREES`; the upper lid goes along
+    "AU61": {"eyeLookOutLeft": 1.0, "eyeLookInRight": 1.0},
+    "AU62": {"eyeLookOutRight": 1.0, "eyeLookInLeft": 1.0},
+    "AU63": {"eyeLookUp": 0.6, "eyeBlink": -0.1},
+    "AU64": {"eyeLookDown": 1.0},
 }
 """FACS action unit -> expression units of the open head at intensity 1; a name without side moves both sides."""
 
@@ -161,7 +166,11 @@ def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
             f"Unknown action unit {unit!r}: use one of {', '.join(ACTION_UNITS)} (L12 or R12 for one side) "
             "or an expression unit such as jawOpen."
         )
-    return {p + s: share for p, share in parts.items() for s in sides[prefix] if p + s in names}
+    others = {"AU": (), "L": ("Right",), "R": ("Left",)}[prefix]
+    return {
+        p + s: share for p, share in parts.items() for s in sides[prefix]
+        if p + s in names and not (p + s).endswith(others)
+    }  # fmt: skip
 
 
 def mirrored_units(names: Sequence[str]) -> list[int]:

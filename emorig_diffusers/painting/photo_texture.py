@@ -18,12 +18,13 @@ from ..diffusion.sampling import Sampling
 from ..face.codes import FaceCodes
 from ..face.edit import MAX_ANGLE, UNDRAWN_UNITS, check_turn
 from ..face.encode import EncodedFace, unchanged
+from ..face.gaze import ASIDE_UNITS, carried_look, eye_turns, look_direction, turned_look, with_looks_of
 from ..photo.landmarks import IRISES
-from ..photo.resample import transform_points, warp_crop
+from ..photo.resample import invert, transform_points, warp_crop
 from ..photo.sharpness import photo_blur
 from ..timing import timed
 from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
-from .stages import composite, flow, frown_lines, inpaint, lids, lips, shading
+from .stages import composite, flow, frown_lines, gaze, inpaint, lids, lips, shading
 from .stages.face_light import eyes_hidden
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ class EditState:
         moves_eyes: Whether eyes open and close, which takes the face's detection; of prepared photos only codes are
             kept.
         source_vertices, target_vertices: Heads [V, 3] in pixels of the flow's grid.
-        eyes_hidden: Whether dark lenses hide the eyes.
         flow: How the face moves.
         moved: The photo after motion, uint8 [H, W, 3].
         plan: What is inpainted.
@@ -68,7 +68,6 @@ class EditState:
     moves_eyes: bool = True
     source_vertices: Tensor = LATER
     target_vertices: Tensor = LATER
-    eyes_hidden: bool = LATER
     flow: flow.Warp = LATER
     moved: np.ndarray = LATER
     plan: composite.Plan = LATER
@@ -98,6 +97,29 @@ class EditState:
         return known[asked][1]
 
     @cached_property
+    def eyes_hidden(self) -> bool:
+        """Whether dark lenses hide the eyes, or nothing is known of them."""
+        if not self.moves_eyes:
+            return True
+        size, landmarks = self.painter.config.crop_size, self.face.face.landmarks[:, :2]
+        points = transform_points(self.photo_to_crop, landmarks)
+        look = lambda: eyes_hidden(warp_crop(self.photo, self.photo_to_crop, size), points)
+        return self.of_photo("eyes_hidden", look)
+
+    @cached_property
+    def eye_turns(self) -> list[tuple[float, float]]:
+        """(yaw, pitch) in degrees by which the person's right and left eye turn; eyes that are not seen do not."""
+        seen = [not (self.eyes_hidden or shut) for shut in self.face.shut_eyes] if self.moves_eyes else (False, False)
+        return [turn if shown else (0.0, 0.0) for turn, shown in zip(eye_turns(self.unit_changes), seen)]
+
+    def looking_as_before(self, units: Sequence[str] = ()) -> FaceCodes:
+        """The target with eyes, or only those units of theirs, turned as the source's are."""
+        names, own = self.painter.pipe.head.config.expression_names, self.face.codes.expression
+        if not names:
+            return self.target
+        return self.target.with_(expression=with_looks_of(self.target.expression, own, names, units))
+
+    @cached_property
     def unit_changes(self) -> dict[str, float]:
         """By how much each named unit of expression changes; none for heads without names."""
         change = (self.target.expression - self.face.codes.expression)[0].tolist()
@@ -108,7 +130,10 @@ def place_heads(state: EditState) -> EditState:
     """The heads before and after; of a face with a covered mouth, only what lies above the cover follows."""
     place = lambda codes: state.painter.pipe.grid_vertices(state.face, codes, state.grid)
     codes = state.face.codes
-    source, target = place(codes), place(state.target)
+    source, target = place(codes), place(state.looking_as_before(() if state.eyes_hidden else ASIDE_UNITS))
+    if any(map(any, state.eye_turns)):  # eyeballs turn in `turn_eyes`
+        eyes = state.painter.texture.eye_vertices
+        target[eyes] = place(state.looking_as_before())[eyes]
     if state.face.covered:
         pose = torch.cat([state.target.pose[:, :3], codes.pose[:, 3:]], 1)
         still = place(state.target.with_(expression=codes.expression, pose=pose))
@@ -126,21 +151,19 @@ def limit_lip_thickness(state: EditState) -> EditState:
 
 def facial_flow(state: EditState) -> EditState:
     """Where every pixel of the edited face comes from, lips and lids included, and what the photo does not show."""
-    face, size = state.face, state.painter.config.crop_size
-    hidden, irises, shut = True, None, (False, False)
+    face, irises, shut = state.face, None, (False, False)
     if state.moves_eyes:
         landmarks, shut = transform_points(state.photo_to_crop, face.face.landmarks[:, :2]), face.shut_eyes
-        look = lambda: eyes_hidden(warp_crop(state.photo, state.photo_to_crop, size), landmarks)
-        hidden = state.of_photo("eyes_hidden", look)
-        irises = None if hidden else landmarks[list(IRISES)] * (state.grid / size)
+        irises = landmarks[list(IRISES)] * (state.grid / state.painter.config.crop_size)
     turning = not torch.equal(face.codes.pose[:, :3], state.target.pose[:, :3])
     heads = state.source_vertices, state.target_vertices
+    irises = None if state.eyes_hidden else irises
     warp = state.painter.texture.warp(*heads, state.grid, turning, irises, shut, face.covered, face.speaks)
     if face.blur is None:
         blur = state.of_photo("blur", lambda: photo_blur(state.photo, state.photo_to_flow, warp.source_points))
     else:
         blur = face.blur * float(np.linalg.norm(state.photo_to_flow[:, 0]))
-    return replace(state, flow=replace(warp, blur=blur), eyes_hidden=hidden)
+    return replace(state, flow=replace(warp, blur=blur))
 
 
 def move_pixels(state: EditState) -> EditState:
@@ -172,7 +195,7 @@ def network(state: EditState) -> EditState:
     pipe, plan = state.painter.pipe, state.plan
     if pipe.unet is None or pipe.interrupt or not plan.network_mask.any():
         return state
-    return replace(state, inpainted=state.painter.inpaint(plan, state.target, state.sampling))
+    return replace(state, inpainted=state.painter.inpaint(plan, state.looking_as_before(), state.sampling))
 
 
 def composite_photo(state: EditState) -> EditState:
@@ -214,6 +237,19 @@ def draw_frown(state: EditState) -> EditState:
     return replace(state, result=frown_lines.draw_frown(state.result, state.moved, grid, state.flow, change, depth))
 
 
+def turn_eyes(state: EditState) -> EditState:
+    """Eyes that look elsewhere."""
+    result, to_photo, pose = state.result, invert(state.photo_to_flow), state.target.pose
+    for side, turn in enumerate(state.eye_turns):
+        if any(turn):
+            before, after = (transform_points(to_photo, p) for p in (state.flow.source_points, state.flow.points))
+            carried = carried_look(state.face, pose)
+            looks = [look_direction(state.face), carried, turned_look(carried, turn, pose)]
+            eye = gaze.turning_eye(side, state.face.face.landmarks, before, after, looks)
+            result = gaze.paint_turned_eye(result, state.photo, eye)
+    return replace(state, result=result)
+
+
 STAGES: tuple[Callable[[EditState], EditState], ...] = (
     place_heads,
     limit_lip_thickness,
@@ -227,9 +263,10 @@ STAGES: tuple[Callable[[EditState], EditState], ...] = (
     shade_expression,
     soften_frown,
     draw_frown,
+    turn_eyes,
 )
 OPTIONAL = ("limit_lip_thickness", "paint_lids", "network", "draw_lip_line", "shade_expression", "soften_frown",
-            "draw_frown")  # fmt: skip
+            "draw_frown", "turn_eyes")  # fmt: skip
 """Stages that may be left out: the others make what later ones need."""
 
 

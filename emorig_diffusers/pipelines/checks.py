@@ -15,6 +15,7 @@ from torch import Tensor
 from ..diffusion.sampling import CALLBACK_TENSORS
 from ..face.codes import FaceCodes
 from ..face.emotions import action_unit_offset, blend_shares, check_amount
+from ..face.gaze import MAX_GAZE
 from ..photo.crops import PICTURE_FRAMES
 from .request import ARGUMENTS, MODES, OUTPUT_TYPES, PASTES, EditRequest
 from .steps import check_edits
@@ -31,6 +32,7 @@ _SET_JUDGE = "Set pipe.judge to what tells, such as evaluation.metrics.face_api.
 MAX_ATTRIBUTE = 5.0  # of a direction's strength, either way
 LACKING = {
     "head": "This pipeline has no head, so no {}: use one such as emorig-open.",
+    "gaze": "{} needs a head with named units that turn its eyes, such as emorig-open's.",
     "whole_crop": "{} needs a network that draws the whole crop, as a converted rig does.",
     "inversion": "{} needs a network that draws the whole crop, as a converted rig does.",
     "latent": "{} needs a network that takes a code of the photo.",
@@ -131,10 +133,15 @@ def _check_expression(pipe: EmoRigPipeline, request: EditRequest) -> None:
     if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
         raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")
     limit = pipe.painter.max_angle
-    if request.rotate is not None and not _three_angles(request.rotate, limit):
+    if request.rotate is not None and not _are_angles(request.rotate, (limit,) * 3):
         raise ValueError(
             f"rotate must be three angles (yaw, pitch, roll) from {-limit:g} to {limit:g} degrees, got "
             f"{request.rotate!r}."
+        )
+    if request.gaze is not None and not _is_gaze(request.gaze):
+        raise ValueError(
+            "gaze must be two angles (yaw, pitch), from {1:g} to {0:g} and from {3:g} to {2:g} degrees, or 'camera', "
+            "got {4!r}.".format(*(sign * most for most in MAX_GAZE for sign in (1, -1)), request.gaze)
         )
 
 
@@ -330,9 +337,14 @@ def is_count(value: Any, limit: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= limit
 
 
-def _three_angles(rotate: Any, limit: float) -> bool:
+def _is_gaze(gaze: Any) -> bool:
+    return gaze == "camera" if isinstance(gaze, str) else _are_angles(gaze, MAX_GAZE)
+
+
+def _are_angles(angles: Any, limits: Sequence[float]) -> bool:
+    """Whether these are as many numbers as limits, each within its own either way."""
     return (
-        isinstance(rotate, (Sequence, np.ndarray))
-        and len(rotate) == 3
-        and all(isinstance(angle, Real) and abs(float(angle)) <= limit for angle in rotate)
+        isinstance(angles, (Sequence, np.ndarray))
+        and len(angles) == len(limits)
+        and all(isinstance(angle, Real) and abs(float(angle)) <= most for angle, most in zip(angles, limits))
     )

@@ -189,7 +189,8 @@ class EmoRigPipeline(EditMixin, FacePipeline):
     @property
     def capabilities(self) -> frozenset[str]:
         """As `FacePipeline.capabilities`; "action_units" where the head's units have names."""
-        named = {"action_units"} if self.head.config.expression_names else set()
+        names = self.head.config.expression_names
+        named = ({"action_units"} if names else set()) | ({"gaze"} if "eyeLookUpLeft" in names else set())
         return frozenset({"head", "mesh", *named}) | self.painter.capabilities
 
     @property
@@ -224,9 +225,9 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         if request.codes is not None:
             target = face.codes.with_(expression=request.codes.expression, pose=request.codes.pose)
             return self.keep_mouth(face.codes, target) if face.covered else target
-        units, rotate = request.action_units, request.rotate
+        units, rotate, gaze = request.action_units, request.rotate, request.gaze
         emotion: Any = request.emotion  # of one result
-        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes, start)
+        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes, gaze, start)
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[tuple[np.ndarray, list[EditedFace]]]:
         """As `FacePipeline.paint`."""

@@ -83,6 +83,14 @@ class EditRequest:
         needs="head", asks="a rotation", option="--rotate", metavar=("YAW", "PITCH", "ROLL"), type=float, nargs=3,
         help="turn the head, in degrees (30 at most), to the subject's left, up and to the right shoulder",
     )  # fmt: skip
+    gaze: Sequence[float] | Literal["camera"] | None = argument(
+        None,
+        "(yaw, pitch) in degrees to turn the eyes by, 30 and 25 at most, to the subject's left and up, from where they "
+        "look in the photo; lids follow. 'camera' turns them sideways to the camera, as far as they look past it: how "
+        "far up or down they look, landmarks do not tell.",
+        needs="gaze", asks="a gaze", option="--gaze", metavar=("YAW", "PITCH"), nargs="+",
+        help="turn the eyes, in degrees (30 and 25 at most), to the subject's left and up; or `camera`",
+    )  # fmt: skip
     edits: Sequence[Mapping[str, Any]] | Mapping[int, Sequence[Mapping[str, Any]]] | None = argument(
         None,
         "Edits that come first, one after the other, each from the codes that the one before made, e.g. "

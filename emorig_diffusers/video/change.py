@@ -62,7 +62,8 @@ class Change:
     ) -> None:
         self.pipe, self.rest, self.turn = pipe, rest, request.rotate
         still = replace(request, rotate=None)
-        asks = still.emotion is not None or reference is not None or still.action_units or still.codes is not None
+        ways = (still.emotion, reference, still.codes, still.gaze)
+        asks = still.action_units or any(way is not None for way in ways)
         target = pipe.edit(rest, still, reference) if asks else rest.codes
         self.expression = target.expression - rest.codes.expression
         self.jaw = target.pose[:, 3:] - rest.codes.pose[:, 3:]

@@ -92,6 +92,8 @@ def test_bad_photos(
         (("--emotion", "happy", "--mood", "1"), "unrecognized arguments"),
         (("--au", "AU99=1"), "AU12"),
         (("--au", "AU12=inf"), "must be a number from -2 to 2"),
+        (("--gaze", "10", "left"), "two angles or camera"),
+        (("--gaze", "10"), "gaze must be two angles"),
         (("--rotate", "nan", "0", "0"), "three angles"),
         ((), "Nothing to do"),
     ],

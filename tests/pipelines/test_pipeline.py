@@ -92,10 +92,11 @@ def zero_edits(face: EncodedFace, photo: np.ndarray) -> list[dict[str, Any]]:
         {"action_units": {"AU12": 0.0}, "rotate": (0, 0, 0)},
         {"codes": face.codes},
         {"rotate": (0.0, 0.0, 0.0)},
+        {"gaze": (0, 0.0)},
     ]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 def test_zero_edits_return_the_photo(
     pipe: EmoRigPipeline, astronaut: np.ndarray, hopper: np.ndarray, astronaut_face: EncodedFace, number: int
 ) -> None:

@@ -127,6 +127,7 @@ class PhotoTexture:
         self.part = head.face_part.numpy()
         self.mouth = Mouth(head)
         self._source: tuple[Tensor, tuple[int, bool], _Drawing] | None = None
+        self.eye_vertices = head.faces[torch.from_numpy(np.isin(self.part, EYES))].unique()
         inside = np.isin(self.part, (*TEETH, CAVITY))
         self.layers = [np.flatnonzero(m) for m in (~inside, np.isin(self.part, TEETH), self.part == CAVITY)]
 
