@@ -19,7 +19,7 @@ from emorig_diffusers.pipelines.request import ARGUMENTS, EditRequest, options
 
 GIVEN: dict[str, Any] = {
     "action_units": {"AU12": 1.0}, "attributes": {"Young": 1.0}, "rotate": (5, 0, 0), "gaze": (5, 0),
-    "modes": ("pose",), "edits": [{"emotion": "sad"}],
+    "modes": ("pose",),
     "source_encoder": "deca", "target_encoder": "deca", "detail": True, "shape_guidance": 0.5, "best_of": 2,
     "paste": "crop", "inversion_steps": 5, "codes": "mine", "source_emotion": "sad", "strength": 0.4,
     "guidance_scale": 3.0, "inversion_guidance_scale": 1.0, "edits": [{"emotion": "sad"}],
