@@ -1,8 +1,8 @@
 """The demo: a photo and an emotion in, the same person with that emotion out.
 
-python space/app.py [--model emorig-open] [--host 127.0.0.1] [--port 7860] [--share]
+python space/app.py [--model emorig-open] [--head FOLDER] [--host 127.0.0.1] [--port 7860] [--share]
 
-A tab is a module with `build(editor)`, called below; texts are in texts.py, endpoints in api.py.
+A tab is a module with `build`, called below; texts are in texts.py, endpoints in api.py.
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ import clip_tab
 import editor
 import gradio as gr
 import photo_tab
+import scan_tab
 import style
 from gradio.utils import get_upload_folder
 from offer import Offer
 from texts import say
 
+from emorig_diffusers.cli.head import open_head
 from emorig_diffusers.cli.main import load_pipeline
+from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
 
 DELETE = (3600, 86400)  # every so many seconds, files older than that
 
 
-def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
-    """The demo around a pipeline, by default the bundled one; its style is given when it is launched."""
+def build_demo(pipe: FacePipeline | None = None, head: NeuralHeadModel | None = None) -> gr.Blocks:
+    """The demo around a pipeline, by default the bundled one, and a neural head for scans, if there is one; its style
+    is given when it is launched."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     with gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
@@ -38,6 +42,7 @@ def build_demo(pipe: FacePipeline | None = None) -> gr.Blocks:
         with gr.Tabs():
             photo_tab.build(edits, Path(get_upload_folder()) / "examples")
             clip_tab.build(edits)
+            scan_tab.build(head)
         gr.Markdown(say("note"), elem_id="note")
         api.build(edits)
     return demo
@@ -53,19 +58,20 @@ def main() -> None:
     """Parse the command line and serve the demo."""
     parser = argparse.ArgumentParser(description="Change the emotion of a face in a photo, in a browser.")
     parser.add_argument("--model", default="emorig-open", help="bundled name, folder or Hub id (default: %(default)s)")
+    parser.add_argument("--head", metavar="FOLDER", help="a neural head, which is then fitted to uploaded scans")
     parser.add_argument("--host", help="address to listen on, 0.0.0.0 for every network (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="open a public link; off by default")
     args = parser.parse_args()
     try:
-        pipe = load_pipeline(args.model)
+        pipe, head = load_pipeline(args.model), args.head and open_head(args.head)
     except ValueError as error:
         sys.exit(str(error))
     offer = Offer.of(pipe)
     if not offer.emotions and not offer.attributes:
         script = "fit_emotions.py" if offer.head else "train_emotion_classifier.py"
         sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/{script}).")
-    launch(build_demo(pipe), server_name=args.host, server_port=args.port, share=args.share)
+    launch(build_demo(pipe, head), server_name=args.host, server_port=args.port, share=args.share)
 
 
 if __name__ == "__main__":

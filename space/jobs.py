@@ -77,11 +77,12 @@ def status() -> gr.HTML:
     return gr.HTML(visible=False, elem_classes="progress", padding=False)
 
 
-def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> None:
-    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other."""
+def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> Any:
+    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other; the event."""
     outputs = [*job.components, *stage]
     event = job.run.click(function, inputs, outputs, concurrency_id=queue, concurrency_limit=1, **QUIET)
     job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **QUIET)
+    return event
 
 
 def steps(

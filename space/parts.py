@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -52,6 +52,14 @@ def uploaded(path: str | None) -> str | None:
     if path and not is_in_or_equal(path, get_upload_folder()):
         raise gr.Error(say("not_uploaded"), print_exception=False)
     return path
+
+
+def give_again(event: Callable[..., Any], heads: gr.Model3D) -> None:
+    """Give a Model3D what it has once more after an event: it does not draw the first thing that it is given, nor what
+    it is given before its tab is opened."""
+    kept, quiet = gr.State(), {"show_progress": "hidden", "api_visibility": "private"}
+    cleared = event(lambda path: (None, path), heads, [heads, kept], **quiet)
+    cleared.then(lambda path: path, kept, heads, **quiet)
 
 
 def emotion_choice(names: Sequence[str], elem_id: str) -> gr.Radio:

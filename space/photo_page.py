@@ -13,7 +13,7 @@ from faces import face_part
 from gradio.components import Component
 from jobs import Job, job, status
 from offer import Offer
-from parts import emotion_choice, strength_slider, upload
+from parts import emotion_choice, give_again, strength_slider, upload
 from PIL import Image
 from texts import say
 
@@ -174,10 +174,7 @@ def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
                 interactive=False,
                 elem_id="heads",
             )
-    # a Model3D does not draw what it was given before its tab was first opened: give it again
-    kept, quiet = gr.State(), {"show_progress": "hidden", "api_visibility": "private"}
-    cleared = tab.select(lambda path: (None, path), heads, [heads, kept], **quiet)
-    cleared.then(lambda path: path, kept, heads, **quiet)
+    give_again(tab.select, heads)
     return [picture, download, buffers, heads, animated], animation
 
 

@@ -16,6 +16,7 @@ ENGLISH = {
     "stopped": "Stopped.",
     "no_photo": "Upload a photo first.",
     "no_clip": "Upload or record a clip first.",
+    "no_scan": "Upload a scan first.",
     "not_uploaded": "This is no photo that you uploaded: upload one first.",
     # faces
     "faces": "Faces",
@@ -96,6 +97,22 @@ ENGLISH = {
     "clip.empty": "Give a clip and choose an emotion: the result appears here.",
     "clip.play": "Play both",
     "clip.download": "Download MP4",
+    # the tab of scans
+    "scan.tab": "3-D scan",
+    "scan": "Scan (PLY, OBJ, GLB, NPZ)",
+    "scan.about": "A mesh, or points with or without normals, in any unit and however it is turned; it takes about "
+    "half a minute.",
+    "scan.none": "No neural head is loaded: start the demo with `--head FOLDER`, where the folder is what `emorig "
+    "convert nphm` or `train/train_nphm.py` wrote. Then a head is fitted here to a scan that you upload.",
+    "scan.run": "Fit a head",
+    "scan.looking": "Looking how the scan lies …",
+    "scan.step": "Step {done} of {total} · {seconds:.0f} s left",
+    "scan.drawing": "Looking for the head's surface …",
+    "scan.done": "Fitted in {seconds:.0f} s: half of the scan lies within {misfit:.1f} mm of the head.",
+    "scan.poor": "The scan lies far from its fit: what is no head fits badly, and what is part of one may be turned "
+    "wrongly; `emorig head fit --landmarks` places it.",
+    "scan.download": "Download GLB (on the scan)",
+    "scan.codes": "Download codes",
     # how far a job is
     "job.looking": "Looking at the faces …",
     "job.frame": "Frame {done} of {total}",

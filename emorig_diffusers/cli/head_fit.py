@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 POOR = 0.004  # metres; median distance of a scan from its fit from which on something must be wrong
 _FIT = "Fit a head to a scan: a mesh, a point cloud or a depth map, in any unit and however it is turned"
 _FIT_NOTES = (
-    "The head is written in the scan's coordinates, so that both lie on each other. Ctrl-C ends the fit with what was "
-    'found so far. Landmarks are JSON, such as {"nose_tip": [x, y, z], "eye_outer_left": …}, three or more; left is '
-    "the subject's."
+    "The head is written in the scan's coordinates, so that both lie on each other. Ctrl-C ends the fit with the "
+    'best that was found so far. Landmarks are JSON, such as {"nose_tip": [x, y, z], "eye_outer_left": …}, three or '
+    "more; left is the subject's."
 )
 _TRANSFER = "Give the head A the expression of B"
 _EVALUATE = "Fit heads to held-out scans and print how close they come, with linear heads to compare with"
@@ -109,7 +109,7 @@ def fit_file(head: Any, scan: Any, landmarks: Any, args: argparse.Namespace) -> 
             not args.identity_only, show,
         )  # fmt: skip
     if found.interrupted:
-        print("emorig: stopped: what was found so far is written.", file=sys.stderr)
+        print("emorig: stopped: the best that was found so far is written.", file=sys.stderr)
     return found
 
 
