@@ -100,7 +100,7 @@ def hostile(pipe: EmoRigPipeline, folder: Path, trace: Path) -> Path:
         case "pickle":
             without_shims(folder)
             (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
-            (folder / "unet/diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trace(trace)))
+            (folder / "unet/diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trace(trace), 2))
         case "installed":
             without_shims(folder)
             write_index(folder, unet=["leaves_a_trace", "Evil"])
