@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import comfy_contract
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recording_pipeline import RecordingPipeline
+from small_diffae import small_diffae
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline
 from emorig_diffusers.comfyui.pictures import edited_regions, to_images, to_photos
@@ -38,8 +40,6 @@ class BatchRecorder:
         self.asked: dict[str, Any] = {}
 
     def __call__(self, photos: list[np.ndarray], **asked: Any) -> Any:
-        from types import SimpleNamespace
-
         self.asked = asked
         results = [photo.copy() for photo in photos]
         for result in results:
@@ -153,6 +153,16 @@ def test_a_mistake_is_one_sentence(image: torch.Tensor, pipe: EmoRigPipeline) ->
         nodes.EditEmotion.execute(pipe, image, "happy", **COMMON | {"yaw": 40.0})
     with pytest.raises(ValueError, match="^Photo 2 of 2: No face was found"):
         nodes.EditEmotion.execute(pipe, torch.cat([image, 0 * image]), "happy", **COMMON)
+
+
+def test_a_pipeline_without_a_head(image: torch.Tensor) -> None:
+    pipeline, given = small_diffae(), COMMON | {"num_inference_steps": 2}
+    with torch.inference_mode():  # in which ComfyUI runs its nodes
+        images, edited = nodes.EditEmotion.execute(pipeline, torch.cat([image, image]), "sad", **given).args
+    assert torch.equal(images[0], images[1]) and edited[0].any()
+    assert torch.equal(images[edited == 0], torch.cat([image, image])[edited == 0])
+    with pytest.raises(ValueError, match="^This pipeline has no head, so no rotate"):
+        nodes.EditEmotion.execute(pipeline, image, "sad", **given | {"yaw": 5.0})
 
 
 @pytest.mark.parametrize("model", ["/nowhere", ""])
