@@ -43,11 +43,13 @@ COMPONENTS = {
 NEEDED = ("head", "encoder")
 FINDING = ("face", "faces", "edits")
 READING = ("crop", "source_encoder", "reference", "target_encoder")
-EDITING = ("emotion", "intensity", "action_units", "codes", "rotate", "modes", "detail", "edits")
 SAMPLING = (
     "num_inference_steps", "generator", "latents", "batch_size", "eta", "best_of", "callback_on_step_end",
     "callback_on_step_end_tensor_inputs",
 )  # fmt: skip
+_OTHERS = ("attributes", "picture", "semantic_code", "emotion_guidance")  # needs that no pipeline with a head meets
+_NOT_EDITING = {"face", "faces", *READING, *SAMPLING, "output_type", "return_dict"}
+EDITING = tuple(n for n, one in ARGUMENTS.items() if n not in _NOT_EDITING and one.metadata["needs"] not in _OTHERS)
 
 
 def arguments(*names: str) -> list[InputParam]:
