@@ -22,6 +22,7 @@ TURNING_RADIUS = 0.0097  # metres on the head from the middle of an eyeball to i
 ASIDE_READ = 0.7  # of an eye's turn aside that MediaPipe's irises show; measured on edits of seven people
 PAST_CAMERA = 0.6  # sine of the farthest that an eye is taken to look past the camera, by eye
 SURE = 2.5  # degrees of yaw past the camera that may be chance: twice the deviation of 51 people who look at it
+EYES_KEPT = "Eyes that are shut or hidden were left as they look."
 Gaze = Sequence[float] | Literal["camera"]
 
 

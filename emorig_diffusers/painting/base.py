@@ -55,11 +55,13 @@ class PaintedFace:
         mask: How much of each pixel of the crop was painted, 8 bits [S, S].
         picture: The network's picture of the whole crop [3, S, S] in [0, 1], where it draws one.
         buffers: What the network saw of the head [1, ...], where it draws the whole crop.
+        notes: Sentences on what was left as it is.
     """
 
     mask: Image.Image
     picture: Tensor | None = None
     buffers: Buffers | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,15 @@ from ..diffusion.sampling import Sampling
 from ..face.codes import FaceCodes
 from ..face.edit import MAX_ANGLE, UNDRAWN_UNITS, check_turn
 from ..face.encode import EncodedFace, unchanged
-from ..face.gaze import ASIDE_UNITS, carried_look, eye_turns, look_direction, turned_look, with_looks_of
+from ..face.gaze import (
+    ASIDE_UNITS,
+    EYES_KEPT,
+    carried_look,
+    eye_turns,
+    look_direction,
+    turned_look,
+    with_looks_of,
+)
 from ..photo.landmarks import IRISES
 from ..photo.resample import invert, transform_points, warp_crop
 from ..photo.sharpness import photo_blur
@@ -338,7 +346,8 @@ class PhotoTexturePainter(Painter):
                 continue
             state = run_stages(EditState(self, rgb, face, target, sampling, moving=edits.moving), self.skip)
             rgb = state.result
-            painted.append(PaintedFace(state.plan.picture()))
+            kept = state.eyes_hidden and any(map(any, eye_turns(state.unit_changes)))
+            painted.append(PaintedFace(state.plan.picture(), notes=(EYES_KEPT,) * kept))
         return PaintedPhoto(rgb, painted)
 
     def inpaint(self, plan: composite.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:

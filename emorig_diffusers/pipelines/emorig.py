@@ -14,6 +14,7 @@ from ..diffusion.sampling import Sampling
 from ..face.codes import FaceCodes
 from ..face.edit import EditMixin
 from ..face.encode import EncodedFace
+from ..face.gaze import EYES_KEPT
 from ..models.appearance import AppearanceEncoder
 from ..models.detail import DetailModel
 from ..models.emoca import EmocaEncoder
@@ -256,16 +257,18 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         crop = Image.fromarray(warp_crop(rgb, face.grid_matrix(size), size))
         picture = to_picture(painted.picture) if painted and painted.picture is not None else None
         number, box, notes = face.face.index + 1, face.face.box, self._notes(face, edits)
+        notes += painted.notes if painted else ()
         return EditedFace(number, box, face.codes, target, crop, buffers, picture, vertices[0], notes=notes)
 
     def _notes(self, face: EncodedFace, edits: PhotoEdits) -> tuple[str, ...]:
-        """What an edit leaves out for something is before a mouth."""
+        """What an edit leaves out for something is before a mouth, or for eyes are shut."""
         lent, named = edits.reference and edits.reference[1], bool(self.head.config.expression_names)
         earlier = [(step, step.reference) for step in steps_of(edits.request, face.face.index + 1)]
-        hidden = lacking = False
+        hidden = lacking = shut = False
         for step, lender in (*earlier, (edits.request, lent)):
             lends = lender is not None and "exp" in step.modes
             moved = step.intensity > 0 and (step.emotion is not None or lends)
             hidden |= face.covered and (moved or bool(step.action_units) or step.codes is not None)
+            shut |= step.gaze is not None and any(face.shut_eyes)
             lacking |= moved and lends and lender is not None and lender.covered and named
-        return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking
+        return (MOUTH_KEPT,) * hidden + (MOUTH_NOT_LENT,) * lacking + (EYES_KEPT,) * shut

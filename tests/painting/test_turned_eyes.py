@@ -12,6 +12,7 @@ from test_openings import BLUE, IRIS, SIZE, WHITE, draw, landmarks
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.face.gaze import EYES_KEPT
 from emorig_diffusers.painting.stages.eyeballs import RADIUS
 from emorig_diffusers.painting.stages.gaze import CORNEA, TURNING_RADIUS, TurningEye, paint_turned_eye
 from emorig_diffusers.photo.faces import find_faces
@@ -105,9 +106,11 @@ def test_eyes_that_are_not_seen_do_not_turn(
     for lids in LIDS:
         (x0, y0), (x1, y1) = points[list(lids)].min(0).astype(int), points[list(lids)].max(0).astype(int)
         dark[y0 - LENS : y1 + LENS, x0 - LENS : x1 + LENS] = 15
-    assert np.array_equal(painted(pipe, dark, hopper_face, gaze=(20, -20)), dark)
+    with pytest.warns(UserWarning, match=EYES_KEPT):
+        assert np.array_equal(painted(pipe, dark, hopper_face, gaze=(20, -20)), dark)
     monkeypatch.setattr(EncodedFace, "shut_eyes", property(lambda face: (True, False)))
-    wink = painted(pipe, hopper, hopper_face, gaze=(20, 0))
+    with pytest.warns(UserWarning, match=EYES_KEPT):
+        wink = painted(pipe, hopper, hopper_face, gaze=(20, 0))
     middle = int(points[6, 0])
     assert np.array_equal(wink[:, :middle], hopper[:, :middle]) and not np.array_equal(wink, hopper)
 

@@ -90,7 +90,8 @@ def test_what_cannot_be_animated_is_said_before_the_first_frame(
 def test_command_writes_an_animation_that_comes_back(name: str, hopper: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(hopper[:240, 120:360]).save(tmp_path / "photo.png")
     out = tmp_path / name
-    command = ["animate", str(tmp_path / "photo.png"), "--rotate", "6", "0", "0", "--seconds", ".3", "--rate", "10"]
+    turns = "--rotate", "6", "0", "0", "--gaze", "9", "0"
+    command = ["animate", str(tmp_path / "photo.png"), *turns, "--seconds", ".3", "--rate", "10"]
     assert main([*command, "--loop", "-o", str(out)]) == 0
     frames = list(open_clip(out).frames())
     assert [frame.time for frame in frames] == [0, Fraction(1, 10), Fraction(2, 10)]

@@ -10,6 +10,7 @@ import torch
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
+from emorig_diffusers.face.gaze import eye_turns
 from emorig_diffusers.face.relax import lip_gaps
 from emorig_diffusers.photo.landmarks import LIDS
 from emorig_diffusers.pipelines.request import EditRequest
@@ -87,6 +88,15 @@ def test_covered_mouth_and_a_share_are_approached_without_a_jump(
         assert steps.max() < 0.15
     hidden = edit.codes(hopper_face, 1.0, 0.0, 1.0)
     assert unit(pipe, hidden, "mouthSmileLeft") == unit(pipe, hopper_face.codes, "mouthSmileLeft")
+
+
+def test_gaze_is_added_to_where_a_frame_looks(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
+    edit = Change(pipe, hopper_face, EditRequest(gaze=(20, 0)))
+    for share in (0.5, 1.0):
+        after = edit.codes(hopper_face, share, 1.0, 1.0)
+        moved = after.expression - hopper_face.codes.expression
+        turns = eye_turns(dict(zip(pipe.head.config.expression_names, moved[0].tolist())))
+        assert turns == [pytest.approx((20 * share, 0), abs=1e-4)] * 2
 
 
 def test_turn_goes_as_far_as_a_frame_can_show(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:

@@ -36,6 +36,7 @@ LIGHT = 0.7  # quantile of grey levels beside the iris above which the eye is su
 UNLIKE = 0.25  # logarithm of red and blue over green by which its colour may differ
 GLINT, GLINT_EDGE = 32.0, 0.1  # grey levels by which a reflection is lighter than the iris around, and its soft edge
 GLINTS_WITHIN = 0.95  # of the iris's middle
+MIRRORED = 0.85, 0.95  # from the iris's middle, over which its lower half, near whose edge a lid is, no longer serves
 RINGS = 26  # of the profile of an iris
 FIT_FAR, FIT_SIZE = 0.24, 0.06  # from where it was found, and share of its radius, that an iris's edge is looked for
 FIT_BAND = 0.12  # inside and outside its edge between which the step from dark to light is measured
@@ -207,7 +208,8 @@ def _whole_iris(
     light = cv2.dilate(light.astype(np.float32), np.ones((2 * round(soft) + 1,) * 2, np.uint8))
     light = cv2.GaussianBlur(light, (0, 0), soft / 2)
     sure = cv2.GaussianBlur(cv2.erode(seen, np.ones((3, 3), np.uint8)), (0, 0), 0.06 * radius) * (1 - light)
-    sure, mirrored = sure[..., None], sure[::-1, :, None]
+    mirrored = (sure[::-1] * (1 - ramp(far, *MIRRORED)))[..., None]
+    sure = sure[..., None]
     whole = sure * shown + (1 - sure) * (mirrored * shown[::-1] + (1 - mirrored) * own)
     reflected = np.maximum(shown - whole, 0) * (light * seen)[..., None]
     back = _unforeshorten(centres(picture.shape) - middle, looks) / (EDGE[1] * radius) * half + half + 0.5
