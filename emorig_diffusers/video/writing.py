@@ -271,12 +271,8 @@ def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path, repea
     if repeat or suffix != ".gif":  # a GIF that does not say plays once
         options["loop"] = 0 if repeat else 1
     first, *rest = pictures  # Pillow would hold them as well, and looks through some formats' twice
-    with open(temporary, "wb") as file:
-        try:
-            first.save(file, save_all=True, append_images=rest, duration=timed.durations, **options)
-            file.flush()
-        except OSError as error:
-            raise ClipError(f"Cannot write '{path}': {error.strerror or error}.") from error
+    with _saying(path), open(temporary, "wb") as file:  # closing writes too
+        first.save(file, save_all=True, append_images=rest, duration=timed.durations, **options)
     return len(timed.durations)
 
 

@@ -175,9 +175,10 @@ def test_full_disk_is_told_and_leaves_nothing(
     face: np.ndarray, tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]], suffix: str
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 240, 320, 3), np.uint8)
-    frames = (Frame(rgb, Fraction(i, RATE)) for i, rgb in enumerate(noise))
-    with full_disk(100_000), pytest.raises(ClipError, match=r"Cannot write .*File too large"):
-        write_clip(frames, tmp_path / f"out{suffix}")
+    for count in (40, 4):  # of which some is left for closing the file
+        frames = (Frame(rgb, Fraction(i, RATE)) for i, rgb in enumerate(noise[:count]))
+        with full_disk(100_000), pytest.raises(ClipError, match=r"Cannot write .*File too large"):
+            write_clip(frames, tmp_path / f"out{suffix}")
     assert not list(tmp_path.iterdir())
 
 
