@@ -28,7 +28,7 @@ from emorig_diffusers.evaluation.metrics.identity import IdentityJudge
 from emorig_diffusers.pipelines.base import FacePipeline
 from emorig_diffusers.video.animate import animate
 from emorig_diffusers.video.clips import ClipError, ClipSettings, Frame, load_av
-from emorig_diffusers.video.drive import Drive
+from emorig_diffusers.video.drive import LIMITED, Drive
 from emorig_diffusers.video.edit import edit_clip
 from emorig_diffusers.video.follow import People
 from emorig_diffusers.video.reading import Clip, open_clip
@@ -64,8 +64,11 @@ class ClipEditor:
         ) -> Iterator[Frame]:
             yield from animate(pipe, photo, seconds, loop, rate=ANIMATION_RATE, seed=seed, **given)
 
-        def driven_frames(photo: str, clip: Clip, face: int | str, strength: float, seed: int) -> Iterator[Frame]:
-            yield from Drive(pipe, photo, clip, face, seed, intensity=strength).frames()
+        def driven_frames(photo: str, clip: Clip, face: int | str, strength: float, seed: int) -> Iterator[Frame | str]:
+            drive = Drive(pipe, photo, clip, face, seed, intensity=strength)
+            yield from drive.frames()
+            if drive.limited:  # told with the frames, which may come from another process
+                yield LIMITED[0].upper() + LIMITED[1:]
 
         self.frames_of_clip, self.frames_of_photo = lend(frames_of_clip), lend(frames_of_photo)
         self.driven_frames = lend(driven_frames)
@@ -97,9 +100,12 @@ class ClipEditor:
         with friendly(photo, path):
             clip = open_short(Path(path))
             yield Progress()
-            frames = smaller(self.driven_frames(photo, clip, chosen(face), strength, int(seed or 0)), DRIVEN_SIDE)
+            told: list[str] = []
+            driven = frames_alone(self.driven_frames(photo, clip, chosen(face), strength, int(seed or 0)), told)
             settings = ClipSettings(clip.settings.rate, clip.settings.time_base)
-            yield from clip_steps(frames, clip, f"{Path(photo).stem}_moved.mp4", settings)
+            name = f"{Path(photo).stem}_moved.mp4"
+            for made in clip_steps(smaller(driven, DRIVEN_SIDE), clip, name, settings):
+                yield replace(made, notes=(*made.notes, *told))
 
     def animate(
         self, path: str | None, face: str, seed: float | None, how: tuple[str, float, bool], asked: dict[str, Any]
@@ -245,6 +251,15 @@ def write_stepwise(
                 raise ClipError(str(error).replace(str(path), name)) from error
             raise
     return replace(made, result=path)
+
+
+def frames_alone(items: Iterator[Frame | str], told: list[str]) -> Iterator[Frame]:
+    """Frames from among what is to be told, which is added to a list."""
+    for item in items:
+        if isinstance(item, str):
+            told.append(item)
+        else:
+            yield item
 
 
 def smaller(frames: Iterator[Frame], side: int) -> Iterator[Frame]:

@@ -200,3 +200,22 @@ def test_clips_that_are_too_much_are_refused(clips: ModuleType, tmp_path: Path) 
     wide = make_video(tmp_path / "wide.mp4", iter([Frame(large, Fraction(0))]))
     with pytest.raises(ClipError, match="2560 x 1440 pixels, and 1920 x 1080 are the most here: make it smaller"):
         clips.open_short(wide)
+
+
+def test_a_turn_that_a_photo_cannot_show_is_said(
+    clips: ModuleType, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Limited:
+        limited = True
+
+        def __init__(self, *given: Any, **named: Any) -> None: ...
+
+        def frames(self) -> Iterator[Frame]:
+            return panned(ASTRONAUT, (SIDE, SIDE), 3)
+
+    monkeypatch.setattr(clips, "Drive", Limited)
+    Image.fromarray(ASTRONAUT).save(tmp_path / "photo.png")
+    editor = clips.ClipEditor(None, lambda function: function)
+    *_, last = editor.drive(str(tmp_path / "photo.png"), str(clip), "largest", 1.0, 0)
+    assert last.result.exists() and last.done == 3
+    assert last.notes == ("The clip's head turns further than the photo can show: there it turns as far as that goes.",)
