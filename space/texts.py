@@ -100,8 +100,8 @@ ENGLISH = {
     # the tab of scans
     "scan.tab": "3-D scan",
     "scan": "Scan (PLY, OBJ, GLB, NPZ)",
-    "scan.about": "A mesh, or points with or without normals, in any unit and however it is turned; it takes about "
-    "half a minute.",
+    "scan.about": "A mesh, or points with or without normals, in any unit and however it is turned; it takes half "
+    "a minute, on busy machines some.",
     "scan.none": "No neural head is loaded: start the demo with `--head FOLDER`, where the folder is what `emorig "
     "convert nphm` or `train/train_nphm.py` wrote. Then a head is fitted here to a scan that you upload.",
     "scan.run": "Fit a head",

@@ -38,7 +38,7 @@ LANDMARKS = {
     "eye_inner_left": 42, "eye_outer_left": 45, "nose_wing_right": 31, "nose_wing_left": 35,
 }  # fmt: skip
 """iBUG's points by the names of scans' landmarks, to place a linear head on a neural one by."""
-THROAT = 0.02  # metres below the chin from which on a linear head is not fitted: neural heads end there
+THROAT = 0.02  # metres below the chin where a linear head is no longer fitted, and the neural one cut: they end there
 PICTURE_SCALE = 0.2  # of the protocol's pictures that the linear head is seen in, as made scans are
 PERSON_STEPS, EXPRESSION_STEPS = 240, 120  # of a fit; an expression alone has less to find
 RESOLUTION = 128  # cells a side of the neural surface: 2 mm, about a pixel of the published pictures
@@ -119,18 +119,23 @@ class NeuralNormals:
     def _make_surface(self, codes: FaceCodes) -> Surface:
         person = self._person(codes.shape)
         fitter = HeadFitter(self.neural, EXPRESSION_STEPS, free_placement=False, shape=person.shape)
-        found = _finished(fitter.fit(*self._seen(self._rest_vertices(codes)), person.placement))
+        rest = self._rest_vertices(codes)
+        found = _finished(fitter.fit(*self._seen(rest), person.placement))
         surface = largest_part(self.neural.surface(found.shape, found.expression, resolution=RESOLUTION))
-        vertices = person.placement.invert(surface.vertices.double().numpy())
-        return Surface(torch.from_numpy(vertices).float(), surface.faces)
+        vertices = torch.from_numpy(person.placement.invert(surface.vertices.double().numpy())).float()
+        fitted = vertices[surface.faces, 1].amin(1) > self._throat(rest)
+        return Surface(vertices, surface.faces[fitted])
+
+    def _throat(self, vertices: Tensor) -> Tensor:
+        """Height of the throat of a linear head [V, 3] at rest, metres."""
+        return self.linear.landmarks68(vertices[None])[0, LANDMARKS["chin"], 1] - THROAT
 
     def _seen(self, vertices: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Points and normals [N, 3] that cameras see of the linear head [V, 3], above its throat."""
-        chin = self.linear.landmarks68(vertices[None])[0, LANDMARKS["chin"]]
         middle = (vertices.amin(0) + vertices.amax(0)) / 2
         seen = visible_points(vertices - middle, self.linear.faces, around(), PICTURE_SCALE)
         points = seen.points + middle
-        kept = points[:, 1] > chin[1] - THROAT
+        kept = points[:, 1] > self._throat(vertices)
         return points[kept].double().numpy(), seen.normals[kept].double().numpy()
 
 
