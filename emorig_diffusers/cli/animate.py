@@ -57,6 +57,7 @@ def run_animate(args: argparse.Namespace) -> int:
     if args.reference is not None:
         main.check_photo(args.reference)
         main.refuse_same(args.reference, args.out)
+    args.signer = main.signer_of(args, args.out)
     pipe: Any = main.load_pipeline(args.model)
     from ..video.animate import animate, check_animation
 
@@ -78,6 +79,7 @@ def write_animation(frames: Any, args: argparse.Namespace) -> int:
     from .video import progress, stopping
 
     with stopping():
-        write_clip(progress(frames, None), args.out, ClipSettings(Fraction(args.rate)), repeat=args.loop)
+        settings, sign = ClipSettings(Fraction(args.rate)), args.signer and args.signer.of(args.photo).sign_file
+        write_clip(progress(frames, None), args.out, settings, repeat=args.loop, sign=sign)
     print(args.out)
     return 0

@@ -44,6 +44,7 @@ def run_drive(args: argparse.Namespace) -> int:
     clip = open_clip(args.by)
     for one in (args.photo, args.by):
         main.refuse_same(one, args.out)
+    args.signer = main.signer_of(args, args.out)
     pipe: Any = main.load_pipeline(args.model)
     from ..video.drive import LIMITED, Drive, check_drive
 
@@ -56,7 +57,8 @@ def run_drive(args: argparse.Namespace) -> int:
         pipe.to(device)
     drive = Drive(pipe, args.photo, clip, driver, args.seed, **given)
     height, width = drive.portrait.rgb.shape[:2]
-    code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings)
+    signer = args.signer and args.signer.of(args.photo)
+    code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings, signer)
     if drive.limited:
         print(f"emorig: {LIMITED}", file=sys.stderr)
     return code

@@ -31,11 +31,13 @@ from .grid import run_grid
 from .head import add_command as add_head
 from .mesh import add_command as add_mesh
 from .study import add_study
+from .verify import add_command as add_verify
 from .video import add_command as add_video
 
 if TYPE_CHECKING:
     from ..pipelines.base import FacePipeline
     from ..pipelines.outputs import EmoRigOutput
+    from ..provenance.credentials import Signer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,6 +138,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                 "help": "a bundled name, a folder or a Hub id (default: %(default)s)"},
     "-o": {"metavar": "OUT", "dest": "out", "type": _path, "required": True,
            "help": f"the result ({' '.join(WRITABLE)}), or a folder for it; existing files are replaced"},
+    "--no-mark": {"action": "store_true", "help": "leave out the invisible mark that says a face was edited"},
+    "--strip-metadata": {"action": "store_true",
+                         "help": "leave out what the photo's file says (EXIF, places, camera), but its colour profile"},
+    "--sign": {"metavar": ("CERT", "KEY"), "type": _path, "nargs": 2,
+               "help": "sign the result (Content Credentials) with a certificate chain and its private key, PEM files"},
     "--skip-existing": {"action": "store_true", "help": "leave out photos whose results are there already"},
 }  # fmt: skip
 _SHARING = (
@@ -144,6 +151,8 @@ _SHARING = (
 )
 _SHARED = ("intensity", "face", "num_inference_steps")
 """What all that edits tells the pipeline."""
+_MARKS = ("--no-mark", "--strip-metadata", "--sign")
+"""How a photo's result says that it was edited."""
 _SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
 
 
@@ -168,10 +177,11 @@ def build_parser() -> argparse.ArgumentParser:
     edit = command(run_edit, "Change the emotion in a photo or in a folder of photos and all below it", "PHOTO")
     edit.epilog = _SHARING
     _add(edit.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    _add(edit, *_EDITS, *_SAMPLING, "--skip-existing")
-    add_video(commands, _path, _add, *_EDITS, *_SAMPLING[:-1])
-    add_animate(commands, _path, _add, *_SAMPLING[:-1])
-    add_drive(commands, _path, _add, *_SAMPLING[:-1])
+    _add(edit, *_EDITS, *_SAMPLING, *_MARKS, "--skip-existing")
+    add_video(commands, _path, _add, *_EDITS, *_SAMPLING[:-1], "--sign")
+    add_animate(commands, _path, _add, *_SAMPLING[:-1], "--sign")
+    add_drive(commands, _path, _add, *_SAMPLING[:-1], "--sign")
+    add_verify(commands, _path)
     _add(command(run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *_SAMPLING)
     about = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
     compare = command(run_compare, about, "SOURCE", "TARGET")
@@ -209,6 +219,7 @@ def run_edit(args: argparse.Namespace) -> int:
     if args.skip_existing and not args.photo.is_dir() and jobs[0][1].is_file():
         print(jobs[0][1])
         return 0
+    args.signer = signer_of(args, *(target for _, target in jobs))
     pipe = load_pipeline(args.model)
     from ..processes import start_processes
 
@@ -320,7 +331,19 @@ def edit_file(pipe: FacePipeline, source: Path, target: Path, args: argparse.Nam
         result = pipe(source, **asked(args), **sampling(args))
     say_notes(source, result)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_photo(result.images[0], target)
+    sign = args.signer and args.signer.of(source)
+    save_photo(result.images[0], target, not args.no_mark, not args.strip_metadata, sign)
+
+
+def signer_of(args: argparse.Namespace, *targets: Path) -> Signer | None:
+    """Who signs results, if that is asked for; SigningError where it cannot be, or a file has no place for it."""
+    if args.sign is None:
+        return None
+    from ..provenance.credentials import Signer, check_signable
+
+    for target in targets:
+        check_signable(target)
+    return Signer(*args.sign)
 
 
 def say_notes(source: Path, result: EmoRigOutput) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..video.clips import ANIMATION_SUFFIXES, WRITABLE
 
 if TYPE_CHECKING:
+    from ..provenance.credentials import Signer
     from ..video.clips import ClipSettings, Frame
     from ..video.reading import Clip
 
@@ -47,6 +48,7 @@ def run_video(args: argparse.Namespace) -> int:
     if args.reference is not None:
         main.check_photo(args.reference)
         main.refuse_same(args.reference, args.out)
+    signer = main.signer_of(args, args.out)
     pipe: Any = main.load_pipeline(args.model)
     main.check_edit(pipe, args)
     from ..processes import start_processes
@@ -58,7 +60,7 @@ def run_video(args: argparse.Namespace) -> int:
     given = main.asked(args) | {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
     with main.naming(args.clip):
         frames = edit_clip(pipe, clip, args.seed, **given)
-    return write_result(frames, clip, args.out)
+    return write_result(frames, clip, args.out, signer=signer and signer.of(args.clip))
 
 
 def write_result(
@@ -67,6 +69,7 @@ def write_result(
     out: Path,
     size: tuple[int, int] | None = None,
     settings: ClipSettings | None = None,
+    signer: Signer | None = None,
 ) -> int:
     """Write frames with a clip's sound, and say what became of it.
 
@@ -75,6 +78,7 @@ def write_result(
         clip: Where they come from.
         out: The file.
         size, settings: (width, height) of the frames and how they are stored, where it is not as in the clip.
+        signer: Signs the file.
 
     Returns:
         0, or 1 where the clip is damaged.
@@ -82,7 +86,8 @@ def write_result(
     from ..video.writing import write_clip, written_size
 
     with stopping():
-        count = write_clip(progress(frames, clip.length), out, settings or clip.settings, clip.path)
+        sign = signer and signer.sign_file
+        count = write_clip(progress(frames, clip.length), out, settings or clip.settings, clip.path, sign=sign)
     size = size or clip.size
     if (even := written_size(out, size)) != size:
         print(f"emorig: videos have even sides: '{out}' is {even[0]} x {even[1]} pixels.", file=sys.stderr)

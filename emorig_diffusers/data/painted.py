@@ -31,7 +31,7 @@ def paint(pipe: EmoRigPipeline, picture: np.ndarray, out: Path, emotion: str, in
         images, _ = pipe(picture, emotion, intensity, generator=generator, return_dict=False)
     except NoFaceError:
         return False
-    save_photo(images[0], out)
+    save_photo(images[0], out, mark=False)  # networks would learn it
     return True
 
 

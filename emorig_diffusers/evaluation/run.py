@@ -105,7 +105,7 @@ class Editor:
 
 def _save(picture: Any, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_photo(picture, file)
+    save_photo(picture, file, mark=False)  # what is measured is the method's own picture
 
 
 @dataclass

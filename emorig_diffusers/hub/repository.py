@@ -71,7 +71,7 @@ pipe = DiffusionPipeline.from_pretrained(
     trust_remote_code=True,
     revision="<commit>",  # pin the commit whose files you have read
 )
-pipe("photo.jpg", emotion="happy", intensity=1.0).images[0].save("happy.png")
+pipe("photo.jpg", emotion="happy", intensity=1.0).save("happy.png")
 ```
 
 `{pipeline}.from_pretrained("{repo_id}")` of the package needs no `trust_remote_code`.

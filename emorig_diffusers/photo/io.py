@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..files.atomic import write_file
 from .colour import LUMA
-from .metadata import read_metadata, save_options, turn_upright
+from .metadata import fits_place, read_metadata, save_options, turn_upright
 from .profiles import cmyk_to_rgb, fits, to_srgb
 
 if TYPE_CHECKING:
@@ -147,13 +148,29 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     return rounded
 
 
-def save_photo(image: Image.Image, path: str | Path) -> Path:
+def save_photo(
+    image: Image.Image,
+    path: str | Path,
+    mark: bool = True,
+    keep_metadata: bool = True,
+    sign: Callable[[bytes, str, Any], bytes] | None = None,
+) -> Path:
     """Write `image` to `path`, atomically; the suffix chooses the format, one of `photo_files.WRITABLE`.
 
     JPEG and AVIF are written at quality 95 without chroma subsampling, all others without loss; in JPEG and BMP alpha
     is laid over white.
     What `image.info` says (see `read_metadata`) is kept as far as the format has a place for it; so is a profile, where
     it fits the pixels; where it does not, they are converted to sRGB.
+
+    A pipeline's result, whose `info["edit"]` is a `provenance.edits.Edit`, says in its XMP that it was edited, beside
+    what the photo's own says, and its edited faces are marked in a way that is not seen.
+
+    Args:
+        image: The picture.
+        path: The file.
+        mark: Whether edited faces are marked.
+        keep_metadata: Whether what the photo's file said is kept, besides its resolution and profile.
+        sign: What puts a signature into a result: of the file's bytes, its suffix and the edit (`credentials.Signer`).
 
     Raises:
         PhotoError: unknown suffix, missing folder, or the file cannot be written; then a file that was there is as it
@@ -165,21 +182,41 @@ def save_photo(image: Image.Image, path: str | Path) -> Path:
         raise PhotoError(f"Cannot tell the format of '{path.name}': use {', '.join(_SAVE_OPTIONS)}.")
     if not path.parent.is_dir():
         raise PhotoError(f"The folder '{path.parent}' does not exist: create it first.")
+    edit = image.info.get("edit")
+    if not keep_metadata:
+        image = _with_info(image, {key: image.info[key] for key in ("icc_profile", "dpi") if key in image.info})
+    own = {}
+    if edit is not None:
+        own = {"xmp": edit.packet()}
+        image = edit.marked(image) if mark else image
+        both = {"xmp": edit.packet(image.info.get("xmp"))}
+        image = _with_info(image, image.info | (both if fits_place(both["xmp"], options["format"]) else own))
+    data = _encode(image, options, own)
+    if sign is not None and edit is not None:
+        data = sign(data, path.suffix.lower(), edit)
     try:
-        write_file(path, _encode(image, options))
+        write_file(path, data)
     except OSError as error:
         raise PhotoError(f"Cannot write '{path}': {error.strerror or error}.") from error
     return path
 
 
-def _encode(image: Image.Image, options: dict[str, Any]) -> bytes:
+def _with_info(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
+    """The same pixels with other metadata."""
+    image = image.copy()
+    image.info = info
+    return image
+
+
+def _encode(image: Image.Image, options: dict[str, Any], own: dict[str, bytes]) -> bytes:
+    """A file's bytes; `own` is metadata that stays where the rest cannot be written."""
     fitted = _fit_format(image, options["format"])
     profile = fitted.info.get("icc_profile")
     profile = profile if fits(profile, fitted.mode) else None
     try:
         return _bytes(fitted, **options | save_options(image.info, options["format"]), icc_profile=profile)
     except Exception:  # what others wrote into a file's tags must not cost the picture
-        return _bytes(fitted, **options, icc_profile=profile)
+        return _bytes(fitted, **options | save_options(own, options["format"]), icc_profile=profile)
 
 
 def _bytes(image: Image.Image, **options: Any) -> bytes:

@@ -57,8 +57,8 @@ def save_options(info: Mapping[Any, Any], file_format: str) -> dict[str, Any]:
     """Options of Pillow's `save` that write what `read_metadata` found, as far as a format has a place for it."""
     kept = {key: info[key] for key in _PLACES[file_format] if info.get(key)}
     if file_format == "JPEG":
-        kept = {key: value for key, value in kept.items() if key == "dpi" or len(value) <= _LONGEST}
-        if info.get("iptc") and len(info["iptc"]) <= _LONGEST:
+        kept = {key: value for key, value in kept.items() if key == "dpi" or fits_place(value, file_format)}
+        if info.get("iptc") and fits_place(info["iptc"], file_format):
             kept["extra"] = _photoshop_segment(info["iptc"])
     elif file_format == "PNG":
         kept["pnginfo"] = _texts(info)
@@ -67,6 +67,11 @@ def save_options(info: Mapping[Any, Any], file_format: str) -> dict[str, Any]:
         if any(group in tags for group in _GROUPS):
             kept["compression"] = None  # libtiff, which compresses, writes no groups of tags
     return kept
+
+
+def fits_place(value: bytes, file_format: str) -> bool:
+    """Whether a format has room for a value of `save_options`."""
+    return file_format != "JPEG" or len(value) <= _LONGEST
 
 
 _PLACES = {

@@ -29,6 +29,7 @@ from .checks import (
     check_request,
     sources_of_faces,
 )
+from .marking import edit_of
 from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
 from .request import EditRequest, describe_arguments, signature
@@ -64,15 +65,18 @@ def wanted_results(request: EditRequest, photos: int) -> list[list[Any]]:
 
 
 def hand_over(
+    pipe: Any,
     photos: Sequence[Photo],
-    results: Sequence[Sequence[Any]],
+    edits: Sequence[PhotoEdits],
     painted: Sequence[tuple[np.ndarray, list[EditedFace]]],
     output_type: str,
 ) -> EmoRigOutput:
-    """What `FacePipeline.paint` made of photos, of which `wanted_results` tells how many there are of each, as
-    "pil", "np" or "pt"."""
-    owners = [photo for photo, wanted in zip(photos, results) for _ in wanted]
-    pictures = [as_type(photo, rgb, output_type) for photo, (rgb, _) in zip(owners, painted)]
+    """What `FacePipeline.paint` made of photos, as "pil", "np" or "pt"; pictures know of their edits."""
+    wanted = wanted_results(edits[0].request, len(photos)) if photos else []
+    asked = [(i, replace(edits[i].request, emotion=emotion)) for i, each in enumerate(wanted) for emotion in each]
+    said = [edit_of(pipe, request, edits[i].faces, photos[i].original.size) for i, request in asked]
+    owners = [photos[i] for i, _ in asked]
+    pictures = [as_type(photo, rgb, output_type, edit) for photo, (rgb, _), edit in zip(owners, painted, said)]
     return EmoRigOutput(pictures, [faces for _, faces in painted])
 
 
@@ -85,12 +89,14 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
             in pixels, where edits start from it: set it before faces are encoded.
         asks_judge: Whether they do.
         noise_per_result: Whether each of several results of one photo has noise of its own.
+        watermark: Whether faces of results are marked, invisibly, where they are saved (`EmoRigOutput.save`).
     """
 
     judge: Callable[[np.ndarray, tuple[float, float, float, float]], Mapping[str, float]] | None = None
     defaults: ClassVar[dict[str, Any]] = {}
     noise_per_result: ClassVar[bool] = True
     asks_judge: ClassVar[bool] = False
+    watermark: bool = True
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -202,7 +208,7 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
             painted = self.paint(edits, sampling)
 
         # 5. hand over
-        made = hand_over(photos, results, painted, request.output_type)
+        made = hand_over(self, photos, edits, painted, request.output_type)
         for note in sorted({note for faces in made.faces for face in faces for note in face.notes}):
             warnings.warn(note, stacklevel=3)
         self.maybe_free_model_hooks()

@@ -251,7 +251,8 @@ class Compose(_Block):
 
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
-        made = hand_over(state.photos, [edits.targets for edits in state.photo_edits], state.painted, state.output_type)
+        pipe = pipeline_of(components)
+        made = hand_over(pipe, state.photos, state.photo_edits, state.painted, state.output_type)
         state.images, state.edited_faces = made.images, made.faces
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from ..photo.io import Photo
+from ..photo.io import Photo, save_photo
+from ..provenance.edits import Edit
 
 
 class DrawnWhenAsked(Mapping[str, Image.Image]):
@@ -91,6 +93,23 @@ class EmoRigOutput(BaseOutput):
     images: list[Any]
     faces: list[list[EditedFace]]
 
+    def save(self, path: str | Path, index: int = 0, **how: Any) -> Path:
+        """Write an edited photo, which says so in its metadata and by an invisible mark; the photo as it was where
+        nothing changed.
+
+        Args:
+            path: The file; its suffix chooses the format.
+            index: Which of `images`.
+            how: `mark`, `keep_metadata` and `sign`, as for `photo.io.save_photo`.
+
+        Raises:
+            PhotoError: As `save_photo`.
+            ValueError: The pictures are arrays or tensors.
+        """
+        if not isinstance(self.images[index], Image.Image):
+            raise ValueError("Arrays and tensors are not saved: ask for output_type='pil'.")
+        return save_photo(self.images[index], path, **how)
+
 
 def notes_of(faces: Sequence[EditedFace]) -> list[str]:
     """What is to be said of a photo's edited faces, each sentence once; of several faces, with their numbers."""
@@ -98,10 +117,16 @@ def notes_of(faces: Sequence[EditedFace]) -> list[str]:
     return list(dict.fromkeys(f"Face {number}: {note}" if len(faces) > 1 else note for number, note in said))
 
 
-def as_type(photo: Photo, rgb: np.ndarray, output_type: str) -> Any:
-    """A result uint8 [H, W, 3] as "pil" (of the photo's own mode), "np", or "pt" [3, H, W] in [0, 1]."""
+def as_type(photo: Photo, rgb: np.ndarray, output_type: str, edit: Edit | None = None) -> Any:
+    """A result uint8 [H, W, 3] as "pil" (of the photo's own mode), "np", or "pt" [3, H, W] in [0, 1].
+
+    A picture that differs from its photo knows of the edit, which `save_photo` writes into its file.
+    """
     if output_type == "np":
         return rgb
     if output_type == "pt":
         return torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
-    return photo.restore(rgb)
+    result = photo.restore(rgb)
+    if edit is not None and (rgb != photo.rgb).any():
+        result.info["edit"] = edit
+    return result

@@ -13,6 +13,7 @@ from ..face.codes import FaceCodes
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
 from ..pipelines.checks import need
+from ..pipelines.marking import edit_of
 from ..pipelines.request import ARGUMENTS, EditRequest
 from .clips import Frame
 from .portrait import Portrait
@@ -91,8 +92,9 @@ def _frames(
             closed = blinking(i / rate, count / rate) if blink else 0.0
             yield portrait.closing(codes, closed) if closed else codes
 
+    edit = edit_of(portrait.pipe, portrait.request)
     for i, rgb in enumerate(portrait.draw_each(targets())):
-        yield Frame(rgb, Fraction(i, rate))
+        yield Frame(rgb, Fraction(i, rate), edit)
 
 
 def eased(progress: float, moves: int) -> tuple[int, float]:

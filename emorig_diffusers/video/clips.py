@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line asks for suffixes alone, and help waits for nothing
     import numpy as np
 
+    from ..provenance.edits import Edit
+
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 WRITABLE = (*VIDEO_SUFFIXES, *ANIMATION_SUFFIXES)
@@ -41,10 +43,12 @@ class Frame:
     Attributes:
         rgb: uint8 [H, W, 3], gamma-coded in the clip's own primaries.
         time: Seconds from the clip's zero, exact.
+        edit: What the clip's file says of an edit, where it is one's result.
     """
 
     rgb: np.ndarray
     time: Fraction
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..models.head import rotation_matrix
 from ..models.landmark_fit import axis_angle
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
+from ..pipelines.marking import edit_of
 from ..pipelines.request import EditRequest
 from .change import EYE_OPEN, eye_openings
 from .clips import ClipSettings, Frame
@@ -105,8 +106,9 @@ class Drive:
                 times.append(now.frame.time)
                 yield self._targets(now, around)
 
+        edit = edit_of(self.pipe, self.portrait.request)
         for rgb in self.portrait.draw_each(targets()):
-            yield Frame(rgb, times.popleft())
+            yield Frame(rgb, times.popleft(), edit)
 
     @torch.no_grad()
     def _targets(self, now: Watched, around: Sequence[Watched]) -> list[FaceCodes]:

@@ -22,6 +22,7 @@ from ..photo.io import read_photo
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
 from ..pipelines.emorig import EmoRigPipeline
+from ..pipelines.marking import edit_of
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
 from ..timing import timed
@@ -62,7 +63,8 @@ def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> It
     chosen = choose_people(found, request.face)
     found = {person: seen for person, seen in found.items() if chosen is None or person in chosen}
     editor = _Editor(pipe, request, seed) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
-    return editor.frames(follow(clip.frames(), people), chosen, found)
+    edit = edit_of(pipe, request)
+    return (replace(frame, edit=edit) for frame in editor.frames(follow(clip.frames(), people), chosen, found))
 
 
 def check_clip_request(pipe: FacePipeline, given: dict[str, Any]) -> EditRequest:

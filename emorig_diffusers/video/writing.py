@@ -7,7 +7,7 @@ writes the first: one byte a pixel of GIF, three of WebP and PNG, which are refu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain, islice
@@ -18,6 +18,9 @@ import numpy as np
 from PIL import Image
 
 from ..files.atomic import replacing
+from ..photo.metadata import save_options
+from ..provenance.containers import BOXED, add_to_gif, append_box
+from ..provenance.edits import SAYING, Edit
 from ..timing import timed
 from .clips import (
     ANIMATION_SUFFIXES,
@@ -68,6 +71,7 @@ def write_clip(
     settings: ClipSettings | None = None,
     sound: Path | None = None,
     repeat: bool = True,
+    sign: Callable[[Path, Path, Any], None] | None = None,
 ) -> int:
     """Write frames of one size to `path`, atomically; the suffix chooses the format, one of `clips.WRITABLE`.
 
@@ -77,6 +81,10 @@ def write_clip(
         settings: How they are stored; a plain video's where there are none.
         sound: A clip whose sound is copied as it is, into videos.
         repeat: Whether animations begin again at their end, for ever; else they play once. Players decide of videos.
+        sign: What puts a signature into an edit's result: of a file, the path it is to have, and the edit
+            (`provenance.credentials.Signer.sign_file`).
+
+    Frames of an edit say so in the file: by XMP in .mp4, .m4v, .mov and animations, by tags in all videos.
 
     Returns:
         How many frames were written.
@@ -94,9 +102,11 @@ def write_clip(
     frames = chain([first], frames)
     with replacing(path) as temporary:
         if path.suffix.lower() in ANIMATION_SUFFIXES:
-            count = _write_animation(frames, path, temporary, repeat)
+            count = _write_animation(frames, path, temporary, repeat, first.edit)
         else:
-            count = _write_video(frames, first.rgb.shape, path, temporary, settings, sound)
+            count = _write_video(frames, first.rgb.shape, path, temporary, settings, sound, first.edit)
+        if sign is not None and first.edit is not None:
+            sign(temporary, path, first.edit)
         with _saying(path), open(temporary, "rb+") as file:
             os.fsync(file.fileno())
     return count
@@ -115,7 +125,7 @@ def _saying(path: Path) -> Iterator[None]:
 
 def _write_video(
     frames: Iterator[Frame], shape: tuple[int, ...], path: Path, temporary: Path, settings: ClipSettings,
-    sound: Path | None,
+    sound: Path | None, edit: Edit | None,
 ) -> int:  # fmt: skip
     av = load_av()
     muxer, (codec, quality) = _MUXERS[path.suffix.lower()]
@@ -129,6 +139,8 @@ def _write_video(
             _describe(stream, shape, path, settings)
             packets.add_to(container, path)
             container.metadata.update({k: v for k, v in settings.metadata.items() if k not in _LEFT_OUT})
+            if edit is not None:
+                _tell(container.metadata, edit)
             convert, last = _Converter(settings), -1
             for frame in frames:
                 with _saying(path), timed("write frames"):
@@ -141,9 +153,18 @@ def _write_video(
                 container.mux(stream.encode())
                 packets.mux_until(None)
                 container.close()
+                if edit is not None and path.suffix.lower() in BOXED:
+                    append_box(temporary, edit.packet())
         finally:
             _close_quietly(container)
     return count
+
+
+def _tell(tags: Any, edit: Edit) -> None:
+    """Say in a video's tags that it was edited, after what its comment says; once, however often it was."""
+    name = next((name for name in tags if name.lower() == "comment"), "comment")
+    before = tags.get(name, "").partition(SAYING)[0].strip()
+    tags[name] = f"{before} {edit.sentence}".strip()
 
 
 def _close_quietly(container: Any) -> None:
@@ -259,7 +280,9 @@ class _Sound:
         return self.waiting
 
 
-def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path, repeat: bool) -> int:
+def _write_animation(
+    frames: Iterator[Frame], path: Path, temporary: Path, repeat: bool, edit: Edit | None
+) -> int:
     """One file of pictures that stay for whole ticks, so that the time of each is right, however long the clip."""
     suffix = path.suffix.lower()
     timed = _Timed(frames, path)
@@ -270,9 +293,15 @@ def _write_animation(frames: Iterator[Frame], path: Path, temporary: Path, repea
     }.get(suffix, {"format": "PNG"})
     if repeat or suffix != ".gif":  # a GIF that does not say plays once
         options["loop"] = 0 if repeat else 1
+    packet = b"" if edit is None else edit.packet()
+    if packet and suffix != ".gif":
+        options |= {"xmp": packet} if suffix == ".webp" else save_options({"xmp": packet}, "PNG")
     first, *rest = pictures  # Pillow would hold them as well, and looks through some formats' twice
     with _saying(path), open(temporary, "wb") as file:  # closing writes too
         first.save(file, save_all=True, append_images=rest, duration=timed.durations, **options)
+    if packet and suffix == ".gif":
+        with _saying(path):
+            temporary.write_bytes(add_to_gif(temporary.read_bytes(), packet))
     return len(timed.durations)
 
 

@@ -1,0 +1,78 @@
+"""What an edit was, on its way from the pipeline that made it to the file that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ..photo.faces import Face, follow_face
+from ..photo.io import read_photo
+from ..version import __version__
+from .watermark import mark_faces
+from .xmp import EDITED, write_packet
+
+SOFTWARE = "emorig-diffusers"
+SAYING = f"Edited with {SOFTWARE} "  # how a sentence about an edit begins
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An edit of a picture or a clip. In `info["edit"]` of a picture it says to `photo.io.save_photo` what to write.
+
+    Attributes:
+        model: Name of the pipeline's checkpoint.
+        emotion: What was asked for, e.g. "happy", or "happy 0.6, surprise 0.4".
+        intensity: How much of it.
+        code: Of the mark, by which system drew the picture; `None` for no mark.
+        faces: Landmarks [478, 3] of the edited faces before the edit, in pixels of the picture.
+        size: (width, height) of the picture.
+    """
+
+    model: str
+    emotion: str
+    intensity: float
+    code: int | None = None
+    faces: Sequence[np.ndarray] = ()
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def tool(self) -> str:
+        """Software, version and model."""
+        return f"{SOFTWARE} {__version__} ({self.model})"
+
+    @property
+    def sentence(self) -> str:
+        """The edit in words, for tags that hold some."""
+        what = f"{self.emotion}, intensity {self.intensity:g}"
+        return f"{SAYING}{__version__} ({self.model}): {what}. Digital source type: {EDITED}"
+
+    @property
+    def unmarked(self) -> Edit:
+        """The same without the mark in the pixels."""
+        return replace(self, code=None)
+
+    def packet(self, former: bytes | None = None) -> bytes:
+        """The XMP packet of a result whose source had a former one."""
+        own = {"Model": self.model, "Version": __version__, "Emotion": self.emotion, "Intensity": f"{self.intensity:g}"}
+        standard = {"Iptc4xmpExt:DigitalSourceType": EDITED, "xmp:CreatorTool": self.tool}
+        return write_packet(standard | {f"emorig:{name}": text for name, text in own.items()}, former)
+
+    def marked(self, image: Image.Image) -> Image.Image:
+        """A result with the mark in its edited faces; itself where it was cropped or resized since."""
+        if self.code is None or image.size != self.size or not self.faces:
+            return image
+        photo = read_photo(image)
+        found = [follow_face(photo.rgb, _face(landmarks)) for landmarks in self.faces]
+        now = [before if face is None else face.landmarks for face, before in zip(found, self.faces)]
+        result = photo.restore(mark_faces(photo.rgb, now, self.code))
+        result.info = image.info
+        return result
+
+
+def _face(landmarks: np.ndarray) -> Face:
+    """A face that is known by its landmarks alone."""
+    low, high = landmarks.min(0).tolist(), landmarks.max(0).tolist()
+    return Face(0, (low[0], low[1], high[0], high[1]), landmarks, np.zeros(0, np.float32), 1.0)

@@ -1,0 +1,53 @@
+"""Clips say in their files that they were edited."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emorig_diffusers.provenance.edits import Edit
+from emorig_diffusers.provenance.verify import verify
+from emorig_diffusers.video.clips import ClipSettings, Frame
+from emorig_diffusers.video.reading import open_clip
+from emorig_diffusers.video.writing import write_clip
+
+EDIT = Edit("emorig-open", "happy 0.6, sad 0.4", 0.5)
+
+
+def frames(edit: Edit | None, count: int = 3) -> list[Frame]:
+    pictures = np.random.default_rng(0).integers(0, 255, (count, 48, 64, 3), np.uint8)
+    return [Frame(picture, Fraction(i, 10), edit) for i, picture in enumerate(pictures)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png"])
+def test_clips_say_what_they_are(suffix: str, tmp_path: Path) -> None:
+    settings = ClipSettings(metadata={"comment": "at the sea"})
+    path = tmp_path / f"a{suffix}"
+    for edit in (None, EDIT):
+        write_clip(frames(edit), path, settings)
+        report = verify(path)
+        assert report.edited == bool(edit)
+        assert len(list(open_clip(path).frames())) == 3
+    assert report.metadata.source_type == "compositeWithTrainedAlgorithmicMedia"
+    assert report.metadata.edit and any("happy 0.6, sad 0.4" in text for text in report.metadata.edit.values())
+    if suffix in (".mp4", ".mov", ".mkv", ".webm"):
+        clip = open_clip(path)
+        comment = {name.lower(): text for name, text in clip.settings.metadata.items()}["comment"]
+        assert comment.startswith("at the sea Edited with emorig-diffusers")
+        write_clip(frames(EDIT), tmp_path / f"b{suffix}", clip.settings)  # edited again
+        again = open_clip(tmp_path / f"b{suffix}").settings.metadata
+        assert {name.lower(): text for name, text in again.items()}["comment"].count("Edited with") == 1
+
+
+def test_a_damaged_video_is_unknown_or_refused(tmp_path: Path) -> None:
+    write_clip(frames(EDIT), tmp_path / "a.mp4")
+    data = (tmp_path / "a.mp4").read_bytes()
+    for end in (len(data) - 10, 40):
+        (tmp_path / "b.mp4").write_bytes(data[:end])
+        try:
+            assert not verify(tmp_path / "b.mp4").by_us or end > 40
+        except ValueError as error:
+            assert "not a readable picture" in str(error)
