@@ -86,7 +86,7 @@ def _parse(packet: bytes) -> Document | None:
     if len(packet) > _LONGEST:
         return None
     try:
-        document = _Builder().parseString(packet.strip(b"\0 \t\r\n"))
+        document: Any = _Builder().parseString(packet.strip(b"\0 \t\r\n"))
         document.documentElement.toxml()  # one that is nested too deeply cannot be written again
         return document
     except Exception:  # expat's errors, odd encodings, and recursion: the packet is damaged
@@ -123,10 +123,10 @@ def _value(described: list[Element], name: str) -> str:
     for node in described:
         if node.hasAttributeNS(space, local):
             return node.getAttributeNS(space, local)
-        for child in node.childNodes:
-            if _is(child, space, local):
-                resource = child.getAttributeNS(_RDF, "resource")
-                return resource or "".join(n.data for n in child.childNodes if n.nodeType == Node.TEXT_NODE).strip()
+        children: list[Any] = [child for child in node.childNodes if _is(child, space, local)]
+        for child in children:
+            resource = child.getAttributeNS(_RDF, "resource")
+            return resource or "".join(n.data for n in child.childNodes if n.nodeType == Node.TEXT_NODE).strip()
     return ""
 
 
