@@ -19,7 +19,7 @@ def edit_of(pipe: Any, request: EditRequest, faces: Sequence[Any] = (), size: tu
     """What results of a request say; `None` where it asks for no change.
 
     Args:
-        pipe: The pipeline.
+        pipe: The pipeline, or blocks of one.
         request: Of one emotion.
         faces: Of the photo, as `FacePipeline.encode` returns them, for the mark; none for clips.
         size: (width, height) of the photo.
@@ -31,7 +31,7 @@ def edit_of(pipe: Any, request: EditRequest, faces: Sequence[Any] = (), size: tu
     name = Path(str(getattr(pipe, "name_or_path", None) or kind)).name
     what = ", ".join([*_emotions(request.emotion), *others])
     points = [getattr(getattr(face, "face", face), "landmarks", None) for face in faces]
-    code = (SYSTEMS.index(kind) if kind in SYSTEMS else 0) if pipe.watermark else None
+    code = (SYSTEMS.index(kind) if kind in SYSTEMS else 0) if getattr(pipe, "watermark", True) else None
     return Edit(name, what or "expression", request.intensity, code, [p for p in points if p is not None], size)
 
 

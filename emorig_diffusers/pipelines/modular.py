@@ -251,8 +251,7 @@ class Compose(_Block):
 
     def work(self, components: ModularPipeline, state: Any) -> None:
         """As `_Block.work`."""
-        pipe = pipeline_of(components)
-        made = hand_over(pipe, state.photos, state.photo_edits, state.painted, state.output_type)
+        made = hand_over(components, state.photos, state.photo_edits, state.painted, state.output_type)
         state.images, state.edited_faces = made.images, made.faces
 
 
