@@ -28,6 +28,8 @@ def run_grid(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..photo.io import read_photo, save_photo
+    from ..pipelines.marking import edit_of
+    from ..pipelines.request import EditRequest
 
     rgb = read_photo(source).rgb
     with main.naming(source):
@@ -39,7 +41,9 @@ def run_grid(args: argparse.Namespace) -> int:
             main.say_notes(source, result)
         box = result.faces[0][0].box
         edits += zip(names, result.images)
-    save_photo(draw_sheet(rgb, edits, box), target)
+    sheet = draw_sheet(rgb, edits, box)
+    sheet.info["edit"] = edit_of(pipe, EditRequest(emotion=list(pipe.emotion_names), intensity=args.intensity))
+    save_photo(sheet, target)
     print(target)
     return 0
 
