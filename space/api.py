@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from editor import Editor, request, save
+from faces import chosen
 from jobs import results
 from parts import upload, upload_clip
 from photo_page import AXES, KINDS, MAX_SEED, SECONDS
@@ -77,7 +78,7 @@ class Api:
         with friendly():
             units = read_units(action_units)
         asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
-        result, _ = self.editor.edit(photo, face, seed, asked)
+        result = self.editor.edit(photo, face, seed, asked)
         with friendly(photo):
             return save(result, photo)
 
@@ -121,8 +122,8 @@ class Api:
         Returns:
             The animation, whose longer side is 720 pixels at most.
         """
-        asked = request(emotion, intensity)
-        yield from results(self.editor.clips.animate(photo, face, seed, (format, seconds, loop), asked))
+        asked = {"face": chosen(face), **request(emotion, intensity)}
+        yield from results(self.editor.clips.animate(photo, seed, (format, seconds, loop), asked))
 
 
 def build(editor: Editor) -> None:

@@ -50,7 +50,8 @@ def build_demo(pipe: FacePipeline | None = None, head: NeuralHeadModel | None = 
 
 def launch(demo: gr.Blocks, **where: Any) -> str:
     """Serve the demo in its style, with gradio's options of where; its address, once it is closed or does not block."""
-    looks = {"theme": style.theme(), "css": style.css(), "footer_links": ["api"], "run_history": False}
+    looks = {"theme": style.theme(), "css": style.css(), "js": style.script()}
+    looks |= {"footer_links": ["api"], "run_history": False}
     return demo.launch(max_file_size="200mb", **looks, **where)[1]
 
 

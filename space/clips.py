@@ -108,13 +108,13 @@ class ClipEditor:
                 yield replace(made, notes=(*made.notes, *told))
 
     def animate(
-        self, path: str | None, face: str, seed: float | None, how: tuple[str, float, bool], asked: dict[str, Any]
+        self, path: str | None, seed: float | None, how: tuple[str, float, bool], asked: dict[str, Any]
     ) -> Iterator[Progress]:
         """A photo that goes from its own expression to what is asked.
 
         Args:
             path: The photo.
-            face, seed, asked: As for an edit.
+            seed, asked: As for an edit.
             how: The suffix of a format, seconds, and whether the face comes back.
         """
         if not path:
@@ -122,8 +122,7 @@ class ClipEditor:
         kind, seconds, loop = how
         with friendly(path, asked.get("reference")):
             yield Progress()
-            given = {"face": chosen(face), **asked}
-            frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), given), ANIMATION_SIDE)
+            frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), asked), ANIMATION_SIDE)
             made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
             yield (yield from write_stepwise(frames, made, name, ClipSettings(Fraction(ANIMATION_RATE)), repeat=loop))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,26 @@ import torch
 from clips import ClipEditor
 from faces import chosen
 from heads import write_fitted_heads, write_heads
-from offer import Offer
+from looks import Look
+from offer import UNITS, Offer
+from photos import Photos, around
+from PIL import Image
 from texts import say
 from visitors import friendly, new_folder
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
-from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
+from emorig_diffusers.face.edit import head_angles
+from emorig_diffusers.face.emotions import shown_amounts
+from emorig_diffusers.photo.io import Photo, PhotoError, read_photo, save_photo
 from emorig_diffusers.pipelines.base import FacePipeline
+from emorig_diffusers.pipelines.naming import naming_reference
+from emorig_diffusers.pipelines.request import EditRequest
 
+KEPT_RESULTS = 6  # whose codes and buffers are remembered, for those who look at them
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
+
+Drawn = tuple[list[Any] | None, EmoRigOutput]
+"""Faces that were edited, where they have heads, and what was made of them."""
 
 
 class Editor:
@@ -36,16 +48,15 @@ class Editor:
 
     def __init__(self, pipe: FacePipeline) -> None:
         self.pipe, self.offer = pipe, Offer.of(pipe)
-        self.run = on_zero_gpu(pipe)
+        self.run, self.photos = on_zero_gpu(pipe), Photos(pipe)
+        self._drawn: OrderedDict[str, Drawn] = OrderedDict()
         self.clips = ClipEditor(pipe, lend_gpu)
         pipe.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
             pipe.to("cuda")
 
-    def edit(
-        self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]
-    ) -> tuple[EmoRigOutput, list[Any] | None]:
-        """A photo with what is asked of a face, and the faces that it is of, where they have heads.
+    def edit(self, photo: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> EmoRigOutput:
+        """A photo with what is asked of a face.
 
         Raises:
             gr.Error: With one sentence for the visitor.
@@ -54,13 +65,76 @@ class Editor:
             raise gr.Error(say("no_photo"), print_exception=False)
         with friendly(photo, asked.get("reference")):
             self.pipe.check_inputs(**asked)
-            which, fitted = chosen(face), None
-            if "mesh" in self.pipe.capabilities:
-                fitted = self.pipe.encode(read_photo(photo).rgb, which)
-            return self.run(photo, int(seed or 0), face=which, faces=fitted, **asked), fitted
+            return self.run(photo, int(seed or 0), face=chosen(face), **asked)
 
-    def heads(self, fitted: list[Any] | None, result: EmoRigOutput, path: Path) -> str | None:
+    def draw(self, photo: str, look: Look) -> tuple[str, Drawn]:
+        """A look of a photo, as the path of a file, and what it was made of.
+
+        Raises:
+            gr.Error: With one sentence for the visitor.
+        """
+        with friendly(photo, *references(look)):
+            asked, fitted = self.asked(photo, look), None
+            if "mesh" in self.pipe.capabilities:
+                fitted = asked["faces"]
+            result = self.run(self.photos.read(photo).photo, look.seed, **asked)
+            path = str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
+        self._drawn[path] = fitted, result
+        while len(self._drawn) > KEPT_RESULTS:
+            self._drawn.popitem(last=False)
+        return path, (fitted, result)
+
+    def drawn(self, photo: str, look: Look) -> Drawn:
+        """What a look's picture was made of, once more where it is forgotten."""
+        return self._drawn.get(str(look.result)) or self.draw(photo, look)[1]
+
+    def draw_all(self, photo: str, look: Look) -> list[Image.Image]:
+        """Small pictures of every emotion on the faces that the controls are for, after what they have become."""
+        emotions, numbers, edits = list(self.offer.emotions), look.numbers, look.edits
+        others = {name: value for name, value in edits.open.step.items() if name not in ("emotion", "reference")}
+        asked = {**others, "intensity": edits.open.intensity, "emotion": emotions, "num_inference_steps": look.count}
+        with friendly(photo):
+            known = self.photos.read(photo)
+            if self.offer.head:
+                faces = self.photos.faces(photo, numbers)
+                done = {number: self._read_references(look.faces[number].done) for number in numbers}
+                asked |= {"faces": faces, "edits": done}
+            else:
+                asked["face"] = chosen(look.face)
+            result = self.run(known.photo, look.seed, len(emotions), **asked)
+        return [around(image, [known.found[number - 1] for number in numbers]) for image in result.images]
+
+    def asked(self, photo: str, look: Look) -> dict[str, Any]:
+        """Arguments of the pipeline for a look."""
+        if not self.offer.head:  # then there are no edits one after the other
+            return {"num_inference_steps": look.count, "face": chosen(look.face), **look.edits.open.step}
+        steps = {number: self._read_references(edits) for number, edits in look.steps.items()}
+        return {"num_inference_steps": look.count, "faces": self.photos.faces(photo, sorted(steps)), "edits": steps}
+
+    def shown(self, photo: str, look: Look) -> tuple[Sequence[float], dict[str, float]]:
+        """Yaw, pitch and roll in degrees, and single movements by unit, that the face shows which the controls go on
+        from; zeros where the pipeline knows none."""
+        if not self.offer.head:
+            return (0.0, 0.0, 0.0), dict.fromkeys(UNITS, 0.0)
+        with friendly(photo):
+            [face] = self.photos.faces(photo, look.numbers[:1])
+            codes = self.pipe.edit(face, EditRequest(edits=self._read_references(look.edits.done)))
+        names = tuple(self.pipe.head.config.expression_names)
+        units = shown_amounts(UNITS, codes.expression[0], names) if names else dict.fromkeys(UNITS, 0.0)
+        return head_angles(codes.pose[:, :3]), units
+
+    def _read_references(self, steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Steps with the faces of their reference photos."""
+
+        def face(path: str) -> Any:
+            with naming_reference():
+                return self.photos.faces(path, [self.photos.read(path).largest])[0]
+
+        return [{**step, "reference": face(step["reference"])} if "reference" in step else step for step in steps]
+
+    def heads(self, drawn: Drawn, path: Path) -> str | None:
         """The heads of an edit as a file."""
+        fitted, result = drawn
         if fitted is not None:
             return write_heads(self.pipe, fitted, result, path)
         return write_fitted_heads(open_default(), result, path)
@@ -94,10 +168,12 @@ def open_default() -> EmoRigPipeline:
 
 
 def on_zero_gpu(pipe: FacePipeline) -> Callable[..., EmoRigOutput]:
-    """The pipeline as a function of photo, seed and options, on a borrowed GPU where the host lends one."""
+    """The pipeline as a function of photo, seed, how many results there are, and options, on a borrowed GPU where the
+    host lends one."""
 
-    def run(photo: str, seed: int, **options: Any) -> EmoRigOutput:
-        return pipe(photo, generator=torch.Generator().manual_seed(seed), **options)
+    def run(photo: str | Photo, seed: int, results: int = 1, **options: Any) -> EmoRigOutput:
+        own = [torch.Generator().manual_seed(seed) for _ in range(results if pipe.noise_per_result else 1)]
+        return pipe(photo, generator=own if len(own) > 1 else own[0], **options)
 
     return lend_gpu(run)
 
@@ -111,16 +187,21 @@ def lend_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     return spaces.GPU(function)
 
 
+def references(look: Look) -> list[str]:
+    """Paths of the photos that lend something to a look."""
+    return [step["reference"] for steps in look.steps.values() for step in steps if "reference" in step]
+
+
 def save(result: EmoRigOutput, photo: str) -> str:
     """Write the edited photo as PNG where gradio serves and clears files."""
     return str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
 
 
-def before_picture(photo: str, folder: Path) -> str:
+def before_picture(photo: str) -> str:
     """The photo's own file where browsers show its format, else a PNG of it."""
     if photo.lower().endswith(BROWSER_FORMATS):
         return photo
-    return str(save_photo(read_photo(photo).original, folder / "before.png"))
+    return str(save_photo(read_photo(photo).original, new_folder() / "before.png"))
 
 
 def for_browsers(photo: str | None) -> str | None:

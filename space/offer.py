@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from emorig_diffusers.pipelines.base import FacePipeline
 
+UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU26")
+"""Single movements that have a slider."""
+
 
 @dataclass(frozen=True)
 class Offer:

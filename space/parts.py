@@ -14,7 +14,11 @@ from emorig_diffusers.pipelines.request import ARGUMENTS
 
 
 def upload(label: str, sources: list[str], **options: Any) -> gr.Image:
-    """An upload of a photo whose value is the path of the untouched file."""
+    """An upload of a photo whose value is the path of the untouched file.
+
+    An event may give it a value, and never an update, not even `gr.skip()`: gradio would make it anew, and without
+    `uploaded`.
+    """
     image = gr.Image(
         label=label,
         show_label=False,

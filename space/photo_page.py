@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import matplotlib.cbook
@@ -12,16 +13,14 @@ import skimage.data
 from faces import face_part
 from gradio.components import Component
 from jobs import Job, job, status
-from offer import Offer
-from parts import emotion_choice, give_again, strength_slider, upload
+from offer import UNITS, Offer
+from parts import emotion_choice, strength_slider, upload
 from PIL import Image
 from texts import say
 
 from emorig_diffusers.photo.io import save_photo
 from emorig_diffusers.pipelines.outputs import EditedFace
 
-UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU26")
-"""Single movements that have a slider."""
 AXES = ("yaw", "pitch", "roll")
 MAX_ANGLE = 20  # degrees
 MAX_SEED = 2**32 - 1
@@ -52,18 +51,75 @@ class Animation:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What shows a result.
+
+    Attributes:
+        picture, told, download: Before and after; what that is in words; its file.
+        eight: Small pictures of all emotions.
+        animated: What shows an animation of it.
+        tabs, buffers, heads: The tabs of buffers and of heads, and what they hold.
+    """
+
+    picture: gr.ImageSlider
+    told: gr.HTML
+    download: gr.DownloadButton
+    eight: gr.Gallery
+    animated: gr.Column
+    tabs: tuple[gr.Tab, gr.Tab, gr.Tab]
+    buffers: gr.Gallery
+    heads: gr.Model3D
+
+
+@dataclass(frozen=True)
+class Past:
+    """What has been made so far.
+
+    Attributes:
+        undo, redo, go_on, reset: Buttons.
+        looks: Thumbnails, the photo first.
+    """
+
+    undo: gr.Button
+    redo: gr.Button
+    go_on: gr.Button
+    reset: gr.Button
+    looks: gr.Gallery
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Settings with a name.
+
+    Attributes:
+        kept: Those of this visitor's browser.
+        name, save: A name, and the button that keeps the present settings under it.
+        chosen, load: One of them, and one from a file.
+        file, link: The present settings as a file and as a link, once they are saved.
+    """
+
+    kept: gr.BrowserState
+    name: gr.Textbox
+    save: gr.Button
+    chosen: gr.Dropdown
+    load: gr.UploadButton
+    file: gr.DownloadButton
+    link: gr.Textbox
+
+
+@dataclass(frozen=True)
 class Page:
     """The components that events read and write.
 
     Attributes:
         photo, reference: Uploads; their values are paths of untouched files.
         preview, face, frames: The photo with numbered faces, the choice among them, and their frames.
-        emotion, strength, shape, run: What to do, how strongly, how much shape is held, and the button that does it.
+        emotion, strength, shape: What to do, how strongly, and how much shape is held.
+        run, all: Buttons that do it, and that show all emotions.
         attributes: Names of attributes, and their amount.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
-        resets: Buttons with the sliders they set to zero.
-        stage: Before and after, download, buffers, heads, and what shows an animation of them.
-        animation: What makes it.
+        resets: Buttons that set angles, and units, to what the photo shows.
+        stage, past, presets, animation: What they say.
     """
 
     photo: gr.Image
@@ -74,20 +130,23 @@ class Page:
     strength: gr.Slider
     shape: gr.Slider
     run: gr.Button
+    all: gr.Button
     reference: gr.Image
     attributes: tuple[gr.Dropdown, gr.Slider]
     angles: list[gr.Slider]
     units: list[gr.Slider]
     sampling: list[Component]
-    resets: list[tuple[gr.Button, list[gr.Slider]]]
-    stage: list[Component]
+    resets: list[gr.Button]
+    stage: Stage
+    past: Past
+    presets: Presets
     animation: Animation
 
     @property
-    def inputs(self) -> list[Component]:
-        """What an edit depends on, in the order of `PhotoTab.show`."""
-        first = [self.photo, self.emotion, self.strength, self.face, self.reference]
-        return [*first, *self.sampling, self.shape, *self.attributes, *self.angles, *self.units]
+    def controls(self) -> list[Component]:
+        """What an edit depends on besides the photo, in the order of `photo_tab.Controls`."""
+        first = [self.emotion, self.strength, self.reference, self.shape, *self.attributes]
+        return [self.face, *self.sampling, *first, *self.angles, *self.units]
 
 
 def lay_out(offer: Offer, folder: Path) -> Page:
@@ -99,14 +158,15 @@ def lay_out(offer: Offer, folder: Path) -> Page:
     """
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_id="photo-part"):
-            chosen = photo_part(folder)
+            photo = photo_part(folder)
         with gr.Column(elem_id="mood-part"):
             mood = mood_part(offer)
         with gr.Column(elem_id="stage-part"):
-            stage, animation = stage_part(offer)
+            stage, past, animation = stage_part(offer)
         with gr.Column(elem_id="details-part"):
             details = details_part(offer)
-    return Page(*chosen, *mood, *details, stage, animation)
+            presets = presets_part()
+    return Page(*photo, *mood, *details, stage, past, presets, animation)
 
 
 def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
@@ -116,12 +176,13 @@ def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
     return photo, *face_part("face", "faces"), gr.State({})
 
 
-def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button]:
-    """Emotion buttons, strength, how much the shape is held, and the button that runs."""
+def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button, gr.Button]:
+    """Emotion buttons, strength, how much the shape is held, and the buttons that do it."""
     emotion, strength = emotion_choice(offer.emotions, "emotion"), strength_slider("strength")
     shape = gr.Slider(0, 1, 0, step=0.05, label=say("shape"), visible=offer.shape, elem_id="shape")
     run = gr.Button(say("run"), variant="primary", size="lg", elem_id="run")
-    return emotion, strength, shape, run
+    every = gr.Button(say("all"), size="lg", visible=bool(offer.emotions), elem_id="all")
+    return emotion, strength, shape, run, every
 
 
 def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, list, list, list]:
@@ -135,22 +196,43 @@ def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider],
         chosen = gr.Dropdown(choices, value=[], multiselect=True, label=say("attributes.which"), elem_id="which")
         amount = gr.Slider(-MAX_ATTRIBUTE, MAX_ATTRIBUTE, 1, step=0.05, label=say("attributes.amount"))
     with gr.Accordion(say("units"), open=False, visible=offer.movements, elem_id="units", elem_classes="tight"):
-        units = [gr.Slider(-1, 1, 0, step=0.05, label=unit_label(unit)) for unit in UNITS]
+        gr.Markdown(say("units.about"), elem_classes="about")
+        units = [gr.Slider(-1, 1, 0, step=0.05, label=unit_label(unit), buttons=[]) for unit in UNITS]
         reset_units = gr.Button(say("reset"), size="sm")
     with gr.Accordion(say("pose"), open=False, visible=offer.head, elem_id="pose", elem_classes="tight"):
-        angles = [gr.Slider(-MAX_ANGLE, MAX_ANGLE, 0, step=1, label=say(f"pose.{axis}")) for axis in AXES]
+        slider = lambda axis: gr.Slider(-MAX_ANGLE, MAX_ANGLE, 0, step=1, label=say(f"pose.{axis}"), buttons=[])
+        angles = [slider(axis) for axis in AXES]
         reset_angles = gr.Button(say("reset"), size="sm")
     with gr.Accordion(say("sampling"), open=False, elem_id="sampling", elem_classes="tight"):
         seed = gr.Number(0, label=say("sampling.seed"), precision=0, minimum=0, maximum=MAX_SEED)
         count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label=say("sampling.steps"))
-    resets = [(reset_units, units), (reset_angles, angles)]
-    return reference, (chosen, amount), angles, units, [seed, count], resets
+    return reference, (chosen, amount), angles, units, [seed, count], [reset_units, reset_angles]
 
 
-def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
-    """Before and after with download and animation, buffers, heads."""
+def presets_part() -> Presets:
+    """Settings that are kept under a name, written and read."""
+    with gr.Accordion(say("presets"), open=False, elem_id="presets"):
+        # the key is no secret: what is kept is the visitor's own, and is checked when it is used
+        kept = gr.BrowserState([], storage_key="emorig-presets", secret="emorig")
+        chosen = gr.Dropdown([], value=None, label=say("presets.chosen"), elem_id="preset")
+        with gr.Row():
+            name = gr.Textbox(label=say("presets.name"), max_lines=1, min_width=160, scale=2, elem_id="preset-name")
+            save = gr.Button(say("presets.save"), min_width=80, elem_id="preset-save")
+        link = gr.Textbox(
+            label=say("presets.link"), visible=False, max_lines=1, buttons=["copy"], interactive=False,
+            elem_id="preset-link",
+        )  # fmt: skip
+        with gr.Row():
+            file = gr.DownloadButton(say("presets.file"), interactive=False, size="sm", elem_id="preset-file")
+            load = gr.UploadButton(say("presets.load"), file_types=[".json"], size="sm", elem_id="preset-load")
+    return Presets(kept, name, save, chosen, load, file, link)
+
+
+def stage_part(offer: Offer) -> tuple[Stage, Past, Animation]:
+    """Before and after with what was made so far, download and animation; buffers, heads."""
     with gr.Tabs():
-        with gr.Tab(say("result")):
+        with gr.Tab(say("result")) as tab:
+            eight = gallery_of("eight", columns=4, label=say("all.about"), show_label=True)
             picture = gr.ImageSlider(
                 show_label=False,
                 format="png",
@@ -160,13 +242,15 @@ def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
                 buttons=["fullscreen"],
                 elem_id="result",
             )
+            told = gr.HTML(elem_id="told", padding=False)
+            past = past_part(offer)
             with gr.Row():
                 download = gr.DownloadButton(say("result.download"), interactive=False, elem_id="download")
                 run, stop = job(say("animation.run"), visible=offer.head, elem_id="animate")
             animated, animation = animation_part(run, stop, offer)
-        with gr.Tab(say("buffers")):
+        with gr.Tab(say("buffers")) as buffers_tab:
             buffers = gr.Gallery(show_label=False, format="png", columns=3, object_fit="contain", height=640)
-        with gr.Tab(say("head")) as tab:
+        with gr.Tab(say("head")) as head_tab:
             heads = gr.Model3D(
                 show_label=False,
                 height=640,
@@ -174,8 +258,29 @@ def stage_part(offer: Offer) -> tuple[list[Component], Animation]:
                 interactive=False,
                 elem_id="heads",
             )
-    give_again(tab.select, heads)
-    return [picture, download, buffers, heads, animated], animation
+    tabs = tab, buffers_tab, head_tab
+    return Stage(picture, told, download, eight, animated, tabs, buffers, heads), past, animation
+
+
+def past_part(offer: Offer) -> Past:
+    """What has been made so far, and ways back and on."""
+    with gr.Row(elem_id="past"):
+        undo, redo = (
+            gr.Button(say(name), interactive=False, size="sm", min_width=70, elem_id=name) for name in ("undo", "redo")
+        )
+        go_on = gr.Button(
+            say("go_on"), interactive=False, size="sm", min_width=140, visible=offer.head, elem_id="go-on"
+        )
+        reset = gr.Button(say("reset"), interactive=False, size="sm", min_width=140, elem_id="to-photo")
+    return Past(undo, redo, go_on, reset, gallery_of("looks", columns=8, label=say("looks"), show_label=False))
+
+
+def gallery_of(elem_id: str, **options: Any) -> gr.Gallery:
+    """Pictures to click on, which are not seen while there are none."""
+    return gr.Gallery(
+        visible=False, allow_preview=False, object_fit="contain", height="auto", buttons=[], interactive=False,
+        format="jpeg", elem_id=elem_id, elem_classes="clickable", **options,
+    )  # fmt: skip
 
 
 def animation_part(run: gr.Button, stop: gr.Button, offer: Offer) -> tuple[gr.Column, Animation]:
@@ -201,7 +306,7 @@ def unit_label(unit: str) -> str:
 
 def stage_width(width: int, height: int) -> str:
     """CSS width at which a picture of this shape (pixels) fills the stage without leaving the window."""
-    return f"min(100%, max(280px, (100vh - 240px) * {width / height:.4f}))"
+    return f"min(100%, max(280px, (100vh - 390px) * {width / height:.4f}))"
 
 
 def examples(folder: Path) -> list[str]:

@@ -2,120 +2,265 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import html
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import photo_page as page
-from editor import Editor, before_picture, for_browsers, request, save
+import preset_part
+from editor import Editor, before_picture, for_browsers, references
 from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, steps, wire_job
-from texts import say
+from looks import ALL, Edits, History, Look, Settings, tell
+from offer import UNITS
+from photos import thumbnail
+from texts import say, say_emotion
 from visitors import friendly
 
-from emorig_diffusers.photo.faces import choose_faces, find_faces
 from emorig_diffusers.photo.io import read_photo
 from emorig_diffusers.pipelines.outputs import notes_of
 
-EMPTY = (None, gr.update(value=None, interactive=False), None, None, gr.update(visible=False))
+Update = dict[Any, Any]
+"""Component -> what it gets."""
+UNIT_STEP = 0.05  # of the sliders of single movements
 
 
 def build(editor: Editor, examples: Path) -> None:
     """Create the tab; example photos are written into a folder."""
     with gr.Tab(say("photo.tab")):
-        PhotoTab(editor).wire(page.lay_out(editor.offer, examples))
+        PhotoTab(editor, page.lay_out(editor.offer, examples))
 
 
 class PhotoTab:
-    """What the tab's events do."""
+    """What the tab's events do.
 
-    def __init__(self, editor: Editor) -> None:
-        self.editor = editor
+    A visitor's `History` is state of the session. Events read it and the controls, and give it back with what the page
+    shows; controls only change where another face, look or preset is taken.
 
-    def wire(self, shown: page.Page) -> None:
-        """Connect the page's components."""
-        edit = {
-            "outputs": shown.stage,
-            "show_progress_on": shown.stage[0],
-            "trigger_mode": "always_last",
+    Args:
+        editor: Makes pictures.
+        shown: The page.
+    """
+
+    def __init__(self, editor: Editor, shown: page.Page) -> None:
+        self.editor, self.page = editor, shown
+        self.history, self.open = gr.State(History()), gr.State("")
+        self.lent = gr.State()  # a path that the reference is to get, and when: it takes no updates (`parts.upload`)
+        self.queue = {
+            "show_progress_on": shown.stage.picture,
             "concurrency_id": "edit",
             "concurrency_limit": 1,
             **PRIVATE,
         }
-        again = {"fn": self.show_again, "inputs": [shown.frames, *shown.inputs], **edit}
+        shown_by = [self.history, *self._stage, *self._past]
+        controls = [self.lent if one is shown.reference else one for one in shown.controls]
+        self.everything = [*shown_by, *controls, shown.preview, shown.frames]
+        self._wire_edits(shown_by)
+        self._wire_photo()
+        self._wire_past()
+        self._wire_tabs()
+        preset_part.wire(self)
+
+    @property
+    def _stage(self) -> list[Any]:
+        stage = self.page.stage
+        return [stage.picture, stage.told, stage.download, stage.eight, stage.animated]
+
+    @property
+    def _past(self) -> list[Any]:
+        past = self.page.past
+        return [past.undo, past.redo, past.go_on, past.reset, past.looks]
+
+    def _wire_edits(self, shown_by: Sequence[Any]) -> None:
+        shown, read = self.page, [self.history, *self.page.controls]
+        edit = {"outputs": shown_by, "trigger_mode": "always_last", **self.queue}
         asked = [shown.run.click, shown.emotion.input]
-        gr.on(asked, self.show, shown.inputs, **edit)
-        gr.on(asked, js=page.SCROLL, fn=None)
+        gr.on(asked, self.show_asked, [shown.photo, *read], **edit)
+        gr.on([*asked, shown.all.click], js=page.SCROLL, fn=None)
         names, amount = shown.attributes
         sliders = [shown.strength, shown.shape, amount, *shown.angles, *shown.units, shown.sampling[1]]
-        others = [shown.face.input, shown.reference.change, names.input, shown.sampling[0].submit]
-        gr.on([*others, *(slider.release for slider in sliders)], **again)
-        found = [shown.preview, shown.face, shown.frames, *shown.stage]
-        # the photo is never given an update, not even gr.skip(): gradio would make it anew, without `parts.uploaded`
+        others = [shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
+        self.again = {"fn": self.show, "inputs": read, **edit}
+        gr.on([*others, *(slider.release for slider in sliders)], **self.again)
+        stage = shown.stage
+        shown.all.click(self.show_all, read, [stage.eight, stage.picture], **self.queue)
+        stage.eight.select(self.pick_emotion, None, shown.emotion, **QUIET).then(
+            self.show, read, shown_by, **self.queue
+        )
+        animation = shown.animation
+        inputs = [*animation.how, *read]
+        wire_job(animation.job, self.show_animation, inputs, animation.stage, "animation")
+
+    def _wire_photo(self) -> None:
+        shown = self.page
         converted = gr.State()
         shown.photo.upload(for_browsers, shown.photo, converted, **QUIET)
         converted.change(lambda path: path, converted, shown.photo, **QUIET)
-        shown.photo.change(look, shown.photo, found, **QUIET).then(**again)
-        shown.preview.select(pick_face, shown.frames, shown.face, **QUIET).then(**again)
-        animation = shown.animation
-        inputs = [*animation.how, *shown.inputs]
-        wire_job(animation.job, self.show_animation, inputs, animation.stage, "animation")
-        for button, reset in shown.resets:
-            button.click(lambda *values: [0] * len(values), reset, reset, **QUIET).then(**again)
+        read = [shown.photo, self.history]
+        shown.photo.change(self.look_at, read, self.everything, **QUIET).then(**self.again)
+        self.lent.change(lambda lent: lent and lent[0], self.lent, shown.reference, **QUIET)
+        turn = {"fn": self.turn_to, "inputs": [self.history, shown.face], "outputs": self.everything, **QUIET}
+        turned = (
+            shown.face.input(**turn),
+            shown.preview.select(pick_face, shown.frames, shown.face, **QUIET).then(**turn),
+        )
+        if not self.editor.offer.head:  # one face at a time: what was asked of another is asked of it
+            for event in turned:
+                event.then(**self.again)
 
-    def show(
-        self,
-        photo: str | None,
-        emotion: str | None,
-        intensity: float,
-        face: str,
-        reference: str | None,
-        seed: float | None,
-        count: int,
-        shape: float,
-        attributes: list[str],
-        amount: float,
-        *moved: float,
-    ) -> tuple[Any, ...]:
-        """What the page shows of an edit: before and after, download, buffers, heads."""
-        others = {"attributes": dict.fromkeys(attributes, amount), "shape_guidance": page.MOST_SHAPE * shape}
-        asked = request(emotion, intensity, reference, count, *moves(moved), **others)
+    def _wire_past(self) -> None:
+        past, shown = self.page.past, self.page
+        go = {"inputs": self.history, "outputs": self.everything, **QUIET}
+        past.undo.click(lambda history: self.at(history.back(1)), **go)
+        past.redo.click(lambda history: self.at(history.back(-1)), **go)
+        past.looks.select(self.at_clicked, **go)
+        past.go_on.click(self.go_on, **go)
+        past.reset.click(self.to_photo, **go)
+        units, angles = shown.resets
+        for button, sliders, what in ((units, shown.units, "units"), (angles, shown.angles, "angles")):
+            own = lambda history, what=what: list(self._sliders(history, Settings())[what].values())
+            button.click(own, self.history, sliders, **QUIET).then(**self.again)
+
+    def _wire_tabs(self) -> None:
+        stage = self.page.stage
+        inner = [stage.buffers, stage.heads]
+        for tab, name in zip(stage.tabs, ("", "buffers", "heads")):
+            opened = tab.select(lambda name=name: (name, None, None), None, [self.open, *inner], **QUIET)
+            opened.then(self.look_inside, [self.open, self.history], inner, **QUIET)
+        # what another look has inside is asked for where one looks
+        gr.on([stage.told.change], self.look_inside, [self.open, self.history], inner, **QUIET)
+
+    # what events do
+
+    def look_at(self, photo: str | None, history: History) -> Update:
+        """A new photo: its faces, a history that begins with it, and sliders where it is. Other controls stay, for
+        they may have been used meanwhile; where a preset waits for the photo, they are its."""
+        shown, found, frames, picture = self.page, "", {}, None
+        fresh = History(wish=history.wish)
         try:
-            result, fitted = self.editor.edit(photo, face, seed, asked)
-            with friendly(photo):
-                after = save(result, photo)
-                heads = self.editor.heads(fitted, result, Path(after).with_suffix(".glb"))
-                pair = (before_picture(photo, Path(after).parent), after)
-            for note in notes_of(result.faces[0]):
-                gr.Info(note)
+            if photo:
+                with friendly(photo):
+                    known = self.editor.photos.read(photo)
+                    picture, frames = number_faces(known.photo.rgb, dict(enumerate(known.found, 1)))
+                    found, numbers = str(known.largest), range(1, len(known.found) + 1)
+                    first = Look(
+                        dict.fromkeys(numbers, Edits()), found, thumbnail=thumbnail(known.photo.original, known.found)
+                    )
+                    fresh = replace(fresh, photo=photo, before=before_picture(photo), looks=(first,))
         except gr.Error as error:
             gr.Warning(error.message)
-            return (gr.skip(),) * len(EMPTY)
-        picture = gr.update(value=pair, width=page.stage_width(*result.images[0].size))
-        hidden = gr.update(visible=False)  # the animation of another edit
-        return picture, gr.update(value=after, interactive=True), page.gallery(result.faces[0]), heads, hidden
+        waited = bool(fresh.look and fresh.wish)
+        fresh = self._wished(fresh) if waited else fresh
+        controls = self._controls(fresh) if waited else self._slider_updates(fresh, Settings())
+        return {
+            **self._show(fresh),
+            **controls,
+            shown.face: choose_among(len(frames), found),
+            shown.preview: gr.update(value=picture, visible=len(frames) > 1),
+            shown.frames: frames,
+        }
 
-    def show_again(self, frames: dict, photo: str | None, emotion: str | None, *values: Any) -> Sequence[Any]:
-        """As `show` where there are a photo with faces and something to do, else an empty stage."""
-        reference, attributes, moved = values[2], values[6], values[8:]
-        if photo and frames and (emotion or reference or attributes or any(moved)):
-            return self.show(photo, emotion, *values)
-        return EMPTY
+    def _wished(self, history: History) -> History:
+        """The history with the wished steps done to the present face or faces, where they can be."""
+        look, edits = history.look, preset_part.edits_of(history.wish)
+        look = replace(look, faces={**look.faces, **dict.fromkeys(look.numbers, edits)}, result=None)
+        try:
+            return self._made(replace(history, wish=()), look)
+        except gr.Error as error:
+            gr.Warning(error.message)
+            return replace(history, wish=())
+
+    def with_preset(self, history: History, preset: Mapping[str, Any]) -> Update:
+        """A preset on the present photo, or else on the next one."""
+        history = replace(history, wish=tuple(preset["edits"]))
+        if history.look:
+            return self.at(self._wished(history))
+        gr.Info(say("presets.loaded", name=html.escape(preset["name"])))
+        return {self.history: history, **self._controls(history, preset_part.edits_of(history.wish).open)}
+
+    def wanted_edits(self, history: History, controls: Sequence[Any]) -> Edits:
+        """What the controls ask of the present face, after what it goes on from."""
+        return self._wanted(history, controls).edits
+
+    def show_asked(self, photo: str | None, history: History, *controls: Any) -> Update:
+        """As `show` where a visitor asks for it, so that it is said where there is nothing to do."""
+        if not photo:
+            gr.Warning(say("no_photo"))
+        elif not self._wanted(history, controls).steps:
+            gr.Warning(say("nothing_yet"))
+        return self.show(history, *controls)
+
+    def show(self, history: History, *controls: Any) -> Update:
+        """What the page shows of what the controls ask, where it is something new."""
+        if not history.look:
+            return {self.history: history}
+        look = self._wanted(history, controls)
+        seen = {self.page.stage.eight: gr.update(visible=False), self.page.stage.picture: gr.update(visible=True)}
+        if look.same(history.look):
+            return {self.history: history, **seen}
+        try:
+            return self._show(self._made(history, look))
+        except gr.Error as error:
+            gr.Warning(error.message)
+            return {self.history: history, **seen}
+
+    def _made(self, history: History, look: Look) -> History:
+        """The history with a look whose picture is made."""
+        if not look.steps:
+            return history.then(replace(look, thumbnail=history.looks[0].thumbnail))
+        path, (_, result) = self.editor.draw(str(history.photo), look)
+        for note in notes_of(result.faces[0]):
+            gr.Info(note)
+        small = thumbnail(result.images[0], self.editor.photos.read(str(history.photo)).found)
+        return history.then(replace(look, result=path, thumbnail=small))
+
+    def show_all(self, history: History, *controls: Any) -> Update:
+        """Small pictures of all emotions in the picture's place."""
+        stage = self.page.stage
+        try:
+            if not history.look:
+                raise gr.Error(say("no_photo"), print_exception=False)
+            pictures = self.editor.draw_all(str(history.photo), self._wanted(history, controls))
+        except gr.Error as error:
+            gr.Warning(error.message)
+            return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
+        named = list(zip(pictures, map(say_emotion, self.editor.offer.emotions)))
+        return {stage.eight: gr.update(value=named, visible=True), stage.picture: gr.update(visible=False)}
+
+    def pick_emotion(self, point: gr.SelectData) -> str:
+        """The emotion whose small picture was clicked."""
+        return self.editor.offer.emotions[point.index]
+
+    def turn_to(self, history: History, face: str) -> Update:
+        """Another face for the controls, with what they asked of it."""
+        if not history.look:
+            return {self.history: history}
+        return self.at(history.now(replace(history.look, face=face))) if self.editor.offer.head else {}
+
+    def at(self, history: History) -> Update:
+        """A look of the history, with the controls as they were."""
+        if not history.look:
+            return {self.history: history}
+        return {**self._show(history), **self._controls(history)}
+
+    def at_clicked(self, history: History, point: gr.SelectData) -> Update:
+        """The look whose thumbnail was clicked."""
+        return self.at(history.back(history.at - int(point.index)))
+
+    def go_on(self, history: History) -> Update:
+        """The same picture, with controls that go on from it."""
+        return self.at(history.now(history.look.going_on()) if history.look else history)
+
+    def to_photo(self, history: History) -> Update:
+        """The photo itself, as a new look."""
+        return self.at(history.then(replace(history.looks[0], face=history.look.face)) if history.look else history)
 
     def show_animation(
-        self,
-        kind: str,
-        seconds: float,
-        loop: bool,
-        photo: str | None,
-        emotion: str | None,
-        intensity: float,
-        face: str,
-        reference: str | None,
-        seed: float | None,
-        count: int,
-        *values: Any,
+        self, kind: str, seconds: float, loop: bool, history: History, *controls: Any
     ) -> Iterator[tuple[Any, ...]]:
         """What the page shows while an edit is animated, and then: controls, the animation, and its download."""
 
@@ -127,25 +272,109 @@ class PhotoTab:
             )
             return gr.update(visible=True), *players, gr.update(value=path, label=say("animation.download", kind=kind))
 
-        # after the shape and the attributes, which pipelines with a head do not have
-        asked = request(emotion, intensity, reference, count, *moves(values[3:]))
-        empty = gr.update(visible=False), None, None, None
-        yield from steps(self.editor.clips.animate(photo, face, seed, (kind, seconds, loop), asked), empty, stage)
+        def job() -> Iterator[Any]:
+            asked: dict[str, Any] = {}
+            if history.look:
+                look = self._wanted(history, controls)
+                if not look.steps:
+                    raise gr.Error(say("nothing_yet"), print_exception=False)
+                with friendly(history.photo, *references(look)):
+                    asked = self.editor.asked(str(history.photo), look)
+            yield from self.editor.clips.animate(history.photo, controls[1], (kind, seconds, loop), asked)
 
+        yield from steps(job(), (gr.update(visible=False), None, None, None), stage)
 
-def moves(values: Sequence[float]) -> tuple[Sequence[float], dict[str, float]]:
-    """Angles, and units by name, of the sliders' values."""
-    return values[: len(page.AXES)], dict(zip(page.UNITS, values[len(page.AXES) :], strict=True))
+    def look_inside(self, name: str, history: History) -> tuple[Any, Any]:
+        """Buffers, or heads, of the present look, where their tab is open."""
+        if not name or not history.look or not history.look.result:
+            return None, None
+        try:
+            drawn = self.editor.drawn(str(history.photo), history.look)
+            if name == "buffers":
+                return page.gallery(drawn[1].faces[0]), None
+            with friendly(history.photo):
+                return None, self.editor.heads(drawn, Path(history.look.result).with_suffix(".glb"))
+        except gr.Error as error:
+            gr.Warning(error.message)
+            return None, None
 
+    # what the page gets
 
-def look(photo: str | None) -> tuple[Any, ...]:
-    """Find the faces of a new photo: preview, choices, their frames, and an empty stage."""
-    picture, frames = None, {}
-    try:
-        if photo:
-            with friendly(photo):
-                rgb = read_photo(photo).rgb
-                picture, frames = number_faces(rgb, dict(enumerate(choose_faces(find_faces(rgb), "all"), 1)))
-    except gr.Error as error:
-        gr.Warning(error.message)
-    return gr.update(value=picture, visible=len(frames) > 1), choose_among(len(frames)), frames, *EMPTY
+    def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
+        """The look that controls ask for."""
+        face, seed, count, emotion, strength, reference, shape, names, amount, *moved = controls
+        sliders = self._sliders(history, Settings())
+        split = len(page.AXES)
+        turned = tuple(round(value - own, 3) for value, own in zip(moved[:split], sliders["angles"].values()))
+        units = {unit: round(v - own, 3) for (unit, own), v in zip(sliders["units"].items(), moved[split:])}
+        settings = Settings(
+            emotion, strength, reference, units, turned, dict.fromkeys(names, amount), page.MOST_SHAPE * shape
+        )
+        look = history.look or Look({1: Edits()}, "1")
+        faces = look.faces if self.editor.offer.head else dict.fromkeys(look.faces, Edits())
+        face = face if face == ALL or face in map(str, faces) else look.face
+        return replace(look, faces=faces, face=face, seed=int(seed or 0), count=count).asking(settings)
+
+    def _sliders(self, history: History, settings: Settings) -> dict[str, dict[str, float]]:
+        """Values of the sliders: what the face shows, and what settings change of it."""
+        if not history.look:
+            return {"angles": dict.fromkeys(page.AXES, 0.0), "units": dict.fromkeys(UNITS, 0.0)}
+        angles, units = self.editor.shown(str(history.photo), history.look)
+        step = lambda value: round(UNIT_STEP * round(min(max(value, -1), 1) / UNIT_STEP), 2)
+        changes: Mapping[str, float] = settings.action_units
+        return {
+            "angles": {axis: round(own) + change for axis, own, change in zip(page.AXES, angles, settings.rotate)},
+            "units": {unit: round(step(own) + changes.get(unit, 0.0), 3) for unit, own in units.items()},
+        }
+
+    def _slider_updates(self, history: History, settings: Settings) -> Update:
+        """Sliders of the head that ask for settings."""
+        sliders, own = self._sliders(history, settings), self._sliders(history, Settings())["angles"]
+        limits = lambda axis: {"minimum": own[axis] - page.MAX_ANGLE, "maximum": own[axis] + page.MAX_ANGLE}
+        turned = zip(self.page.angles, own)
+        return {
+            **{one: gr.update(value=sliders["angles"][axis], **limits(axis)) for one, axis in turned},
+            **{one: sliders["units"][unit] for one, unit in zip(self.page.units, UNITS)},
+        }
+
+    def _controls(self, history: History, settings: Settings | None = None) -> Update:
+        """Controls that ask for settings, or else for what the present look does."""
+        shown, look = self.page, history.look
+        settings = settings or (look.edits.open if look else Settings())
+        names, amount = shown.attributes
+        return {
+            shown.face: look.face if look else gr.skip(),
+            shown.sampling[0]: look.seed if look else 0,
+            shown.sampling[1]: look and look.count or self.editor.offer.steps,
+            shown.emotion: settings.emotion,
+            shown.strength: settings.intensity,
+            self.lent: (settings.reference, time.monotonic()),
+            shown.shape: settings.shape_guidance / page.MOST_SHAPE,
+            names: list(settings.attributes),
+            amount: next(iter(settings.attributes.values()), 1.0),
+            **self._slider_updates(history, settings),
+        }
+
+    def _show(self, history: History) -> Update:
+        """A history's present look on the stage, and what was made so far."""
+        stage, past, look = self.page.stage, self.page.past, history.look
+        made = len(history.looks) > 1
+        result = look and look.result
+        after = result or (history.before if made else None)
+        pair = (history.before, after) if after else None
+        size = read_photo(history.before).original.size if pair else (1, 1)
+        named = [(one.thumbnail, tell(one)) for one in history.looks]
+        looks = gr.update(value=named, visible=made, selected_index=history.at) if made else None
+        return {
+            self.history: history,
+            stage.picture: gr.update(value=pair, width=page.stage_width(*size), visible=True),
+            stage.told: html.escape(tell(look)) if pair and look else "",
+            stage.download: gr.update(value=result, interactive=bool(result)),
+            stage.eight: gr.update(value=None, visible=False),
+            stage.animated: gr.update(visible=False),  # of another look
+            past.undo: gr.update(interactive=history.at > 0),
+            past.redo: gr.update(interactive=history.at < len(history.looks) - 1),
+            past.go_on: gr.update(interactive=bool(look and look.edits.open.step)),
+            past.reset: gr.update(interactive=bool(look and look.steps)),
+            past.looks: looks or gr.update(value=None, visible=False),
+        }

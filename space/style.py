@@ -18,10 +18,23 @@ def css() -> str:
     return "\n".join([Path(__file__).with_name("page.css").read_text("utf-8"), *says])
 
 
+def script() -> str:
+    """What the page does by itself, with the words it needs."""
+    source = Path(__file__).with_name("page.js").read_text("utf-8")
+    return source.replace("BEFORE", json.dumps(say("look.photo")))
+
+
+def accents() -> gr.themes.Color:
+    """Indigo, in shades on which white, and which on light grounds, have a contrast of 4.5 at least (WCAG's AA)."""
+    indigo = gr.themes.colors.indigo
+    shades = {name: getattr(indigo, name) for name in ("c50", "c100", "c200", "c300", "c400", "c900", "c950")}
+    return gr.themes.Color(**shades, c500=ACCENT, c600="#4338ca", c700="#3730a3", c800="#312e81", name="indigo")
+
+
 def theme() -> gr.themes.Base:
     """Indigo on grey with the reader's own fonts: the page loads nothing from elsewhere."""
     return gr.themes.Soft(
-        primary_hue="indigo",
+        primary_hue=accents(),
         neutral_hue="slate",
         radius_size="lg",
         font=("system-ui", "sans-serif"),

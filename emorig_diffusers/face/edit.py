@@ -200,6 +200,15 @@ def check_turn(source: FaceCodes, target: FaceCodes) -> None:
         )
 
 
+def head_angles(rotation: Tensor) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees by which a head of axis-angle [1, 3] is turned from looking into the camera, so
+    that `turned` comes to it from there."""
+    matrix = rotation_matrix(rotation[0].double()).numpy()
+    yaw, roll = np.arctan2(-matrix[2, 0], matrix[2, 2]), np.arctan2(-matrix[0, 1], matrix[1, 1])
+    pitch = -np.arcsin(np.clip(matrix[2, 1], -1, 1))
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
+
+
 def turned(rotation: Tensor, degrees: Sequence[float]) -> Tensor:
     """Axis-angle [1, 3] of a head turned further by (yaw, pitch, roll) degrees, in camera axes."""
     yaw, pitch, roll = np.radians(degrees)

@@ -152,6 +152,12 @@ def action_unit_offset(amounts: Mapping[str, float], names: tuple[str, ...]) -> 
     return total
 
 
+def shown_amounts(units: Sequence[str], expression: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    """How much of each action unit an expression [E] shows: the amount that alone comes nearest to its parts."""
+    parts = {unit: action_unit_offset({unit: 1.0}, names) for unit in units}
+    return {unit: float(part @ expression / (part @ part).clamp(min=1e-6)) for unit, part in parts.items()}
+
+
 def expand_unit(unit: str, names: tuple[str, ...]) -> dict[str, float]:
     """Named expression units with their amounts for one action unit; a name without its side moves both."""
     if unit in names:

@@ -34,7 +34,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF")
 MIN_SIDE = 20
 """Shortest side, in pixels, that is worth looking for a face in."""
 
-PhotoSource: TypeAlias = "str | Path | Image.Image | np.ndarray | torch.Tensor"
+PhotoSource: TypeAlias = "str | Path | Image.Image | np.ndarray | torch.Tensor | Photo"
 
 _EDITABLE = ("RGB", "RGBA", "L", "LA", "I;16")
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0, "comment": None}  # else Pillow takes any from `.info`
@@ -103,12 +103,12 @@ class Photo:
 
 
 def read_photo(source: PhotoSource) -> Photo:
-    """Read a photo from a path, a PIL image, an array or a tensor.
+    """Read a photo from a path, a PIL image, an array or a tensor; one that was read already is taken as it is.
 
     Args:
         source: a file of one of FORMATS (EXIF orientation is applied; of an animation the first frame is used),
             a PIL image, a numpy array [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16 or float in [0, 1]), or a
-            torch tensor [1|3|4, H, W] (uint8 or float in [0, 1]).
+            torch tensor [1|3|4, H, W] (uint8 or float in [0, 1]), or what this function returned.
 
     Palette, CMYK (through its profile) and other colour modes become RGB; 16-bit colour becomes 8 bits a channel.
 
@@ -116,6 +116,8 @@ def read_photo(source: PhotoSource) -> Photo:
         PhotoError: missing, empty, damaged, not a picture, too large (MAX_PIXELS), too small (MIN_SIDE), or
             an array of another shape, type or range.
     """
+    if isinstance(source, Photo):
+        return source
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor):
         image = _array_to_image(_tensor_to_array(cast("torch.Tensor", source)))
     elif isinstance(source, np.ndarray):
