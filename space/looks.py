@@ -147,6 +147,13 @@ class History:
         return replace(self, at=min(max(self.at - by, 0), max(len(self.looks) - 1, 0)))
 
 
+@dataclass
+class Sitting:
+    """Of one visitor. Events that run at the same time all read and change the newest history."""
+
+    history: History = History()
+
+
 def tell(look: Look) -> str:
     """What a look shows, in words."""
     faces = [(number, [tell_step(step) for step in steps]) for number, steps in sorted(look.steps.items())]

@@ -32,9 +32,9 @@
   document.addEventListener("keyup", (event) => {
     if (/^Arrow|^Page|^Home$|^End$/.test(event.key) && event.target.matches?.("input[type=range]")) released(event.target);
   });
-  // a button of an emotion that was clicked does not keep the arrow keys to itself; one that was tabbed to does
+  // a button of a choice that was clicked does not keep the arrow keys to itself; one that was tabbed to does
   document.addEventListener("click", (event) => {
-    if (event.detail && event.target.closest("#emotion")) setTimeout(() => document.activeElement.blur());
+    if (event.detail && event.target.closest(".choices")) setTimeout(() => document.activeElement.blur());
   });
 
   const name = () => {

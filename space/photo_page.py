@@ -211,9 +211,10 @@ def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider],
 
 def presets_part() -> Presets:
     """Settings that are kept under a name, written and read."""
+    # the key is no secret: what is kept is the visitor's own, and is checked when it is used; what is folded away would
+    # not be read when the page opens
+    kept = gr.BrowserState([], storage_key="emorig-presets", secret="emorig")
     with gr.Accordion(say("presets"), open=False, elem_id="presets"):
-        # the key is no secret: what is kept is the visitor's own, and is checked when it is used
-        kept = gr.BrowserState([], storage_key="emorig-presets", secret="emorig")
         chosen = gr.Dropdown([], value=None, label=say("presets.chosen"), elem_id="preset")
         with gr.Row():
             name = gr.Textbox(label=say("presets.name"), max_lines=1, min_width=160, scale=2, elem_id="preset-name")

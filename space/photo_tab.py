@@ -15,7 +15,7 @@ import preset_part
 from editor import Editor, before_picture, for_browsers, references
 from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, steps, wire_job
-from looks import ALL, Edits, History, Look, Settings, tell
+from looks import ALL, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
 from photos import thumbnail
 from texts import say, say_emotion
@@ -38,8 +38,8 @@ def build(editor: Editor, examples: Path) -> None:
 class PhotoTab:
     """What the tab's events do.
 
-    A visitor's `History` is state of the session. Events read it and the controls, and give it back with what the page
-    shows; controls only change where another face, look or preset is taken.
+    A visitor's `Sitting` is state of the session. Events read it and the controls, and tell what the page shows;
+    controls only change where another face, look or preset is taken.
 
     Args:
         editor: Makes pictures.
@@ -48,7 +48,7 @@ class PhotoTab:
 
     def __init__(self, editor: Editor, shown: page.Page) -> None:
         self.editor, self.page = editor, shown
-        self.history, self.open = gr.State(History()), gr.State("")
+        self.sitting, self.open = gr.State(Sitting()), gr.State("")
         self.lent = gr.State()  # a path that the reference is to get, and when: it takes no updates (`parts.upload`)
         self.queue = {
             "show_progress_on": shown.stage.picture,
@@ -56,7 +56,8 @@ class PhotoTab:
             "concurrency_limit": 1,
             **PRIVATE,
         }
-        shown_by = [self.history, *self._stage, *self._past]
+        shown_by = [*self._stage, *self._past]
+        self.nothing: Update = {shown.stage.told: gr.skip()}
         controls = [self.lent if one is shown.reference else one for one in shown.controls]
         self.everything = [*shown_by, *controls, shown.preview, shown.frames]
         self._wire_edits(shown_by)
@@ -76,7 +77,7 @@ class PhotoTab:
         return [past.undo, past.redo, past.go_on, past.reset, past.looks]
 
     def _wire_edits(self, shown_by: Sequence[Any]) -> None:
-        shown, read = self.page, [self.history, *self.page.controls]
+        shown, read = self.page, [self.sitting, *self.page.controls]
         edit = {"outputs": shown_by, "trigger_mode": "always_last", **self.queue}
         asked = [shown.run.click, shown.emotion.input]
         gr.on(asked, self.show_asked, [shown.photo, *read], **edit)
@@ -100,10 +101,15 @@ class PhotoTab:
         converted = gr.State()
         shown.photo.upload(for_browsers, shown.photo, converted, **QUIET)
         converted.change(lambda path: path, converted, shown.photo, **QUIET)
-        read = [shown.photo, self.history]
+        read = [shown.photo, self.sitting]
         shown.photo.change(self.look_at, read, self.everything, **QUIET).then(**self.again)
         self.lent.change(lambda lent: lent and lent[0], self.lent, shown.reference, **QUIET)
-        turn = {"fn": self.turn_to, "inputs": [self.history, shown.face], "outputs": self.everything, **QUIET}
+        turn = {
+            "fn": self.turn_to,
+            "inputs": [self.sitting, shown.face, shown.emotion],
+            "outputs": self.everything,
+            **QUIET,
+        }
         turned = (
             shown.face.input(**turn),
             shown.preview.select(pick_face, shown.frames, shown.face, **QUIET).then(**turn),
@@ -114,33 +120,33 @@ class PhotoTab:
 
     def _wire_past(self) -> None:
         past, shown = self.page.past, self.page
-        go = {"inputs": self.history, "outputs": self.everything, **QUIET}
-        past.undo.click(lambda history: self.at(history.back(1)), **go)
-        past.redo.click(lambda history: self.at(history.back(-1)), **go)
+        go = {"inputs": self.sitting, "outputs": self.everything, **QUIET}
+        past.undo.click(lambda sitting: self.at(sitting, sitting.history.back(1)), **go)
+        past.redo.click(lambda sitting: self.at(sitting, sitting.history.back(-1)), **go)
         past.looks.select(self.at_clicked, **go)
         past.go_on.click(self.go_on, **go)
         past.reset.click(self.to_photo, **go)
         units, angles = shown.resets
         for button, sliders, what in ((units, shown.units, "units"), (angles, shown.angles, "angles")):
-            own = lambda history, what=what: list(self._sliders(history, Settings())[what].values())
-            button.click(own, self.history, sliders, **QUIET).then(**self.again)
+            own = lambda sitting, what=what: list(self._sliders(sitting.history, Settings())[what].values())
+            button.click(own, self.sitting, sliders, **QUIET).then(**self.again)
 
     def _wire_tabs(self) -> None:
         stage = self.page.stage
         inner = [stage.buffers, stage.heads]
         for tab, name in zip(stage.tabs, ("", "buffers", "heads")):
             opened = tab.select(lambda name=name: (name, None, None), None, [self.open, *inner], **QUIET)
-            opened.then(self.look_inside, [self.open, self.history], inner, **QUIET)
+            opened.then(self.look_inside, [self.open, self.sitting], inner, **QUIET)
         # what another look has inside is asked for where one looks
-        gr.on([stage.told.change], self.look_inside, [self.open, self.history], inner, **QUIET)
+        gr.on([stage.told.change], self.look_inside, [self.open, self.sitting], inner, **QUIET)
 
     # what events do
 
-    def look_at(self, photo: str | None, history: History) -> Update:
+    def look_at(self, photo: str | None, sitting: Sitting) -> Update:
         """A new photo: its faces, a history that begins with it, and sliders where it is. Other controls stay, for
         they may have been used meanwhile; where a preset waits for the photo, they are its."""
         shown, found, frames, picture = self.page, "", {}, None
-        fresh = History(wish=history.wish)
+        fresh = History(wish=sitting.history.wish)
         try:
             if photo:
                 with friendly(photo):
@@ -153,74 +159,75 @@ class PhotoTab:
                     fresh = replace(fresh, photo=photo, before=before_picture(photo), looks=(first,))
         except gr.Error as error:
             gr.Warning(error.message)
-        waited = bool(fresh.look and fresh.wish)
-        fresh = self._wished(fresh) if waited else fresh
-        controls = self._controls(fresh) if waited else self._slider_updates(fresh, Settings())
+        sitting.history, waited = fresh, bool(fresh.look and fresh.wish)
+        if waited:
+            self._wish(sitting)
+        controls = self._controls(sitting.history) if waited else self._slider_updates(fresh, Settings())
         return {
-            **self._show(fresh),
+            **self._show(sitting.history),
             **controls,
             shown.face: choose_among(len(frames), found),
             shown.preview: gr.update(value=picture, visible=len(frames) > 1),
             shown.frames: frames,
         }
 
-    def _wished(self, history: History) -> History:
-        """The history with the wished steps done to the present face or faces, where they can be."""
+    def _wish(self, sitting: Sitting) -> None:
+        """Do the wished steps to the present face or faces, where they can be done."""
+        history = sitting.history
         look, edits = history.look, preset_part.edits_of(history.wish)
-        look = replace(look, faces={**look.faces, **dict.fromkeys(look.numbers, edits)}, result=None)
-        try:
-            return self._made(replace(history, wish=()), look)
-        except gr.Error as error:
-            gr.Warning(error.message)
-            return replace(history, wish=())
+        sitting.history = replace(history, wish=())
+        self._make(sitting, replace(look, faces={**look.faces, **dict.fromkeys(look.numbers, edits)}, result=None))
 
-    def with_preset(self, history: History, preset: Mapping[str, Any]) -> Update:
+    def with_preset(self, sitting: Sitting, preset: Mapping[str, Any]) -> Update:
         """A preset on the present photo, or else on the next one."""
-        history = replace(history, wish=tuple(preset["edits"]))
-        if history.look:
-            return self.at(self._wished(history))
+        sitting.history = replace(sitting.history, wish=tuple(preset["edits"]))
+        if sitting.history.look:
+            self._wish(sitting)
+            return self.at(sitting, sitting.history)
         gr.Info(say("presets.loaded", name=html.escape(preset["name"])))
-        return {self.history: history, **self._controls(history, preset_part.edits_of(history.wish).open)}
+        return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
-    def wanted_edits(self, history: History, controls: Sequence[Any]) -> Edits:
+    def wanted_edits(self, sitting: Sitting, controls: Sequence[Any]) -> Edits:
         """What the controls ask of the present face, after what it goes on from."""
-        return self._wanted(history, controls).edits
+        return self._wanted(sitting.history, controls).edits
 
-    def show_asked(self, photo: str | None, history: History, *controls: Any) -> Update:
+    def show_asked(self, photo: str | None, sitting: Sitting, *controls: Any) -> Update:
         """As `show` where a visitor asks for it, so that it is said where there is nothing to do."""
         if not photo:
             gr.Warning(say("no_photo"))
-        elif not self._wanted(history, controls).steps:
+        elif not self._wanted(sitting.history, controls).steps:
             gr.Warning(say("nothing_yet"))
-        return self.show(history, *controls)
+        return self.show(sitting, *controls)
 
-    def show(self, history: History, *controls: Any) -> Update:
+    def show(self, sitting: Sitting, *controls: Any) -> Update:
         """What the page shows of what the controls ask, where it is something new."""
+        history, stage = sitting.history, self.page.stage
         if not history.look:
-            return {self.history: history}
+            return self.nothing
         look = self._wanted(history, controls)
-        seen = {self.page.stage.eight: gr.update(visible=False), self.page.stage.picture: gr.update(visible=True)}
-        if look.same(history.look):
-            return {self.history: history, **seen}
+        if look.same(history.look) or not self._make(sitting, look):
+            return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
+        return self._show(sitting.history)
+
+    def _make(self, sitting: Sitting, look: Look) -> bool:
+        """Add a look to the history with its picture; whether it could be made, else a warning on the page."""
+        photo, path, small = str(sitting.history.photo), None, sitting.history.looks[0].thumbnail
         try:
-            return self._show(self._made(history, look))
+            if look.steps:
+                path, (_, result) = self.editor.draw(photo, look)
+                small = thumbnail(result.images[0], self.editor.photos.read(photo).found)
+                for note in notes_of(result.faces[0]):
+                    gr.Info(note)
         except gr.Error as error:
             gr.Warning(error.message)
-            return {self.history: history, **seen}
+            return False
+        if sitting.history.photo == photo:  # else another was given meanwhile
+            sitting.history = sitting.history.then(replace(look, result=path, thumbnail=small))
+        return True
 
-    def _made(self, history: History, look: Look) -> History:
-        """The history with a look whose picture is made."""
-        if not look.steps:
-            return history.then(replace(look, thumbnail=history.looks[0].thumbnail))
-        path, (_, result) = self.editor.draw(str(history.photo), look)
-        for note in notes_of(result.faces[0]):
-            gr.Info(note)
-        small = thumbnail(result.images[0], self.editor.photos.read(str(history.photo)).found)
-        return history.then(replace(look, result=path, thumbnail=small))
-
-    def show_all(self, history: History, *controls: Any) -> Update:
+    def show_all(self, sitting: Sitting, *controls: Any) -> Update:
         """Small pictures of all emotions in the picture's place."""
-        stage = self.page.stage
+        stage, history = self.page.stage, sitting.history
         try:
             if not history.look:
                 raise gr.Error(say("no_photo"), print_exception=False)
@@ -235,34 +242,41 @@ class PhotoTab:
         """The emotion whose small picture was clicked."""
         return self.editor.offer.emotions[point.index]
 
-    def turn_to(self, history: History, face: str) -> Update:
+    def turn_to(self, sitting: Sitting, face: str, emotion: str | None) -> Update:
         """Another face for the controls, with what they asked of it."""
-        if not history.look:
-            return {self.history: history}
-        return self.at(history.now(replace(history.look, face=face))) if self.editor.offer.head else {}
+        if not sitting.history.look or not self.editor.offer.head:
+            return self.nothing
+        shown = self.at(sitting, sitting.history.now(replace(sitting.history.look, face=face)))
+        if shown[self.page.emotion] == emotion:
+            del shown[self.page.emotion]  # it may have been changed meanwhile
+        return shown
 
-    def at(self, history: History) -> Update:
+    def at(self, sitting: Sitting, history: History) -> Update:
         """A look of the history, with the controls as they were."""
-        if not history.look:
-            return {self.history: history}
-        return {**self._show(history), **self._controls(history)}
+        sitting.history = history
+        return {**self._show(history), **self._controls(history)} if history.look else self.nothing
 
-    def at_clicked(self, history: History, point: gr.SelectData) -> Update:
+    def at_clicked(self, sitting: Sitting, point: gr.SelectData) -> Update:
         """The look whose thumbnail was clicked."""
-        return self.at(history.back(history.at - int(point.index)))
+        history = sitting.history
+        return self.at(sitting, history.back(history.at - int(point.index)))
 
-    def go_on(self, history: History) -> Update:
+    def go_on(self, sitting: Sitting) -> Update:
         """The same picture, with controls that go on from it."""
-        return self.at(history.now(history.look.going_on()) if history.look else history)
+        history = sitting.history
+        return self.at(sitting, history.now(history.look.going_on()) if history.look else history)
 
-    def to_photo(self, history: History) -> Update:
+    def to_photo(self, sitting: Sitting) -> Update:
         """The photo itself, as a new look."""
-        return self.at(history.then(replace(history.looks[0], face=history.look.face)) if history.look else history)
+        history = sitting.history
+        first = history.look and replace(history.looks[0], face=history.look.face)
+        return self.at(sitting, history.then(first) if first else history)
 
     def show_animation(
-        self, kind: str, seconds: float, loop: bool, history: History, *controls: Any
+        self, kind: str, seconds: float, loop: bool, sitting: Sitting, *controls: Any
     ) -> Iterator[tuple[Any, ...]]:
         """What the page shows while an edit is animated, and then: controls, the animation, and its download."""
+        history = sitting.history
 
         def stage(path: str) -> tuple[Any, ...]:
             video = kind == "MP4"
@@ -284,8 +298,9 @@ class PhotoTab:
 
         yield from steps(job(), (gr.update(visible=False), None, None, None), stage)
 
-    def look_inside(self, name: str, history: History) -> tuple[Any, Any]:
+    def look_inside(self, name: str, sitting: Sitting) -> tuple[Any, Any]:
         """Buffers, or heads, of the present look, where their tab is open."""
+        history = sitting.history
         if not name or not history.look or not history.look.result:
             return None, None
         try:
@@ -366,7 +381,6 @@ class PhotoTab:
         named = [(one.thumbnail, tell(one)) for one in history.looks]
         looks = gr.update(value=named, visible=made, selected_index=history.at) if made else None
         return {
-            self.history: history,
             stage.picture: gr.update(value=pair, width=page.stage_width(*size), visible=True),
             stage.told: html.escape(tell(look)) if pair and look else "",
             stage.download: gr.update(value=result, interactive=bool(result)),

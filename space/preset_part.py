@@ -10,7 +10,7 @@ import photo_page as page
 import presets
 from gradio.context import Context
 from jobs import QUIET
-from looks import Edits, History
+from looks import Edits, Sitting
 from offer import UNITS
 from parts import uploaded
 from texts import say
@@ -34,9 +34,9 @@ def wire(tab: PhotoTab) -> None:
     def choices(kept: list[dict[str, Any]], name: str | None = None) -> Any:
         return gr.update(choices=[preset["name"] for preset in kept], value=name)
 
-    def save(name: str, kept: list[dict[str, Any]], history: History, *controls: Any) -> dict[Any, Any]:
+    def save(name: str, kept: list[dict[str, Any]], sitting: Sitting, *controls: Any) -> dict[Any, Any]:
         """Keep what the controls ask of the present face."""
-        preset = presets.make(name, tab.wanted_edits(history, controls))
+        preset = presets.make(name, tab.wanted_edits(sitting, controls))
         if not preset["edits"]:
             gr.Warning(say("nothing_yet"))
             return {shown.kept: kept}
@@ -48,35 +48,35 @@ def wire(tab: PhotoTab) -> None:
             shown.link: gr.update(value=presets.query(preset), visible=True),
         }
 
-    def apply(history: History, preset: dict[str, Any] | None) -> dict[Any, Any]:
-        return tab.with_preset(history, preset) if preset else {tab.history: history}
+    def apply(sitting: Sitting, preset: dict[str, Any] | None) -> dict[Any, Any]:
+        return tab.with_preset(sitting, preset) if preset else tab.nothing
 
-    def choose(name: str | None, kept: list[dict[str, Any]], history: History) -> dict[Any, Any]:
+    def choose(name: str | None, kept: list[dict[str, Any]], sitting: Sitting) -> dict[Any, Any]:
         """One that the browser keeps."""
         found = next((one for one in kept if one.get("name") == name), None)
-        return apply(history, found and tried(lambda: presets.read(pipe, found)))
+        return apply(sitting, found and tried(lambda: presets.read(pipe, found)))
 
-    def load(path: str, history: History) -> dict[Any, Any]:
+    def load(path: str, sitting: Sitting) -> dict[Any, Any]:
         """One from a file."""
         with open(str(uploaded(path)), encoding="utf-8", errors="replace") as file:
             text = file.read(presets.MOST_BYTES + 1)
-        return apply(history, tried(lambda: presets.read(pipe, presets.parse(text))))
+        return apply(sitting, tried(lambda: presets.read(pipe, presets.parse(text))))
 
-    def arrive(kept: list[dict[str, Any]], history: History, visitor: gr.Request) -> dict[Any, Any]:
+    def arrive(kept: list[dict[str, Any]], sitting: Sitting, visitor: gr.Request) -> dict[Any, Any]:
         """One from the page's own link, and the names of those that the browser keeps."""
         named = [one for one in kept or [] if isinstance(one, Mapping) and isinstance(one.get("name"), str)]
         preset = tried(lambda: presets.of_query(pipe, dict(visitor.query_params)))
-        return {**apply(history, preset), shown.chosen: choices(named)}
+        return {**apply(sitting, preset), shown.chosen: choices(named)}
 
     saved = [shown.kept, shown.chosen, shown.file, shown.link]
-    inputs = [shown.name, shown.kept, tab.history, *tab.page.controls]
+    inputs = [shown.name, shown.kept, tab.sitting, *tab.page.controls]
     gr.on([shown.save.click, shown.name.submit], save, inputs, saved, **QUIET).then(
         None, shown.link, shown.link, js=WHOLE_LINK
     )
     told = {"outputs": tab.everything, **tab.queue}
-    shown.chosen.input(choose, [shown.chosen, shown.kept, tab.history], **told)
-    shown.load.upload(load, [shown.load, tab.history], **told)
-    Context.root_block.load(arrive, [shown.kept, tab.history], [*tab.everything, shown.chosen], **QUIET)
+    shown.chosen.input(choose, [shown.chosen, shown.kept, tab.sitting], **told)
+    shown.load.upload(load, [shown.load, tab.sitting], **told)
+    Context.root_block.load(arrive, [shown.kept, tab.sitting], [*tab.everything, shown.chosen], **QUIET)
 
 
 def tried(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:

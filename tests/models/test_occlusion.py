@@ -191,15 +191,23 @@ def test_the_demo_says_so(
 ) -> None:
     gradio = pytest.importorskip("gradio")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    import gradio as gr
     import photo_page
     from editor import Editor
+    from looks import Sitting
     from photo_tab import PhotoTab
 
     said, photo = [], tmp_path / "masked.png"
     monkeypatch.setattr(gradio, "Info", said.append)
     Image.fromarray(masked).save(photo)
-    quiet = [0] * (len(photo_page.AXES) + len(photo_page.UNITS))
-    PhotoTab(Editor(pipe)).show(str(photo), "sad", 1.0, "largest", None, 0, 1, 0, [], 0, *quiet)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with gr.Blocks():
+        editor = Editor(pipe)
+        tab, sitting = PhotoTab(editor, photo_page.lay_out(editor.offer, tmp_path / "examples")), Sitting()
+    updates = tab.look_at(str(photo), sitting)
+    still = [updates[one]["value"] if isinstance(updates[one], dict) else updates[one]
+             for one in (*tab.page.angles, *tab.page.units)]  # fmt: skip
+    tab.show(sitting, "1", 0, 1, "sad", 1.0, None, 0, [], 0, *still)
     assert said == [MOUTH_KEPT]
 
 
