@@ -21,7 +21,6 @@ from photos import thumbnail
 from texts import say, say_emotion
 from visitors import friendly
 
-from emorig_diffusers.photo.io import read_photo
 from emorig_diffusers.pipelines.outputs import notes_of
 
 Update = dict[Any, Any]
@@ -254,7 +253,10 @@ class PhotoTab:
     def at(self, sitting: Sitting, history: History) -> Update:
         """A look of the history, with the controls as they were."""
         sitting.history = history
-        return {**self._show(history), **self._controls(history)} if history.look else self.nothing
+        if not history.look:
+            return self.nothing
+        controls = self._controls(history)  # which may take a while, for a face that was not looked at before
+        return {**controls, **self._show(sitting.history)}
 
     def at_clicked(self, sitting: Sitting, point: gr.SelectData) -> Update:
         """The look whose thumbnail was clicked."""
@@ -377,7 +379,7 @@ class PhotoTab:
         result = look and look.result
         after = result or (history.before if made else None)
         pair = (history.before, after) if after else None
-        size = read_photo(history.before).original.size if pair else (1, 1)
+        size = self.editor.photos.read(str(history.photo)).photo.original.size if pair else (1, 1)
         named = [(one.thumbnail, tell(one)) for one in history.looks]
         looks = gr.update(value=named, visible=made, selected_index=history.at) if made else None
         return {
