@@ -118,6 +118,7 @@ class Page:
         run, all: Buttons that do it, and that show all emotions.
         attributes: Names of attributes, and their amount.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
+        basis: Values of angles and units that ask for nothing, as JSON; not seen.
         resets: Buttons that set angles, and units, to what the photo shows.
         stage, past, presets, animation: What they say.
     """
@@ -136,6 +137,7 @@ class Page:
     angles: list[gr.Slider]
     units: list[gr.Slider]
     sampling: list[Component]
+    basis: gr.Textbox
     resets: list[gr.Button]
     stage: Stage
     past: Past
@@ -145,7 +147,7 @@ class Page:
     @property
     def controls(self) -> list[Component]:
         """What an edit depends on besides the photo, in the order of `photo_tab.Controls`."""
-        first = [self.emotion, self.strength, self.reference, self.shape, *self.attributes]
+        first = [self.basis, self.emotion, self.strength, self.reference, self.shape, *self.attributes]
         return [self.face, *self.sampling, *first, *self.angles, *self.units]
 
 
@@ -185,7 +187,9 @@ def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button, 
     return emotion, strength, shape, run, every
 
 
-def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, list, list, list]:
+def details_part(
+    offer: Offer,
+) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, list, list, gr.Textbox, list[gr.Button]]:
     """Reference photo, attributes, action units, head pose, seed and steps; all folded away."""
     lends = bool(offer.emotions)
     with gr.Accordion(say("reference.part"), open=False, visible=lends):
@@ -206,7 +210,8 @@ def details_part(offer: Offer) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider],
     with gr.Accordion(say("sampling"), open=False, elem_id="sampling", elem_classes="tight"):
         seed = gr.Number(0, label=say("sampling.seed"), precision=0, minimum=0, maximum=MAX_SEED)
         count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label=say("sampling.steps"))
-    return reference, (chosen, amount), angles, units, [seed, count], [reset_units, reset_angles]
+    basis = gr.Textbox(visible=False)
+    return reference, (chosen, amount), angles, units, [seed, count], basis, [reset_units, reset_angles]
 
 
 def presets_part() -> Presets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -319,11 +320,11 @@ class PhotoTab:
 
     def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
         """The look that controls ask for."""
-        face, seed, count, emotion, strength, reference, shape, names, amount, *moved = controls
-        sliders = self._sliders(history, Settings())
-        split = len(page.AXES)
-        turned = tuple(round(value - own, 3) for value, own in zip(moved[:split], sliders["angles"].values()))
-        units = {unit: round(v - own, 3) for (unit, own), v in zip(sliders["units"].items(), moved[split:])}
+        face, seed, count, basis, emotion, strength, reference, shape, names, amount, *moved = controls
+        # sliders of one face may come with the choice of another, if that was just made: their basis comes with them
+        own = json.loads(basis) if basis else [0.0] * len(moved)
+        changed = [round(value - start, 3) for value, start in zip(moved, own, strict=True)]
+        turned, units = tuple(changed[: len(page.AXES)]), dict(zip(UNITS, changed[len(page.AXES) :]))
         settings = Settings(
             emotion, strength, reference, units, turned, dict.fromkeys(names, amount), page.MOST_SHAPE * shape
         )
@@ -346,10 +347,12 @@ class PhotoTab:
 
     def _slider_updates(self, history: History, settings: Settings) -> Update:
         """Sliders of the head that ask for settings."""
-        sliders, own = self._sliders(history, settings), self._sliders(history, Settings())["angles"]
+        sliders, basis = self._sliders(history, settings), self._sliders(history, Settings())
+        own = basis["angles"]
         limits = lambda axis: {"minimum": own[axis] - page.MAX_ANGLE, "maximum": own[axis] + page.MAX_ANGLE}
         turned = zip(self.page.angles, own)
         return {
+            self.page.basis: json.dumps([*own.values(), *basis["units"].values()]),
             **{one: gr.update(value=sliders["angles"][axis], **limits(axis)) for one, axis in turned},
             **{one: sliders["units"][unit] for one, unit in zip(self.page.units, UNITS)},
         }
