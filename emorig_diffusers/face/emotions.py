@@ -65,8 +65,11 @@ RECIPES: dict[str, dict[str, float]] = {
     # of them share an emotion; how far the jaw drops is people's.
     "sad": {"AU1": 0.8, "AU4": 0.5, "AU15": 0.8, "AU17": 0.5, "AU43": 0.12, "AU7": 0.1},
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "AU18": 0.35},
-    # unlike surprise: brows drawn together, only their inner ends up, teeth bared behind stretched lips
-    "fear": {"AU1": 0.7, "AU4": 0.45, "AU5": 0.8, "AU20": 0.9, "AU16": 0.6, "AU10": 0.25, "AU26": 0.06},
+    # unlike surprise: brows drawn together, teeth bared behind stretched lips; eyes are wider, brows raised more at the
+    # outside and lips stretched less than in `training.expressions.units.MORE`, the median of the two people whose
+    # fear a judge names
+    "fear": {"AU1": 0.75, "AU2": 0.15, "AU4": 0.43, "AU5": 0.8, "AU43": -0.1, "AU20": 0.7, "AU16": 0.45, "AU10": 0.15,
+             "AU26": 0.3, "AU18": 0.1},
     # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more than the median
     # person's (`training.expressions.units.MORE`), as that is what tells it from anger
     "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.6, "AU6": 0.7, "AU16": 0.3,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...face.emotions import check_emotion
+from ...face.encode import EncodedFace
 from ...hub.repository import INDEX, rewrite_json
 from ...pipelines.emorig import EmoRigPipeline
 from .targets import Distance, Ruler, Target, read_targets
@@ -32,16 +33,18 @@ class RecipeSearch:
 
     def __init__(self, pipe: EmoRigPipeline, ruler: Ruler, targets: Sequence[Target]) -> None:
         self.pipe, self.distances = pipe, [ruler.to(target) for target in targets]
+        self.faces = [pipe.encode(target.neutral) for target in targets]  # no recipe changes how a photo is read
 
     def loss(self, recipe: Mapping[str, float]) -> float:
         """Of a recipe: about 2 for no edit, less the nearer the edits are to the real expressions."""
-        return float(np.mean([self._of(distance, recipe) for distance in self.distances]))
+        return float(np.mean([self._of(*face, recipe) for face in zip(self.distances, self.faces)]))
 
-    def _of(self, distance: Distance, recipe: Mapping[str, float]) -> float:
+    def _of(self, distance: Distance, faces: list[EncodedFace], recipe: Mapping[str, float]) -> float:
         target = distance.target
         self.pipe.register_to_config(emotions={**self.pipe.recipes, target.emotion: dict(recipe)})
         generator = torch.Generator().manual_seed(0)
-        edited = self.pipe(target.neutral, target.emotion, output_type="np", generator=generator).images[0]
+        result = self.pipe(target.neutral, target.emotion, faces=faces, output_type="np", generator=generator)
+        edited = result.images[0]
         figures = distance.measure(edited)
         wanted = max(figures["sface acted"] - SLACK, FLOOR)
         return float(
@@ -53,10 +56,12 @@ class RecipeSearch:
 
 
 def search(problem: RecipeSearch, recipe: Mapping[str, float], evaluations: int, seed: int = 0) -> dict[str, float]:
-    """The best amounts found for a recipe's units in so many evaluations."""
+    """The best amounts found for a recipe's units in so many evaluations; none changes its sign."""
     units = list(recipe)
-    options = {"bounds": [0, LARGEST], "maxfevals": evaluations, "seed": seed + 1, "verbose": -9}
-    start = np.clip([recipe[unit] for unit in units], 0, LARGEST)
+    given = np.array([recipe[unit] for unit in units])
+    bounds = np.where(given < 0, -LARGEST, 0.0), np.where(given < 0, 0.0, LARGEST)
+    options = {"bounds": [*map(list, bounds)], "maxfevals": evaluations, "seed": seed + 1, "verbose": -9}
+    start = np.clip(given, *bounds)
     loss = lambda amounts: problem.loss(dict(zip(units, amounts.tolist())))
     best, _ = cma.fmin2(loss, start, STEP, options)
     found = best if loss(best) < loss(start) else start

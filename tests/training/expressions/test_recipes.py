@@ -57,10 +57,10 @@ def test_the_true_recipe_is_the_nearest(plain: EmoRigPipeline, folder: Path) -> 
 def test_search_finds_the_least_loss_within_the_bounds() -> None:
     class Bowl:
         def loss(self, recipe: dict[str, float]) -> float:
-            return (recipe["AU1"] - 0.7) ** 2 + (recipe["AU4"] - 2.0) ** 2
+            return (recipe["AU1"] - 0.7) ** 2 + (recipe["AU4"] - 2.0) ** 2 + (recipe["AU43"] + 0.4) ** 2
 
-    found = search(Bowl(), {"AU1": 0.2, "AU4": 0.5}, 150)
-    assert found["AU1"] == pytest.approx(0.7, abs=0.03) and found["AU4"] == pytest.approx(1.3, abs=0.03)
+    found = search(Bowl(), {"AU1": 0.2, "AU4": 0.5, "AU43": -0.1}, 200)
+    assert found == {unit: pytest.approx(v, abs=0.03) for unit, v in {"AU1": 0.7, "AU4": 1.3, "AU43": -0.4}.items()}
 
 
 def test_a_search_that_finds_nothing_better_keeps_the_recipe() -> None:
