@@ -9,7 +9,9 @@ from pathlib import Path
 
 from emorig_diffusers.painting.photo_texture import STAGES
 
-DOCS, PACKAGE = (Path(__file__).parents[1] / name for name in ("docs", "emorig_diffusers"))
+REPOSITORY = Path(__file__).parents[1]
+DOCS, PACKAGE = REPOSITORY / "docs", REPOSITORY / "emorig_diffusers"
+PAGES = [page for folder in (".", "docs", "space", "train/presets") for page in (REPOSITORY / folder).glob("*.md")]
 
 
 def test_table_of_settings_is_up_to_date() -> None:
@@ -29,3 +31,20 @@ def test_files_that_the_house_names_are_there() -> None:
     page = (DOCS / "house.md").read_text("utf-8")
     named = re.findall(r"`((?:\w+/)+\w+\.py)`", page)
     assert len(named) > 5 and not [name for name in named if not (PACKAGE / name).is_file()]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Files and pictures that pages link to are there, and headings too."""
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))]
+    ours = [(page, *link.partition("#")[::2]) for page, link in links if not re.match(r"https?://", link)]
+    assert len(ours) > 15
+    for page, path, heading in ours:
+        target = page.parent / path if path else page
+        assert target.is_file(), f"{page.name}: {path}"
+        assert not heading or heading in anchors(target), f"{page.name}: {path}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings of a page as GitHub's links spell them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text("utf-8"))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
