@@ -27,7 +27,7 @@ def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., N
     about = "an emotion, or some in a row, e.g. happy,surprise"
     ways.add_argument("--emotion", metavar="NAMES", type=_names, help=about)
     add(ways, "--blend", "--reference")
-    add(parser, "--au", "--rotate", "--gaze")
+    add(parser, "--prompt", "--au", "--rotate", "--gaze")
     parser.add_argument("--blink", action="store_true", help="blink, once in about three seconds")
     parser.add_argument("--seconds", metavar="S", type=float, help="how long it takes in all (default: 2 an emotion)")
     parser.add_argument("--loop", action="store_true", help="come back to the photo, and begin again")
@@ -63,6 +63,7 @@ def run_animate(args: argparse.Namespace) -> int:
 
     given = main.asked(args) | {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
     check_animation(pipe, EditRequest(**given), args.seconds, args.blink, args.rate)
+    main.say_prompt(args)
     from ..processes import start_processes
 
     if "cuda" in str(device := start_processes().device):

@@ -225,6 +225,8 @@ def run_edit(args: argparse.Namespace) -> int:
 
     check_edit(pipe, args)
     state = start_processes()
+    if state.is_main_process:
+        say_prompt(args)
     if "cuda" in str(state.device):
         pipe.to(state.device)
     if args.photo.is_dir():
@@ -308,6 +310,17 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     given = {one["dest"]: getattr(args, one["dest"], None) for one in options().values()}
     given = {name: value for name, value in given.items() if name not in _SHARED and value not in (None, [])}
     return {name: by_name(value) if name in ("action_units", "attributes") else value for name, value in given.items()}
+
+
+def say_prompt(args: argparse.Namespace) -> None:
+    """A line on stderr about what a prompt sets, and what of it was not understood."""
+    if args.prompt is None:
+        return
+    from ..face.sentence import read
+
+    reading = read(args.prompt)
+    unknown = f"; not understood: {', '.join(reading.unknown)}" if reading.unknown else ""
+    print(f"emorig: the prompt sets {reading}{unknown}", file=sys.stderr)
 
 
 def find_faces_in(pipe: FacePipeline, photo: Path, face: int | str) -> list[Any]:

@@ -51,6 +51,7 @@ def run_video(args: argparse.Namespace) -> int:
     signer = main.signer_of(args, args.out)
     pipe: Any = main.load_pipeline(args.model)
     main.check_edit(pipe, args)
+    main.say_prompt(args)
     from ..processes import start_processes
 
     if "cuda" in str(device := start_processes().device):

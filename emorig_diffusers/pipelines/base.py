@@ -32,7 +32,7 @@ from .checks import (
 from .marking import edit_of
 from .naming import naming_photo, naming_reference
 from .outputs import EditedFace, EmoRigOutput, as_type
-from .request import EditRequest, describe_arguments, signature
+from .request import EditRequest, Understood, describe_arguments, signature
 from .steps import encode_references, faces_of_edits
 
 PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae", "EmotionLDMPipeline": "emotion_ldm"}
@@ -187,6 +187,8 @@ class FacePipeline(SamplingMixin, HubMixin, DiffusionPipeline):
         bound = signature(self.defaults).bind(self, image, *positional, **given).arguments
         request = EditRequest(**self.defaults | {k: v for k, v in bound.items() if k not in ("self", "image")})
         self.check(request)
+        if isinstance(request.prompt, Understood) and request.prompt.reading.unknown:
+            warnings.warn(f"Not understood: {', '.join(request.prompt.reading.unknown)}.", stacklevel=3)
         request = encode_references(self, request)
         images = list(image) if isinstance(image, (list, tuple)) else [image]
         results = wanted_results(request, len(images))

@@ -11,7 +11,7 @@ from .request import ARGUMENTS, EditRequest
 
 SYSTEMS = ("", "EmoRigPipeline", "DiffAEEmotionPipeline", "EmotionLDMPipeline")
 """Pipelines by the code of their mark; others have the first one."""
-_OTHERS = [name for name, one in ARGUMENTS.items() if one.metadata["asks"] and name != "emotion"]
+_OTHERS = [name for name, one in ARGUMENTS.items() if one.metadata["asks"] and name not in ("emotion", "prompt")]
 """What an edit may be besides an emotion, by names of `EditRequest`."""
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..face.codes import FaceCodes
+    from ..face.sentence import Reading
     from ..photo.faces import Face
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -36,6 +37,19 @@ def argument(
         flag: Its option of the command line: `option` (its name), and arguments of argparse.
     """
     return field(default=default, metadata={"about": about, "needs": needs, "asks": asks, "limits": limits} | flag)
+
+
+class Understood(str):
+    """A prompt that a request's other fields have heard already; `reading` is what it sets."""
+
+    reading: Reading
+
+    @classmethod
+    def of(cls, text: str, reading: Reading) -> Understood:
+        """With what was read."""
+        self = cls(text)
+        self.reading = reading
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +104,14 @@ class EditRequest:
         "far up or down they look, landmarks do not tell.",
         needs="gaze", asks="a gaze", option="--gaze", metavar=("YAW", "PITCH"), nargs="+",
         help="turn the eyes, in degrees (30 and 25 at most), to the subject's left and up; or `camera`",
+    )  # fmt: skip
+    prompt: str | None = argument(
+        None,
+        "A sentence in words that `face.sentence` knows, English or Japanese, such as 'a slight, crooked smile with "
+        "wide eyes': it sets emotion, intensity, action units, gaze and rotation. What is given besides it counts "
+        "more: an emotion, reference or codes instead of its emotions, an intensity other than 1 instead of its own.",
+        asks="a prompt", option="--prompt", metavar="SENTENCE",
+        help="what to show, in words, e.g. 'a slight smile with wide eyes' or '少し笑って、目を大きく'",
     )  # fmt: skip
     edits: Sequence[Mapping[str, Any]] | Mapping[int, Sequence[Mapping[str, Any]]] | None = argument(
         None,
@@ -210,6 +232,22 @@ class EditRequest:
         "The same for the source emotion while the photo is inverted; `None` for the checkpoint's, which may be γ.",
         needs="emotion_guidance", limits=(1, 20),
     )
+
+    def __post_init__(self) -> None:
+        """Read the prompt, once: fields that are replaced later are not set by it again."""
+        if self.prompt is None or isinstance(self.prompt, Understood):
+            return
+        from ..face.sentence import read
+
+        reading = read(self.prompt)
+        changes: dict[str, Any] = {"prompt": Understood.of(self.prompt, reading)}
+        if reading.emotion and self.emotion is None and self.reference is None and self.codes is None:
+            own = self.intensity == ARGUMENTS["intensity"].default
+            changes |= {"emotion": reading.emotion} | ({"intensity": reading.intensity} if own else {})
+        changes["action_units"] = {**reading.action_units, **(self.action_units or {})} or None
+        changes |= {name: getattr(reading, name) for name in ("gaze", "rotate") if getattr(self, name) is None}
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
 
 
 ARGUMENTS: dict[str, Field] = {one.name: one for one in fields(EditRequest)}
