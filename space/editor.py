@@ -29,6 +29,7 @@ from emorig_diffusers.pipelines.naming import naming_reference
 from emorig_diffusers.pipelines.request import EditRequest
 
 KEPT_RESULTS = 6  # whose codes and buffers are remembered, for those who look at them
+STAGE = 1600  # longest side of pictures on the stage, pixels: about two of them a pixel of the page on a desktop
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 
 Drawn = tuple[list[Any] | None, EmoRigOutput]
@@ -197,11 +198,15 @@ def save(result: EmoRigOutput, photo: str) -> str:
     return str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
 
 
-def before_picture(photo: str) -> str:
-    """The photo's own file where browsers show its format, else a PNG of it."""
-    if photo.lower().endswith(BROWSER_FORMATS):
-        return photo
-    return str(save_photo(read_photo(photo).original, new_folder() / "before.png"))
+def on_stage(image: Image.Image, file: str) -> str:
+    """The path of a picture to look at: its file where browsers show it and it is no larger than the stage, else a
+    small JPEG, which is on a phone in a tenth of the time."""
+    if max(image.size) <= STAGE and file.lower().endswith(BROWSER_FORMATS):
+        return file
+    small = Image.fromarray(read_photo(image).rgb)
+    small.info = {"icc_profile": image.info.get("icc_profile")}
+    small.thumbnail((STAGE, STAGE))
+    return str(save_photo(small, new_folder() / f"{Path(file).stem}.jpg"))
 
 
 def for_browsers(photo: str | None) -> str | None:

@@ -71,7 +71,7 @@ class Look:
         faces: Number of a face -> its edits.
         face: Whom the controls are for, a number or ALL.
         seed, count: Of the noise; the network's steps.
-        result, thumbnail: Paths of the picture, in full and small.
+        result, stage, thumbnail: Paths of the picture: in full, as large as the stage is, and small.
     """
 
     faces: Mapping[int, Edits]
@@ -79,6 +79,7 @@ class Look:
     seed: int = 0
     count: int | None = None
     result: str | None = None
+    stage: str | None = None
     thumbnail: str | None = None
 
     @property
@@ -99,7 +100,7 @@ class Look:
     def asking(self, settings: Settings) -> Look:
         """The look with these settings for its present face or faces; its picture is not made yet."""
         mine = {number: replace(self.faces[number], open=settings) for number in self.numbers}
-        return replace(self, faces={**self.faces, **mine}, result=None, thumbnail=None)
+        return replace(self, faces={**self.faces, **mine}, result=None, stage=None, thumbnail=None)
 
     def going_on(self) -> Look:
         """The same picture, from which the controls go on."""
@@ -116,7 +117,7 @@ class History:
     """Looks of a photo in the order in which they were made; the first one is the photo itself.
 
     Attributes:
-        photo, before: Its path, and that of a copy which browsers show.
+        photo, before: Its path, and that of a picture of it for the stage.
         looks: Where there is a photo with faces.
         at: Which of them is shown.
         wish: Steps that the next photo begins with.

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import photo_page as page
 import preset_part
-from editor import Editor, before_picture, for_browsers, references
+from editor import Editor, for_browsers, on_stage, references
 from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, steps, wire_job
 from looks import ALL, Edits, History, Look, Settings, Sitting, tell
@@ -156,7 +156,8 @@ class PhotoTab:
                     first = Look(
                         dict.fromkeys(numbers, Edits()), found, thumbnail=thumbnail(known.photo.original, known.found)
                     )
-                    fresh = replace(fresh, photo=photo, before=before_picture(photo), looks=(first,))
+                    before = on_stage(known.photo.original, photo)
+                    fresh = replace(fresh, photo=photo, before=before, looks=(first,))
         except gr.Error as error:
             gr.Warning(error.message)
         sitting.history, waited = fresh, bool(fresh.look and fresh.wish)
@@ -176,7 +177,7 @@ class PhotoTab:
         history = sitting.history
         look, edits = history.look, preset_part.edits_of(history.wish)
         sitting.history = replace(history, wish=())
-        self._make(sitting, replace(look, faces={**look.faces, **dict.fromkeys(look.numbers, edits)}, result=None))
+        self._make(sitting, replace(look, faces={**look.faces, **dict.fromkeys(look.numbers, edits)}))
 
     def with_preset(self, sitting: Sitting, preset: Mapping[str, Any]) -> Update:
         """A preset on the present photo, or else on the next one."""
@@ -211,10 +212,11 @@ class PhotoTab:
 
     def _make(self, sitting: Sitting, look: Look) -> bool:
         """Add a look to the history with its picture; whether it could be made, else a warning on the page."""
-        photo, path, small = str(sitting.history.photo), None, sitting.history.looks[0].thumbnail
+        photo, path, stage, small = str(sitting.history.photo), None, None, sitting.history.looks[0].thumbnail
         try:
             if look.steps:
                 path, (_, result) = self.editor.draw(photo, look)
+                stage = on_stage(result.images[0], path)
                 small = thumbnail(result.images[0], self.editor.photos.read(photo).found)
                 for note in notes_of(result.faces[0]):
                     gr.Info(note)
@@ -222,7 +224,7 @@ class PhotoTab:
             gr.Warning(error.message)
             return False
         if sitting.history.photo == photo:  # else another was given meanwhile
-            sitting.history = sitting.history.then(replace(look, result=path, thumbnail=small))
+            sitting.history = sitting.history.then(replace(look, result=path, stage=stage, thumbnail=small))
         return True
 
     def show_all(self, sitting: Sitting, *controls: Any) -> Update:
@@ -380,7 +382,7 @@ class PhotoTab:
         stage, past, look = self.page.stage, self.page.past, history.look
         made = len(history.looks) > 1
         result = look and look.result
-        after = result or (history.before if made else None)
+        after = (look and look.stage) or (history.before if made else None)
         pair = (history.before, after) if after else None
         size = self.editor.photos.read(str(history.photo)).photo.original.size if pair else (1, 1)
         named = [(one.thumbnail, tell(one)) for one in history.looks]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_space import REPOSITORY, WAITING, Visit, opened
 
 from emorig_diffusers import EmoRigPipeline
@@ -252,3 +253,20 @@ def test_texts_stand_out_and_fit_a_phone(browser: Any, url: str, scheme: str) ->
     assert count > 60 and not bad
     assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def test_large_photos_are_shown_small_and_given_in_full(visit: Visit, tmp_path: Path, astronaut: np.ndarray) -> None:
+    large = Image.fromarray(astronaut).resize((2048, 2048), Image.Resampling.LANCZOS)
+    large.save(tmp_path / "large.png", compress_level=1)
+    visit.upload(tmp_path / "large.png")
+    visit.click("Happy")
+    shown = visit.result()
+    assert shown.size == (1600, 1600)
+    with visit.page.expect_download(timeout=WAITING) as download:
+        visit.click("Download PNG")
+    with Image.open(download.value.path()) as file:
+        full = file.convert("RGB")
+    assert full.size == (2048, 2048)
+    difference = np.asarray(full.resize(shown.size)).astype(int) - np.asarray(shown.convert("RGB"))
+    assert np.abs(difference).mean() < 1
+    assert (np.asarray(full) != np.asarray(large)).any()
