@@ -13,8 +13,8 @@ from ..video.clips import WRITABLE
 _ABOUT = "Let a face of a photo change to an emotion, frame by frame"
 _NOTES = (
     "The first frame is the photo; the last one is what `emorig edit` gives, or with --loop the photo again. With "
-    "--rotate the head turns at the same time, with --gaze the eyes; with --emotion left out nothing else changes. "
-    "Without --loop, .gif, .webp and .png play once."
+    "--rotate the head turns at the same time, with --gaze the eyes, with --light-turn the light; "
+    "with --emotion left out nothing else changes. Without --loop, .gif, .webp and .png play once."
 )
 
 
@@ -27,7 +27,7 @@ def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., N
     about = "an emotion, or some in a row, e.g. happy,surprise"
     ways.add_argument("--emotion", metavar="NAMES", type=_names, help=about)
     add(ways, "--blend", "--reference")
-    add(parser, "--prompt", "--au", "--rotate", "--gaze")
+    add(parser, "--prompt", "--au", "--rotate", "--gaze", "--light-turn", "--light-strength")
     parser.add_argument("--blink", action="store_true", help="blink, once in about three seconds")
     parser.add_argument("--seconds", metavar="S", type=float, help="how long it takes in all (default: 2 an emotion)")
     parser.add_argument("--loop", action="store_true", help="come back to the photo, and begin again")

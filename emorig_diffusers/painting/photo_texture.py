@@ -27,6 +27,7 @@ from ..face.gaze import (
     turned_look,
     with_looks_of,
 )
+from ..face.light import possible_light
 from ..photo.landmarks import IRISES
 from ..photo.resample import invert, transform_points, warp_crop
 from ..photo.sharpness import photo_blur
@@ -34,6 +35,7 @@ from ..timing import timed
 from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
 from .stages import composite, flow, frown_lines, gaze, inpaint, lids, lips, shading
 from .stages.face_light import eyes_hidden
+from .stages.relight import relight_photo
 
 if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
@@ -258,6 +260,16 @@ def turn_eyes(state: EditState) -> EditState:
     return replace(state, result=result)
 
 
+def relight(state: EditState) -> EditState:
+    """Another light on all of it."""
+    source, target = state.face.codes.light, state.target.light
+    if torch.equal(source, target):
+        return state
+    before = state.of_photo("light", lambda: possible_light(source))
+    head = state.target_vertices, state.painter.texture
+    return replace(state, result=relight_photo(state.result, state.photo_to_flow, state.grid, *head, before, target))
+
+
 STAGES: tuple[Callable[[EditState], EditState], ...] = (
     place_heads,
     limit_lip_thickness,
@@ -272,9 +284,10 @@ STAGES: tuple[Callable[[EditState], EditState], ...] = (
     soften_frown,
     draw_frown,
     turn_eyes,
+    relight,
 )
 OPTIONAL = ("limit_lip_thickness", "paint_lids", "network", "draw_lip_line", "shade_expression", "soften_frown",
-            "draw_frown", "turn_eyes")  # fmt: skip
+            "draw_frown", "turn_eyes", "relight")  # fmt: skip
 """Stages that may be left out: the others make what later ones need."""
 
 

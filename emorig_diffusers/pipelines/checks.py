@@ -16,6 +16,7 @@ from ..diffusion.sampling import CALLBACK_TENSORS
 from ..face.codes import FaceCodes
 from ..face.emotions import action_unit_offset, blend_shares, check_amount
 from ..face.gaze import MAX_GAZE
+from ..face.light import MAX_LIGHT_STRENGTH, MAX_LIGHT_TURN
 from ..photo.crops import PICTURE_FRAMES
 from .request import ARGUMENTS, MODES, OUTPUT_TYPES, PASTES, EditRequest
 from .steps import check_edits
@@ -143,6 +144,16 @@ def _check_expression(pipe: EmoRigPipeline, request: EditRequest) -> None:
             "gaze must be two angles (yaw, pitch), from {1:g} to {0:g} and from {3:g} to {2:g} degrees, or 'camera', "
             "got {4!r}.".format(*(sign * most for most in MAX_GAZE for sign in (1, -1)), request.gaze)
         )
+    _check_light(request)
+
+
+def _check_light(request: EditRequest) -> None:
+    turn, (yaw, pitch) = request.light_turn, MAX_LIGHT_TURN
+    if turn is not None and not _are_angles(turn, MAX_LIGHT_TURN):
+        limits = f"from {-yaw:g} to {yaw:g} and from {-pitch:g} to {pitch:g} degrees"
+        raise ValueError(f"light_turn must be two angles (yaw, pitch), {limits}, got {turn!r}.")
+    if request.light_strength is not None:
+        check_amount("light_strength", request.light_strength, MAX_LIGHT_STRENGTH)
 
 
 def _check_reference(pipe: EmoRigPipeline, request: EditRequest) -> None:

@@ -15,6 +15,7 @@ from ..face.codes import FaceCodes
 from ..face.edit import EditMixin
 from ..face.encode import EncodedFace
 from ..face.gaze import EYES_KEPT
+from ..face.light import relit
 from ..models.appearance import AppearanceEncoder
 from ..models.detail import DetailModel
 from ..models.emoca import EmocaEncoder
@@ -223,12 +224,14 @@ class EmoRigPipeline(EditMixin, FacePipeline):
         self, start: FaceCodes, face: EncodedFace, request: EditRequest, reference: EncodedFace | None
     ) -> FaceCodes:
         """What one edit makes of codes to start from."""
+        light = request.light_turn, request.light_strength
         if request.codes is not None:
-            target = face.codes.with_(expression=request.codes.expression, pose=request.codes.pose)
-            return self.keep_mouth(face.codes, target) if face.covered else target
+            target = start.with_(expression=request.codes.expression, pose=request.codes.pose)
+            return relit(self.keep_mouth(face.codes, target) if face.covered else target, face.codes, *light)
         units, rotate, gaze = request.action_units, request.rotate, request.gaze
         emotion: Any = request.emotion  # of one result
-        return self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes, gaze, start)
+        target = self.edit_codes(face, emotion, request.intensity, reference, units, rotate, request.modes, gaze, start)
+        return relit(target, face.codes, *light)
 
     def paint(self, photos: Sequence[PhotoEdits], sampling: Sampling) -> list[tuple[np.ndarray, list[EditedFace]]]:
         """As `FacePipeline.paint`."""

@@ -105,6 +105,20 @@ class EditRequest:
         needs="gaze", asks="a gaze", option="--gaze", metavar=("YAW", "PITCH"), nargs="+",
         help="turn the eyes, in degrees (30 and 25 at most), to the subject's left and up; or `camera`",
     )  # fmt: skip
+    light_turn: Sequence[float] | None = argument(
+        None,
+        "(yaw, pitch) in degrees to turn the light by, 90 and 60 at most: light from the camera then comes from so "
+        "far to the subject's left and above. What the camera sees stays as bright on the whole.",
+        needs="head", asks="a turn of the light", option="--light-turn", metavar=("YAW", "PITCH"), type=float, nargs=2,
+        help="turn the light, in degrees (90 and 60 at most), to the subject's left and up",
+    )  # fmt: skip
+    light_strength: float | None = argument(
+        None,
+        "How much of the light comes from one side, against what comes from everywhere: 0 is even light, 1 the "
+        "photo's, 2 the hardest.",
+        needs="head", asks="a strength of the light", limits=(0, 2), option="--light-strength", metavar="S", type=float,
+        help="make the light even (0) or harder (up to 2) than the photo's (1)",
+    )  # fmt: skip
     prompt: str | None = argument(
         None,
         "A sentence in words that `face.sentence` knows, English or Japanese, such as 'a slight, crooked smile with "

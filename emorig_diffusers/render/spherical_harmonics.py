@@ -71,3 +71,30 @@ def _solve_light(target: Tensor, basis: Tensor, albedo: Tensor, weights: Tensor,
     gram = torch.einsum("nc,nk,nl->ckl", weights * albedo.square(), basis, basis)
     right = torch.einsum("nc,nk->ck", weights * albedo * target, basis)
     return torch.linalg.solve(gram + torch.diag_embed(penalty), right).T
+
+
+def rotate_light(light: Tensor, rotation: Tensor) -> Tensor:
+    """Light [B, 9, 3] that comes from elsewhere: what shone on a normal n now shines on `rotation @ n`.
+
+    Exact, band by band: the first order turns as a vector, the second as the symmetric matrix Q of n' Q n.
+
+    Args:
+        light: Coefficients for `sh_shading`.
+        rotation: [3, 3], proper or not.
+    """
+    rotation, scale = rotation.to(light), light.new_tensor(SH_CONSTANTS)[:, None]
+    forms = light.new_tensor(_FORMS)
+    quadratic = torch.einsum("kij,bkc->bcij", forms, light[:, 4:] * scale[4:])
+    second = torch.einsum("kij,bcij->bkc", forms, rotation @ quadratic @ rotation.T)
+    second = second / (forms.square().sum((1, 2))[:, None] * scale[4:])
+    return torch.cat([light[:, :1], rotation @ light[:, 1:4], second], 1)
+
+
+_FORMS = (
+    ((0, 0.5, 0), (0.5, 0, 0), (0, 0, 0)),
+    ((0, 0, 0.5), (0, 0, 0), (0.5, 0, 0)),
+    ((0, 0, 0), (0, 0, 0.5), (0, 0.5, 0)),
+    ((1, 0, 0), (0, -1, 0), (0, 0, 0)),
+    ((-1, 0, 0), (0, -1, 0), (0, 0, 2)),
+)
+"""The five second-order functions of `sh_basis` as matrices Q of n' Q n: symmetric, and of trace 0."""

@@ -23,6 +23,7 @@ from ..face.codes import FaceCodes
 from ..face.edit import turned
 from ..face.emotions import PARTING_UNITS
 from ..face.encode import EncodedFace
+from ..face.light import relit
 from ..face.relax import clamp_lid_gap, lip_gaps, with_lip_gaps
 from ..models.occlusion import SEEN_UNITS
 from ..photo.landmarks import EYE_CORNERS, LIDS, lips_apart, outline_height
@@ -53,7 +54,7 @@ class Change:
     Args:
         pipe: Has the head and knows the emotions.
         rest: The person at rest.
-        request: What is asked; its turn is added frame by frame.
+        request: What is asked; its turn and its light are added frame by frame.
         reference: The reference's face.
     """
 
@@ -61,7 +62,8 @@ class Change:
         self, pipe: EmoRigPipeline, rest: EncodedFace, request: EditRequest, reference: EncodedFace | None = None
     ) -> None:
         self.pipe, self.rest, self.turn = pipe, rest, request.rotate
-        still = replace(request, rotate=None)
+        self.light = request.light_turn, request.light_strength
+        still = replace(request, rotate=None, light_turn=None, light_strength=None)
         ways = (still.emotion, reference, still.codes, still.gaze)
         asks = still.action_units or any(way is not None for way in ways)
         target = pipe.edit(rest, still, reference) if asks else rest.codes
@@ -90,7 +92,7 @@ class Change:
             wanted = self._gaps(face, codes) + share * (1 - hidden) * (1 - speaking) * self.parting
             target = target.with_(expression=with_lip_gaps(self.pipe.head, codes, target, face.offsets, wanted))
             target = target.with_(expression=clamp_lid_gap(self.pipe.head, codes, target, face.offsets))
-        return self._turned(codes, target, share)
+        return self._relit(self._turned(codes, target, share), codes, share)
 
     def _yielding(self, codes: FaceCodes) -> Tensor:
         """The change [1, E], less where the face moves the same way by itself."""
@@ -129,6 +131,13 @@ class Change:
                 continue
             return after
         return target
+
+
+    def _relit(self, target: FaceCodes, codes: FaceCodes, share: float) -> FaceCodes:
+        """The target in a share of the light that is asked for."""
+        turn, strength = self.light
+        turn = [share * angle for angle in turn] if turn is not None else None
+        return relit(target, codes, turn, 1 + share * (strength - 1) if strength is not None else None)
 
 
 _SIDES = ("Right", "Left")

@@ -171,7 +171,8 @@ def check_drive(pipe: FacePipeline, request: EditRequest, driver: int | str = "l
     """Raise ValueError with one sentence for what cannot be done; arguments as for `Drive`."""
     asked: Mapping[str, Any] = {"emotion": request.emotion, "reference": request.reference, "rotate": request.rotate,
                                 "action_units": request.action_units, "codes": request.codes,
-                                "edits": request.edits, "gaze": request.gaze}  # fmt: skip
+                                "edits": request.edits, "gaze": request.gaze, "light_turn": request.light_turn,
+                                "light_strength": request.light_strength}  # fmt: skip
     for name, value in asked.items():
         if value is not None:
             raise ValueError(f"The clip says what the face does: leave {name} out.")

@@ -60,6 +60,7 @@ def test_every_way_to_say_what_to_do(photo: Path, tmp_path: Path, calls: list[tu
         (("--au", "AU12=.5"), {"action_units": {"AU12": 0.5}}),
         (("--au", "AU12=.5", "--au", "jawOpen=.3"), {"action_units": {"AU12": 0.5, "jawOpen": 0.3}}),
         (("--rotate", "-10", "0", "0"), {"rotate": [-10.0, 0.0, 0.0]}),
+        (("--light-turn", "-20", "5", "--light-strength", "0"), {"light_turn": [-20.0, 5.0], "light_strength": 0.0}),
         (("--gaze", "-20", "5"), {"gaze": [-20.0, 5.0]}),
         (("--gaze", "camera", "--au", "AU1=.5"), {"gaze": "camera", "action_units": {"AU1": 0.5}}),
         (("--emotion", "sad", "--intensity", ".8", "--steps", "2"),

@@ -93,10 +93,11 @@ def zero_edits(face: EncodedFace, photo: np.ndarray) -> list[dict[str, Any]]:
         {"codes": face.codes},
         {"rotate": (0.0, 0.0, 0.0)},
         {"gaze": (0, 0.0)},
+        {"light_turn": (0, 0.0), "light_strength": 1},
     ]
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_zero_edits_return_the_photo(
     pipe: EmoRigPipeline, astronaut: np.ndarray, hopper: np.ndarray, astronaut_face: EncodedFace, number: int
 ) -> None:

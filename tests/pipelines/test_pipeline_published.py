@@ -335,6 +335,21 @@ def test_reference_lends_expression_and_jaw(
     assert torch.equal(target.light, hopper_face.codes.light)
 
 
+def test_the_network_sees_the_head_in_the_turned_light(
+    published: EmoRigPipeline, hopper: np.ndarray, hopper_face: EncodedFace
+) -> None:
+    paint = lambda **edit: published(hopper, faces=[hopper_face], generator=seed(0), num_inference_steps=1, **edit)
+    with watched(published.unet) as calls:
+        for light in ({}, {"light_turn": (60, 0), "light_strength": 1.5}):
+            paint(emotion="happy", **light)
+    (noise, rendered, *rest), (other_noise, turned, *others) = (call[0].split(3, 1) for call in calls)
+    assert torch.equal(noise, other_noise) and all(map(torch.equal, rest, others))
+    ratio = (turned.clamp(min=1e-3) / rendered.clamp(min=1e-3)).mean(1)[0]
+    head = rest[0][0].abs().sum(0) > 0
+    left, right = (ratio[:, half][head[:, half]].mean() for half in (slice(SIDE // 2, None), slice(0, SIDE // 2)))
+    assert left > 1.1 * right
+
+
 def test_several_faces(published: EmoRigPipeline, astronaut: np.ndarray) -> None:
     couple = np.hstack([astronaut[:, 40:450], astronaut[:, 40:450]])
     with watched(published.unet) as calls:

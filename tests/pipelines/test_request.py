@@ -19,6 +19,7 @@ from emorig_diffusers.pipelines.request import ARGUMENTS, EditRequest, options
 
 GIVEN: dict[str, Any] = {
     "action_units": {"AU12": 1.0}, "attributes": {"Young": 1.0}, "rotate": (5, 0, 0), "gaze": (5, 0),
+    "light_turn": (30, 0), "light_strength": 0.5,
     "modes": ("pose",),
     "source_encoder": "deca", "target_encoder": "deca", "detail": True, "shape_guidance": 0.5, "best_of": 2,
     "paste": "crop", "inversion_steps": 5, "codes": "mine", "source_emotion": "sad", "strength": 0.4,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_render import icosphere, known_light
 
-from emorig_diffusers.render.spherical_harmonics import fit_light, sh_shading
+from emorig_diffusers.render.spherical_harmonics import fit_light, rotate_light, sh_shading
 
 
 def test_shading_of_single_terms():
@@ -18,6 +18,17 @@ def test_shading_of_single_terms():
         light[0, term] = torch.tensor([1.0, 2.0, -1.0])
         shading = sh_shading(normals, light)
         assert torch.allclose(shading, value[..., None] * light[0, term], atol=1e-6)
+
+
+def test_a_turned_light_shines_on_turned_normals():
+    generator = torch.Generator().manual_seed(0)
+    normals = torch.nn.functional.normalize(torch.randn(1, 500, 3, generator=generator).double(), dim=-1)
+    light = torch.randn(2, 9, 3, generator=generator).double()
+    for axis_angle in torch.randn(5, 3, generator=generator).double():
+        turn = torch.linalg.matrix_exp(torch.linalg.cross(torch.eye(3).double(), axis_angle.expand(3, 3)))
+        after = sh_shading((normals @ turn.T).expand(2, -1, -1), rotate_light(light, turn))
+        assert torch.allclose(after, sh_shading(normals.expand(2, -1, -1), light), atol=1e-12)
+        assert torch.allclose(rotate_light(rotate_light(light, turn), turn.T), light, atol=1e-12)
 
 
 def test_fit_light_recovers_a_known_light_despite_outliers():

@@ -11,6 +11,7 @@ import torch
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.face.gaze import eye_turns
+from emorig_diffusers.face.light import relit
 from emorig_diffusers.face.relax import lip_gaps
 from emorig_diffusers.photo.landmarks import LIDS
 from emorig_diffusers.pipelines.request import EditRequest
@@ -97,6 +98,16 @@ def test_gaze_is_added_to_where_a_frame_looks(pipe: EmoRigPipeline, hopper_face:
         moved = after.expression - hopper_face.codes.expression
         turns = eye_turns(dict(zip(pipe.head.config.expression_names, moved[0].tolist())))
         assert turns == [pytest.approx((20 * share, 0), abs=1e-4)] * 2
+
+
+def test_light_turns_on_from_each_frame(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
+    edit = Change(pipe, hopper_face, EditRequest(light_turn=(40, 0), light_strength=1.5))
+    frame = replace(hopper_face, codes=hopper_face.codes.with_(light=hopper_face.codes.light.flip(-1)))
+    for face in (hopper_face, frame):
+        whole, half = (edit.codes(face, share, 0.0, 0.0).light for share in (1.0, 0.5))
+        assert torch.equal(whole, relit(face.codes, face.codes, (40, 0), 1.5).light)
+        assert torch.equal(half, relit(face.codes, face.codes, (20, 0), 1.25).light)
+    assert torch.equal(edit.codes(frame, 0.0, 0.0, 0.0).light, frame.codes.light)
 
 
 def test_turn_goes_as_far_as_a_frame_can_show(pipe: EmoRigPipeline, hopper_face: EncodedFace) -> None:
