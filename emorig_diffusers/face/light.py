@@ -77,11 +77,11 @@ def relit(
     target: FaceCodes, source: FaceCodes, turn: Sequence[float] | None = None, strength: float | None = None
 ) -> FaceCodes:
     """Codes [B, ...] in another light, as for `edited_light`; light that is still the source's is made possible."""
-    turns, changes = turn is not None and any(turn), strength is not None and strength != 1
-    if not (turns or changes):
+    turn, strength = (0, 0) if turn is None else turn, 1.0 if strength is None else strength
+    if not any(turn) and strength == 1:
         return target
     light = possible_light(target.light) if torch.equal(target.light, source.light) else target.light
-    return target.with_(light=edited_light(light, turn if turns else (0, 0), strength if changes else 1.0))
+    return target.with_(light=edited_light(light, turn, strength))
 
 
 def edited_light(light: Tensor, turn: Sequence[float] = (0, 0), strength: float = 1.0) -> Tensor:
