@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -48,11 +48,6 @@ class Edit:
         """The edit in words, for tags that hold some."""
         what = f"{self.emotion}, intensity {self.intensity:g}"
         return f"{SAYING}{__version__} ({self.model}): {what}. Digital source type: {EDITED}"
-
-    @property
-    def unmarked(self) -> Edit:
-        """The same without the mark in the pixels."""
-        return replace(self, code=None)
 
     def packet(self, former: bytes | None = None) -> bytes:
         """The XMP packet of a result whose source had a former one."""

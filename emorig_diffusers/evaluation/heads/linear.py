@@ -26,7 +26,6 @@ OUTLIER = 0.01  # metres from which on distances count less and less (Cauchy)
 TANGENTIAL = 0.05  # weight of distances along the surface, against ones from it
 LOCAL_COMPONENTS = 12  # of every anchor's basis
 KEPT_VARIANCE = 0.999  # by the components of the global basis
-LEAST_DEVIATION = 1e-4  # metres; of components of a PCA, below which they are noise
 
 
 @dataclass(frozen=True)

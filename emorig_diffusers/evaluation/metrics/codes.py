@@ -1,9 +1,8 @@
-"""What an edit did to a face's codes: expression reached, shape kept, landmarks where they were asked for."""
+"""What an edit did to a face's codes: expression reached, shape kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from ...face.edit import EditMixin
 from ...face.encode import EncodedFace
 from ...photo.faces import Face
 from ...photo.landmarks import MESH
-from ...photo.resample import transform_points
-from ...render.camera import ndc_to_pixels, project, transform_ndc
 from .checks import MetricError
 
 LANDMARK_SIDE = 384
@@ -69,26 +66,8 @@ class CodeJudge:
 
     @staticmethod
     def shape_drift(before: EncodedFace, after: EncodedFace, spread: float) -> float:
-        """|β_after - β_before| in units of the photos' spread; compare it with `same_person_floor`."""
+        """|β_after - β_before| in units of the photos' spread."""
         return float((after.codes.shape - before.codes.shape).norm()) / spread
-
-    def landmark_error(self, rgb: np.ndarray, face: Face) -> float:
-        """Mean distance of the drawn head's landmarks from the detected ones, pixels of the 384-pixel picture.
-
-        Large values mean that the head could not follow the face: its codes then say little.
-        """
-        encoded = self.read(rgb, face)
-        return self._distance(encoded, encoded.codes, face, follow=False)
-
-    def landmark_distance(self, before: EncodedFace, after: Face, target: FaceCodes) -> float:
-        """Mean distance of an edit's landmarks from where the target codes put them, pixels of the 384-pixel picture.
-
-        Args:
-            before: reading of the photo.
-            after: the face detected in its edit, a picture of the photo's size.
-            target: the codes asked for [1, ...], with the photo's camera.
-        """
-        return self._distance(before, target, after, follow=True)
 
     @torch.no_grad()
     def _worn(self, codes: FaceCodes) -> Tensor:
@@ -104,17 +83,6 @@ class CodeJudge:
             raise MetricError("This pipeline's head has no dense landmarks: judge with another pipeline.")
         return known
 
-    @torch.no_grad()
-    def _distance(self, encoded: EncodedFace, target: FaceCodes, found: Face, follow: bool) -> float:
-        """To `found` in the picture of `encoded`; `follow` adds what its fit left over, so that only edits count."""
-        head = self.pipe.head
-        points = project(head.landmarks(self.pipe.placed_head(encoded.codes, target)), target.camera)
-        if follow:
-            points[..., :2] += torch.from_numpy(encoded.residual).to(points)
-        drawn = ndc_to_pixels(transform_ndc(points, encoded.transform), LANDMARK_SIDE)[0, :, :2].numpy()
-        seen = transform_points(encoded.grid_matrix(LANDMARK_SIDE), found.landmarks[: len(drawn), :2])
-        return float(np.linalg.norm(drawn - seen, axis=1)[:MESH][self._known().numpy()].mean())
-
 
 def shape_spread(faces: Sequence[EncodedFace]) -> float:
     """Length of β's standard deviation over photos: the unit of `CodeJudge.shape_drift`.
@@ -126,23 +94,6 @@ def shape_spread(faces: Sequence[EncodedFace]) -> float:
     if not spread > 0:
         raise MetricError(f"The spread of shapes needs two or more photos of different faces, not {len(faces)}.")
     return spread
-
-
-def same_person_floor(faces: Sequence[EncodedFace], people: Sequence[str]) -> float:
-    """Median |β1 - β2| of two photos of one person, in units of the spread: below it a drift means nothing.
-
-    Args:
-        faces: readings of photos.
-        people: who each shows.
-
-    Raises:
-        MetricError: nobody is there twice, or the spread cannot be told.
-    """
-    shapes, unit = _shapes(faces), shape_spread(faces)
-    pairs = [(i, j) for i, j in combinations(range(len(people)), 2) if people[i] == people[j]]
-    if not pairs:
-        raise MetricError("The floor of shape drift needs two photos of one person: give people's names.")
-    return float(np.median([float((shapes[i] - shapes[j]).norm()) for i, j in pairs])) / unit
 
 
 def _shapes(faces: Sequence[EncodedFace]) -> Tensor:
