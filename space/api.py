@@ -4,30 +4,53 @@ ranges, come from `EditRequest`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from inspect import getdoc, signature
+from pathlib import Path
 from typing import Any
 
+import batch
 import gradio as gr
+import presets
+import torch
+from comparing import Comparer
 from editor import Editor, request, save
-from faces import chosen
+from faces import chosen, number_faces
 from jobs import results
-from parts import upload, upload_clip
-from photo_page import AXES, KINDS, MAX_SEED, SECONDS
-from visitors import friendly
+from looks import ALL, Edits, Look, Settings
+from parts import Given, take_addresses, upload, upload_clip, upload_photos
+from photo_page import AXES, KINDS, MAX_SEED, SECONDS, gallery
+from scan_tab import upload_scan
+from scans import CODES, FITTED, fit_steps
+from visitors import friendly, new_folder
 
 from emorig_diffusers.cli.amounts import by_name, parse_amounts
-from emorig_diffusers.pipelines.request import ARGUMENTS
+from emorig_diffusers.cli.grid import draw_sheet, every_emotion
+from emorig_diffusers.models.nphm import NeuralHeadModel
+from emorig_diffusers.photo.faces import choose_faces
+from emorig_diffusers.photo.io import save_photo
+from emorig_diffusers.pipelines.request import ARGUMENTS, MODES
 
 ABOUT = {
     "photo": "A photo in which a face is visible.",
+    "photos": f"Photos, {batch.MAX_PHOTOS} at most, in each of which a face is visible.",
+    "source": "The photo whose face it is.",
+    "target": "The photo whose expression that face gets.",
+    "scan": "A head as PLY, OBJ, GLB or NPZ: a mesh, or points, in any unit and however it is turned.",
     "clip": "A video, or an animated GIF, WebP or PNG, of 30 seconds and 1920 x 1080 pixels at most.",
     "action_units": "Amounts of FACS action units to add, such as AU12=0.5, AU4=-0.3.",
+    "attributes": "Amounts of attributes to add, such as Young=-1, in pipelines that know some.",
+    "gaze": "Degrees to turn the eyes by, to the person's left and up, such as 15, -5; or camera.",
+    "edits": 'Edits that come first, one after the other, as JSON: [{"emotion": "happy", "intensity": 0.5}, '
+    '{"action_units": {"AU1": 0.3}}].',
+    "modes": f"What the target lends: {', '.join(MODES)}; several separated by commas.",
     "format": f"{', '.join(KINDS[:-1])} or {KINDS[-1]}.",
     "seconds": "How long it takes in all.",
     "loop": "Whether the face comes back to the photo's own expression, and begins again.",
     "seed": "The same seed gives the same result.",
 }
 """What parameters mean that `EditRequest` does not have, or not as a text."""
+NO_EDITS = 'edits: give a JSON list such as [{"emotion": "happy", "intensity": 0.5}, {"action_units": {"AU1": 0.3}}].'
 FIELDS = {"steps": "num_inference_steps"} | dict.fromkeys(AXES, "rotate")
 """Parameters that are fields of `EditRequest` by another name."""
 
@@ -43,23 +66,24 @@ def about(parameter: str) -> str:
 
 def documented(function: Callable[..., Any]) -> Callable[..., Any]:
     """A method with a docstring that says what its parameters mean."""
-    what, _, returns = str(getdoc(function)).partition("\n\n")
+    what, _, returns = str(getdoc(function)).partition("\n\nReturns:\n")
     lines = [f"    {name}: {about(name)}" for name in signature(function).parameters if name != "self"]
-    function.__doc__ = "\n".join([what, "", "Args:", *lines, "", returns])
+    returned = " ".join(line.strip() for line in returns.splitlines())  # gradio puts commas between lines
+    function.__doc__ = "\n".join([what, "", "Args:", *lines, "", "Returns:", f"    {returned}"])
     return function
 
 
 class Api:
     """The functions that programs call."""
 
-    def __init__(self, editor: Editor) -> None:
-        self.editor = editor
+    def __init__(self, editor: Editor, comparer: Comparer, head: NeuralHeadModel | None) -> None:
+        self.editor, self.comparer, self.neural = editor, comparer, head
 
     @documented
     def edit(
         self,
         photo: str,
-        emotion: str | None = "happy",
+        emotion: str | None = None,
         intensity: float = 1.0,
         face: str = "largest",
         reference: str | None = None,
@@ -67,20 +91,132 @@ class Api:
         yaw: float = 0.0,
         pitch: float = 0.0,
         roll: float = 0.0,
+        gaze: str = "",
+        attributes: str = "",
+        edits: str = "",
         seed: int = 0,
         steps: int | None = None,
     ) -> str:
-        """Change the emotion of a face in a photo and keep the person.
+        """Change the emotion of a face in a photo and keep the person; where nothing is asked, make it happy.
 
         Returns:
             The edited photo, a PNG of the photo's size.
         """
         with friendly():
-            units = read_units(action_units)
-        asked = request(emotion, intensity, reference, steps, (yaw, pitch, roll), units)
+            others = {
+                "gaze": read_gaze(gaze),
+                "attributes": read_amounts("attributes", attributes),
+                "edits": self._read_edits(edits),
+            }
+            units = read_amounts("action_units", action_units)
+        turned = yaw, pitch, roll
+        if not (emotion or reference or units or any(turned) or any(others.values())):
+            emotion = "happy"
+        asked = request(emotion, intensity, reference, steps, turned, units, **others)
         result = self.editor.edit(photo, face, seed, asked)
         with friendly(photo):
             return save(result, photo)
+
+    @documented
+    def emotions(self, photo: str, intensity: float = 1.0, face: str = "largest", seed: int = 0) -> str:
+        """Show a face of a photo with every emotion, each under its name, on one sheet.
+
+        Returns:
+            The sheet, a PNG.
+        """
+        pipe = self.editor.pipe
+        with friendly(photo):
+            pipe.check_inputs(emotion=list(pipe.emotion_names), intensity=intensity)
+            [number, *_] = self._numbers(photo, face)
+            known, faces = self.editor.photos.read(photo), self.editor.photos.faces(photo, [number])
+            options = lambda: {"intensity": intensity, "generator": torch.Generator().manual_seed(int(seed or 0))}
+            made = every_emotion(pipe, known.photo.rgb, faces, options)
+            edits = [edit for names, result in made for edit in zip(names, result.images)]
+            sheet = draw_sheet(known.photo.rgb, edits, known.found[number - 1].box)
+            return str(save_photo(sheet, new_folder() / "emotions.png"))
+
+    @documented
+    def faces(self, photo: str) -> tuple[str, list[dict[str, Any]]]:
+        """Find the faces of a photo, so that one can be chosen by its number.
+
+        Returns:
+            The photo, small, with a number at each face; and of each face its number, its box (x0, y0, x1, y1, in
+            pixels) and whether it is the largest.
+        """
+        with friendly(photo):
+            known = self.editor.photos.read(photo)
+            numbered = dict(enumerate(known.found, 1))
+            picture, _ = number_faces(known.photo.rgb, numbered)
+            path = str(save_photo(picture, new_folder() / "faces.png"))
+        about = lambda number, found: {
+            "number": number, "box": [round(float(x), 1) for x in found.box], "largest": number == known.largest,
+        }  # fmt: skip
+        return path, [about(number, found) for number, found in numbered.items()]
+
+    @documented
+    def shown(self, photo: str, face: str = "largest") -> dict[str, Any]:
+        """Read what a face of a photo shows already: amounts of action units, and how the head is turned.
+
+        Returns:
+            Amounts by action unit, and yaw, pitch and roll in degrees.
+        """
+        with friendly(photo):
+            [number, *_] = self._numbers(photo, face)
+        angles, units = self.editor.shown(photo, Look({number: Edits()}, str(number)))
+        plain = lambda amounts: {name: round(float(amount), 3) for name, amount in amounts}
+        return {"action_units": plain(units.items()), "rotate": plain(zip(AXES, angles))}
+
+    @documented
+    def head(
+        self, photo: str, emotion: str | None = "happy", intensity: float = 1.0, face: str = "largest", seed: int = 0
+    ) -> str | None:
+        """Make the 3-D head of a face of a photo with an emotion, textured with the edited photo.
+
+        Returns:
+            The head, or the heads side by side, as GLB, in metres.
+        """
+        drawn = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))[1]
+        with friendly(photo):
+            return self.editor.heads(drawn, new_folder() / f"{Path(photo).stem}_head.glb")
+
+    @documented
+    def buffers(
+        self, photo: str, emotion: str | None = "happy", intensity: float = 1.0, face: str = "largest", seed: int = 0
+    ) -> list[Any]:
+        """Show what an edit of a photo was made of: the crop of the result, and the pictures that were drawn for it.
+
+        Returns:
+            Pictures with their names.
+        """
+        _, (_, result) = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))
+        return gallery(result.faces[0])
+
+    @documented
+    def batch(
+        self,
+        photos: list[Given],
+        emotion: str | None = "happy",
+        intensity: float = 1.0,
+        face: str = "largest",
+        seed: int = 0,
+    ) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
+        """Change the emotion of a face in each of many photos.
+
+        Returns:
+            A zip of the edited photos, each under its own name; and of each photo its name, that of its result, which
+            is empty where it could not be edited, and notes that say why.
+        """
+        for made in batch.edit_batch(self.editor, photos, face, seed, request(emotion, intensity)):
+            yield made.result and str(made.result), made.report
+
+    @documented
+    def compare(self, source: str, target: str, modes: str = "exp", seed: int = 0) -> tuple[str, str]:
+        """Put the expression of one photo on the face of another with every pipeline that is loaded, and compare.
+
+        Returns:
+            A sheet of the results, a PNG; and a table of how near each comes to the target's expression.
+        """
+        return self.comparer.compare(source, target, [mode.strip() for mode in modes.split(",")], seed)
 
     @documented
     def video(
@@ -125,35 +261,87 @@ class Api:
         asked = {"face": chosen(face), **request(emotion, intensity)}
         yield from results(self.editor.clips.animate(photo, seed, (format, seconds, loop), asked))
 
+    @documented
+    def fit_scan(self, scan: str) -> Iterator[tuple[str | None, str | None]]:
+        """Fit the neural head to a 3-D scan.
 
-def build(editor: Editor) -> None:
+        Returns:
+            The fitted head as GLB, in the scan's coordinates; and its codes as JSON.
+        """
+        for made in fit_steps(self.neural, scan):
+            if made.result is None:
+                yield None, None
+                continue
+            fitted, codes = (str(made.result / file.format(name=Path(scan).stem)) for file in (FITTED, CODES))
+            yield fitted, codes
+
+    def _read_edits(self, text: str | None) -> list[Any] | None:
+        """Steps from JSON; ValueError where it is none."""
+        if not text or not text.strip():
+            return None
+        steps = presets.parse(text, NO_EDITS)
+        return presets.read(self.editor.pipe, {"edits": steps}, NO_EDITS)["edits"]
+
+    def _numbers(self, photo: str, face: str) -> list[int]:
+        """Numbers of the faces that are chosen; raises what the package says where there are none."""
+        found = self.editor.photos.read(photo).found
+        return [found.index(one) + 1 for one in choose_faces(found, chosen(face))]
+
+    def _look(self, photo: str, emotion: str | None, intensity: float, face: str, seed: int) -> Look:
+        """A look of a photo whose chosen faces have an emotion."""
+        with friendly(photo):
+            self.editor.pipe.check_inputs(emotion=emotion, intensity=intensity)
+            numbers = self._numbers(photo, face)
+        plain = Look({number: Edits() for number in numbers}, ALL if len(numbers) > 1 else str(numbers[0]))
+        return replace(plain.asking(Settings(emotion, intensity)), seed=int(seed or 0))
+
+
+def build(editor: Editor, comparer: Comparer, head: NeuralHeadModel | None) -> None:
     """Create the endpoints; what they have on the page is not seen."""
-    api = Api(editor)
+    api = Api(editor, comparer, head)
+    picture = lambda label: gr.Image(type="filepath", format="png", label=label)
     with gr.Column(visible=False):
-        add(editor, api.edit, gr.Image(type="filepath", format="png", label="edited photo"), "edit")
-        add(editor, api.video, gr.Video(label="edited clip"), "clip")
-        add(editor, api.drive, gr.Video(label="moving photo"), "clip")
-        add(editor, api.animate, gr.File(label="animation"), "animation")
+        if editor.offer.emotions or editor.offer.attributes:
+            add(editor, api.edit, [picture("edited photo")], "edit")
+        add(editor, api.faces, [picture("numbered faces"), gr.JSON(label="faces")], "edit")
+        if editor.offer.head:
+            add(editor, api.shown, [gr.JSON(label="what the face shows")], "edit")
+        if editor.offer.emotions:
+            add(editor, api.emotions, [picture("sheet")], "edit")
+            add(editor, api.head, [gr.File(label="head")], "edit")
+            add(editor, api.buffers, [gr.Gallery(label="buffers", format="png")], "edit")
+            add(editor, api.batch, [gr.File(label="zip"), gr.JSON(label="report")], "batch")
+            add(editor, api.video, [gr.Video(label="edited clip")], "clip")
+            if editor.offer.head:
+                add(editor, api.drive, [gr.Video(label="moving photo")], "clip")
+                add(editor, api.animate, [gr.File(label="animation")], "animation")
+        add(editor, api.compare, [picture("sheet"), gr.Textbox(label="table")], "edit")
+        if head is not None:
+            add(editor, api.fit_scan, [gr.File(label="fitted head"), gr.File(label="codes")], "scan")
 
 
-def add(editor: Editor, function: Callable[..., Any], output: gr.components.Component, queue: str) -> None:
+def add(editor: Editor, function: Callable[..., Any], outputs: list[gr.components.Component], queue: str) -> None:
     """An endpoint of a function's name; one caller of a queue waits for the other."""
-    inputs = [parameter(editor, name) for name in signature(function).parameters]
+    asked = signature(function).parameters
+    inputs = [take_addresses(parameter(editor, name, one.default)) for name, one in asked.items()]
     name = function.__name__
-    gr.Button().click(function, inputs, output, api_name=name, concurrency_id=queue, concurrency_limit=1)
+    gr.Button().click(function, inputs, outputs, api_name=name, concurrency_id=queue, concurrency_limit=1)
 
 
-def parameter(editor: Editor, name: str) -> gr.components.Component:
+def parameter(editor: Editor, name: str, default: Any) -> gr.components.Component:
     """The component that reads a parameter of an endpoint."""
     emotions, intensity = list(editor.offer.emotions), ARGUMENTS["intensity"]
+    photo = lambda: upload(name, ["upload"])
     makers: dict[str, Callable[[], gr.components.Component]] = {
-        "photo": lambda: upload(name, ["upload"]),
-        "reference": lambda: upload(name, ["upload"]),
+        **dict.fromkeys(("photo", "reference", "source", "target"), photo),
+        "photos": lambda: upload_photos(name),
+        "scan": upload_scan,
         "clip": lambda: upload_clip(name, sources=["upload"]),
-        "emotion": lambda: gr.Radio(emotions, value="happy" if "happy" in emotions else None, label=name),
+        "emotion": lambda: gr.Radio(emotions, value=default if default in emotions else None, label=name),
         "intensity": lambda: gr.Slider(*intensity.metadata["limits"], intensity.default, label=name),
         "face": lambda: gr.Textbox(ARGUMENTS["face"].default, label=name),
-        "action_units": lambda: gr.Textbox("", label=name),
+        **dict.fromkeys(("action_units", "gaze", "attributes", "edits"), lambda: gr.Textbox("", label=name)),
+        "modes": lambda: gr.Textbox("exp", label=name),
         "seed": lambda: gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label=name),
         "steps": lambda: gr.Number(precision=0, label=name),
         "format": lambda: gr.Radio(list(KINDS), value=KINDS[0], label=name),
@@ -163,9 +351,20 @@ def parameter(editor: Editor, name: str) -> gr.components.Component:
     return makers[name]() if name in makers else gr.Number(0, label=name)
 
 
-def read_units(text: str | None) -> dict[str, float]:
+def read_amounts(parameter: str, text: str | None) -> dict[str, float]:
     """{"AU12": 0.5} from "AU12=0.5", several separated by commas; ValueError where the text looks different."""
     try:
         return by_name(parse_amounts(text)) if text and text.strip() else {}
     except ValueError as error:
-        raise ValueError(f"action_units: {error}") from None
+        raise ValueError(f"{parameter}: {error}") from None
+
+
+def read_gaze(text: str | None) -> tuple[float, ...] | str | None:
+    """(15.0, -5.0) from "15, -5"; "camera" as it is; ValueError where the text looks different."""
+    words = (text or "").replace(",", " ").split()
+    if not words or words == ["camera"]:
+        return "camera" if words else None
+    try:
+        return tuple(map(float, words))
+    except ValueError:
+        raise ValueError(f"gaze: give two angles, such as 15, -5, or camera, not '{text}'.") from None

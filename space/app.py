@@ -1,6 +1,6 @@
 """The demo: a photo and an emotion in, the same person with that emotion out.
 
-python space/app.py [--model emorig-open] [--head FOLDER] [--host 127.0.0.1] [--port 7860] [--share]
+python space/app.py [--model emorig-open] [--with FOLDER] [--head FOLDER] [--host 127.0.0.1] [--port 7860] [--share]
 
 A tab is a module with `build`, called below; texts are in texts.py, endpoints in api.py.
 """
@@ -10,41 +10,63 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import api
+import batch_tab
 import clip_tab
+import compare_tab
 import editor
 import gradio as gr
 import photo_tab
 import scan_tab
 import style
+from comparing import Comparer
 from gradio.utils import get_upload_folder
 from offer import Offer
 from texts import say
 
+from emorig_diffusers.cli.compare import open_others
+from emorig_diffusers.cli.evaluate import labelled
 from emorig_diffusers.cli.head import open_head
 from emorig_diffusers.cli.main import load_pipeline
+from emorig_diffusers.evaluation.compare import OtherPipeline
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
 
 DELETE = (3600, 86400)  # every so many seconds, files older than that
 
 
-def build_demo(pipe: FacePipeline | None = None, head: NeuralHeadModel | None = None) -> gr.Blocks:
-    """The demo around a pipeline, by default the bundled one, and a neural head for scans, if there is one; its style
-    is given when it is launched."""
+def build_demo(
+    pipe: FacePipeline | None = None,
+    head: NeuralHeadModel | None = None,
+    name: str = "emorig-open",
+    others: Mapping[str, OtherPipeline] | None = None,
+) -> gr.Blocks:
+    """The demo; its style is given when it is launched.
+
+    Args:
+        pipe: By default the bundled one.
+        head: Is fitted to scans, if there is one.
+        name: Of the pipeline.
+        others: Further pipelines by their names, to compare it with.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
+    comparer = Comparer(edits, name, others or {})
     with gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
         gr.Markdown(say("title"), elem_id="title")
         with gr.Tabs():
             photo_tab.build(edits, Path(get_upload_folder()) / "examples")
+            batch_tab.build(edits)
             clip_tab.build(edits)
+            compare_tab.build(comparer)
             scan_tab.build(head)
         gr.Markdown(say("note"), elem_id="note")
-        api.build(edits)
+        api.build(edits, comparer, head)
     return demo
 
 
@@ -52,7 +74,8 @@ def launch(demo: gr.Blocks, **where: Any) -> str:
     """Serve the demo in its style, with gradio's options of where; its address, once it is closed or does not block."""
     looks = {"theme": style.theme(), "css": style.css(), "js": style.script()}
     looks |= {"footer_links": ["api"], "run_history": False}
-    return demo.launch(max_file_size="200mb", **looks, **where)[1]
+    agents = find_spec("mcp") is not None  # every endpoint is a tool for agents, at /gradio_api/mcp/
+    return demo.launch(max_file_size="200mb", mcp_server=agents, **looks, **where)[1]
 
 
 def main() -> None:
@@ -60,11 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Change the emotion of a face in a photo, in a browser.")
     parser.add_argument("--model", default="emorig-open", help="bundled name, folder or Hub id (default: %(default)s)")
     parser.add_argument("--head", metavar="FOLDER", help="a neural head, which is then fitted to uploaded scans")
+    parser.add_argument("--with", metavar="[LABEL=]NAME[@STEPS]", dest="others", action="append", default=[],
+        help="a pipeline to compare it with, a bundled name, folder or Hub id (repeatable)")  # fmt: skip
     parser.add_argument("--host", help="address to listen on, 0.0.0.0 for every network (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="open a public link; off by default")
     args = parser.parse_args()
     try:
+        name, others = next(iter(labelled([args.model, *args.others]))), open_others(args.others)
         pipe, head = load_pipeline(args.model), args.head and open_head(args.head)
     except ValueError as error:
         sys.exit(str(error))
@@ -72,7 +98,7 @@ def main() -> None:
     if not offer.emotions and not offer.attributes:
         script = "fit_emotions.py" if offer.head else "train_emotion_classifier.py"
         sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/{script}).")
-    launch(build_demo(pipe, head), server_name=args.host, server_port=args.port, share=args.share)
+    launch(build_demo(pipe, head, name, others), server_name=args.host, server_port=args.port, share=args.share)
 
 
 if __name__ == "__main__":

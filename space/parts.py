@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
+from gradio.data_classes import FileData, GradioRootModel, ImageData
+from gradio.processing_utils import save_base64_to_cache, save_url_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
+from gradio_client.utils import is_http_url_like
 from texts import say, say_emotion
 
+from emorig_diffusers.photo.files import READABLE
 from emorig_diffusers.pipelines.request import ARGUMENTS
+
+SERVED = "/gradio_api/file="  # what addresses of this server's files have before their path
 
 
 def upload(label: str, sources: list[str], **options: Any) -> gr.Image:
@@ -38,6 +46,90 @@ def upload(label: str, sources: list[str], **options: Any) -> gr.Image:
 
     image.preprocess = path_of
     return image
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file that a visitor gave: where it lies, and what they call it."""
+
+    path: str
+    name: str
+
+
+class _Files(GradioRootModel):
+    """Uploads, or addresses of files: agents give a list of those, which gradio does not turn into uploads."""
+
+    root: list[FileData | str]
+
+
+def upload_photos(label: str, **options: Any) -> gr.File:
+    """An upload of many photos whose value is a list of `Given`."""
+    files = gr.File(label=label, file_count="multiple", file_types=list(READABLE), height=220, **options)
+    files.data_model, files.api_info = _Files, _describe_files
+
+    def given(data: _Files | None) -> list[Given]:
+        return [Given(*_path_and_name(one)) for one in (data.root if data else [])]
+
+    files.preprocess = given
+    return files
+
+
+def _describe_files() -> dict[str, Any]:
+    """A list of files as programs are told of it; without references, which gradio's tools for agents cannot follow."""
+    one = FileData.model_json_schema()
+    one["properties"]["meta"] = one.pop("$defs")["FileDataMeta"]
+    del one["description"]
+    return {"type": "array", "items": one}
+
+
+def _path_and_name(file: FileData | str) -> tuple[str, str]:
+    """Where an upload or the file at an address lies, and what it is called."""
+    if isinstance(file, str):
+        path = str(uploaded(fetch(file)))
+        return path, Path(path).name
+    path = str(uploaded(file.path))
+    name = PurePosixPath((file.orig_name or path).replace("\\", "/")).name
+    name = "".join(c for c in name if c.isprintable())
+    return path, name if name.strip(".") else Path(path).name  # no way out of a folder
+
+
+def fetch(address: str) -> str:
+    """The path of the file at an address (http, https, data).
+
+    Raises:
+        gr.Error: It is none, or cannot be fetched.
+    """
+    try:
+        if address.startswith("data:"):
+            return save_base64_to_cache(address, get_upload_folder())
+        if is_http_url_like(address):
+            return own_file(address) or save_url_to_cache(address, get_upload_folder())
+    except Exception as error:  # of HTTP, of addresses that are not public, of what is no base64
+        raise gr.Error(say("not_fetched"), print_exception=False) from error
+    raise gr.Error(say("not_fetched"), print_exception=False)
+
+
+def own_file(address: str) -> str | None:
+    """The path of a file that visitors uploaded here, from its address, which this server refuses to ask itself for."""
+    _, served, rest = address.partition(SERVED)
+    path = urllib.parse.unquote(rest.partition("?")[0])
+    return path if served and is_in_or_equal(path, get_upload_folder()) and Path(path).is_file() else None
+
+
+def take_addresses(component: Any) -> Any:
+    """The component of a program's file, which may be given by its address, as agents do."""
+    take = component.async_move_resource_to_block_cache
+
+    async def move(place: Any) -> str | None:
+        if not is_http_url_like(str(place)):
+            return await take(place)
+        try:
+            return own_file(str(place)) or await take(place)
+        except Exception as error:  # of HTTP, and of addresses that are not public
+            raise gr.Error(say("not_fetched"), print_exception=False) from error
+
+    component.async_move_resource_to_block_cache = move
+    return component
 
 
 def upload_clip(label: str, **options: Any) -> gr.Video:

@@ -30,20 +30,20 @@ def make(name: str, edits: Edits) -> dict[str, Any]:
     return {"name": name.strip()[:MOST_NAME] or "EmoRig", "edits": asked}
 
 
-def parse(text: str) -> Any:
+def parse(text: str, broken: str = BROKEN) -> Any:
     """What JSON says; ValueError with one sentence where it is none or too long."""
     try:
         return json.loads(text[: MOST_BYTES + 1])
     except (ValueError, RecursionError):
-        raise ValueError(BROKEN) from None
+        raise ValueError(broken) from None
 
 
-def read(pipe: FacePipeline, preset: Any) -> dict[str, Any]:
+def read(pipe: FacePipeline, preset: Any, broken: str = BROKEN) -> dict[str, Any]:
     """A preset as JSON holds it, checked; ValueError with one sentence where it is none, or not one for a pipeline."""
     edits = preset.get("edits") if isinstance(preset, Mapping) else None
     plain = lambda step: isinstance(step, Mapping) and all(key in KEYS for key in step)
     if not isinstance(preset, Mapping) or not isinstance(edits, list) or not all(map(plain, edits)):
-        raise ValueError(BROKEN)
+        raise ValueError(broken)
     if not 0 < len(edits) <= MOST_STEPS:
         raise ValueError(f"A preset has from 1 to {MOST_STEPS} edits, and this one has {len(edits)}.")
     if "head" in pipe.capabilities:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,24 +46,24 @@ def run_compare(args: argparse.Namespace) -> int:
     generator = None if args.seed is None else torch.Generator().manual_seed(args.seed)
     latents = "photo" if args.noise == "photo" else None
     how = {name: getattr(args, name) for name in ("modes", "num_inference_steps", "crop", "detail")}
-    others = open_others(args)
+    others = open_others(args.others, args.num_inference_steps)
     comparison = compare(pipe, source, args.target, generator=generator, latents=latents, **how, others=others)
     save_photo(draw_comparison(comparison), out)
     print(out, describe_comparison(comparison), sep="\n")
     return 0
 
 
-def open_others(args: argparse.Namespace) -> dict[str, OtherPipeline]:
-    """The pipelines of --with by their labels."""
+def open_others(words: Sequence[str], steps: int | None = None) -> dict[str, OtherPipeline]:
+    """The pipelines of --with by their labels; they take so many steps where they name none of their own."""
     from ..evaluation.compare import OtherPipeline
     from . import main
     from .evaluate import labelled, leave_network_out, split_steps
 
     others = {}
-    for label, word in labelled(args.others).items():
-        model, steps = split_steps(word, args.num_inference_steps)
+    for label, word in labelled(words).items():
+        model, own = split_steps(word, steps)
         pipe = main.load_pipeline(model)
-        if steps == 0:
+        if own == 0:
             leave_network_out(pipe, model)
-        others[label] = OtherPipeline(pipe, steps or None)
+        others[label] = OtherPipeline(pipe, own or None)
     return others

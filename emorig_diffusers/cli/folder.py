@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,24 +71,46 @@ def edit_folder(pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespac
     return int(failed > 0)
 
 
+def edit_each(jobs: Sequence[Job], edit: Callable[[Path, Path], object]) -> Iterator[tuple[Job, Exception | None]]:
+    """Edit photos one after the other: one odd photo must not cost the rest of a large folder.
+
+    Args:
+        jobs: What is to be done.
+        edit: Edits a photo into a file.
+
+    Yields:
+        Each job as it is done, and what went wrong with it, if anything did.
+
+    Raises:
+        AssetError: A network that every photo needs is missing.
+    """
+    from ..files.assets import AssetError
+
+    for job in jobs:
+        wrong = None
+        try:
+            edit(*job)
+        except AssetError:
+            raise
+        except Exception as error:
+            wrong = error
+        yield job, wrong
+
+
 def _edit_share(
     pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState, skipped: int
 ) -> int:
     """Edit some photos; how many of them failed."""
     from tqdm import tqdm
 
-    from ..files.assets import AssetError
     from . import main
 
     done = failed = 0
     quiet = None if state.is_main_process else True
     try:
-        for source, target in tqdm(jobs, desc="emorig", unit="photo", disable=quiet):
-            try:
-                main.edit_file(pipe, source, target, args)
-            except AssetError:
-                raise
-            except Exception as error:  # one odd photo must not cost the rest of a large folder
+        told = edit_each(jobs, lambda source, target: main.edit_file(pipe, source, target, args))
+        for (source, _), error in tqdm(told, desc="emorig", unit="photo", total=len(jobs), disable=quiet):
+            if error is not None:
                 failed += 1
                 tqdm.write(f"emorig: {_reason(source, error)}", file=sys.stderr)
             done += 1
