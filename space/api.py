@@ -94,6 +94,7 @@ class Api:
         gaze: str = "",
         attributes: str = "",
         edits: str = "",
+        prompt: str = "",
         seed: int = 0,
         steps: int | None = None,
     ) -> str:
@@ -107,6 +108,7 @@ class Api:
                 "gaze": read_gaze(gaze),
                 "attributes": read_amounts("attributes", attributes),
                 "edits": self._read_edits(edits),
+                "prompt": prompt.strip(),
             }
             units = read_amounts("action_units", action_units)
         turned = yaw, pitch, roll
@@ -340,7 +342,7 @@ def parameter(editor: Editor, name: str, default: Any) -> gr.components.Componen
         "emotion": lambda: gr.Radio(emotions, value=default if default in emotions else None, label=name),
         "intensity": lambda: gr.Slider(*intensity.metadata["limits"], intensity.default, label=name),
         "face": lambda: gr.Textbox(ARGUMENTS["face"].default, label=name),
-        **dict.fromkeys(("action_units", "gaze", "attributes", "edits"), lambda: gr.Textbox("", label=name)),
+        **dict.fromkeys(("action_units", "gaze", "attributes", "edits", "prompt"), lambda: gr.Textbox("", label=name)),
         "modes": lambda: gr.Textbox("exp", label=name),
         "seed": lambda: gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label=name),
         "steps": lambda: gr.Number(precision=0, label=name),

@@ -305,6 +305,7 @@ def test_tools_say_what_is_wrong_in_one_sentence(url: str, photos: dict[str, Pat
         ("edit", {"photo": photo, "emotion": "joy"}, "'joy' is not one of"),
         ("edit", {"photo": photo, "action_units": "smile"}, "action_units: give NAME=NUMBER"),
         ("edit", {"photo": photo, "gaze": "up"}, "gaze: give two angles, such as 15, -5, or camera"),
+        ("edit", {"photo": photo, "prompt": "xyzzy"}, "xyzzy"),
         ("edit", {"photo": photo, "edits": "[{"}, "edits: give a JSON list such as"),
         ("edit", {"photo": photo, "edits": '[{"emotion": "joy"}]'}, "'joy'"),
         ("edit", {"photo": f"{url}no.png"}, ADDRESS),
@@ -358,7 +359,7 @@ def test_tools_look_at_photos_and_edit_many(url: str, photos: dict[str, Path]) -
 def test_plain_http_edits_a_photo(url: str, photos: dict[str, Path]) -> None:
     """As the page `?view=api` tells those who use curl."""
     path = upload(url, photos["astronaut"]).partition("file=")[2]
-    data = {"photo": {"path": path, "meta": {"_type": "gradio.FileData"}}, "edits": '[{"emotion": "sad"}]'}
+    data = {"photo": {"path": path, "meta": {"_type": "gradio.FileData"}}, "prompt": "a slight smile with wide eyes"}
     kind = {"Content-Type": "application/json"}
     call = urllib.request.Request(f"{url}gradio_api/call/v2/edit", json.dumps(data).encode(), kind)
     with urllib.request.urlopen(call) as answer:
