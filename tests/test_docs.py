@@ -35,7 +35,8 @@ def test_files_that_the_house_names_are_there() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Files and pictures that pages link to are there, and headings too."""
-    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))]
+    linked = r'(?:\]\(|src=")([^)"\s]+)'
+    links = [(page, link) for page in PAGES for link in re.findall(linked, page.read_text("utf-8"))]
     ours = [(page, *link.partition("#")[::2]) for page, link in links if not re.match(r"https?://", link)]
     assert len(ours) > 15
     for page, path, heading in ours:
