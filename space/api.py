@@ -51,7 +51,11 @@ ABOUT = {
 }
 """What parameters mean that `EditRequest` does not have, or not as a text."""
 NO_EDITS = 'edits: give a JSON list such as [{"emotion": "happy", "intensity": 0.5}, {"action_units": {"AU1": 0.3}}].'
-FIELDS = {"steps": "num_inference_steps"} | dict.fromkeys(AXES, "rotate")
+FIELDS = {
+    "steps": "num_inference_steps",
+    **dict.fromkeys(AXES, "rotate"),
+    **dict.fromkeys(("light_yaw", "light_pitch"), "light_turn"),
+}
 """Parameters that are fields of `EditRequest` by another name."""
 
 
@@ -61,7 +65,7 @@ def about(parameter: str) -> str:
     if parameter in ABOUT or field is None:
         return ABOUT[parameter]
     what = str(field.metadata["help"]) % {"default": field.default}
-    return f"{what}: its {parameter}" if parameter in AXES else what
+    return f"{what}: its {parameter.removeprefix('light_')}" if parameter.endswith(AXES) else what
 
 
 def documented(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +96,9 @@ class Api:
         pitch: float = 0.0,
         roll: float = 0.0,
         gaze: str = "",
+        light_yaw: float = 0.0,
+        light_pitch: float = 0.0,
+        light_strength: float | None = None,
         attributes: str = "",
         edits: str = "",
         prompt: str = "",
@@ -106,15 +113,16 @@ class Api:
         with friendly():
             others = {
                 "gaze": read_gaze(gaze),
+                "light_turn": (light_yaw, light_pitch) if light_yaw or light_pitch else None,
                 "attributes": read_amounts("attributes", attributes),
                 "edits": self._read_edits(edits),
                 "prompt": prompt.strip(),
             }
             units = read_amounts("action_units", action_units)
-        turned = yaw, pitch, roll
-        if not (emotion or reference or units or any(turned) or any(others.values())):
+        turned, lit = (yaw, pitch, roll), {} if light_strength is None else {"light_strength": light_strength}
+        if not (emotion or reference or units or lit or any(turned) or any(others.values())):
             emotion = "happy"
-        asked = request(emotion, intensity, reference, steps, turned, units, **others)
+        asked = request(emotion, intensity, reference, steps, turned, units, **others) | lit
         result = self.editor.edit(photo, face, seed, asked)
         with friendly(photo):
             return save(result, photo)
@@ -346,6 +354,7 @@ def parameter(editor: Editor, name: str, default: Any) -> gr.components.Componen
         "modes": lambda: gr.Textbox("exp", label=name),
         "seed": lambda: gr.Number(0, precision=0, minimum=0, maximum=MAX_SEED, label=name),
         "steps": lambda: gr.Number(precision=0, label=name),
+        "light_strength": lambda: gr.Number(label=name),
         "format": lambda: gr.Radio(list(KINDS), value=KINDS[0], label=name),
         "seconds": lambda: gr.Slider(*SECONDS, label=name),
         "loop": lambda: gr.Checkbox(True, label=name),

@@ -284,8 +284,8 @@ def test_every_tool_and_parameter_is_described(url: str) -> None:
 def test_a_tool_edits_a_photo(url: str, photos: dict[str, Path]) -> None:
     """Of an uploaded file, and of one in the call; the result comes as a picture and as an address."""
     inside = "data:image/png;base64," + base64.b64encode(photos["astronaut"].read_bytes()).decode()
-    for photo in (upload(url, photos["astronaut"]), inside):
-        asked = {"photo": photo, "emotion": "surprise", "seed": 3}
+    for photo, light in (upload(url, photos["astronaut"]), 20), (inside, 0):
+        asked = {"photo": photo, "emotion": "surprise", "light_yaw": light, "seed": 3}
         answer = with_tools(url, lambda session, asked=asked: session.call_tool("edit", asked))
         assert not answer.isError
         picture, address = answer.content
@@ -305,6 +305,7 @@ def test_tools_say_what_is_wrong_in_one_sentence(url: str, photos: dict[str, Pat
         ("edit", {"photo": photo, "emotion": "joy"}, "'joy' is not one of"),
         ("edit", {"photo": photo, "action_units": "smile"}, "action_units: give NAME=NUMBER"),
         ("edit", {"photo": photo, "gaze": "up"}, "gaze: give two angles, such as 15, -5, or camera"),
+        ("edit", {"photo": photo, "light_strength": 9}, "light_strength must be a number from 0 to 2"),
         ("edit", {"photo": photo, "prompt": "xyzzy"}, "xyzzy"),
         ("edit", {"photo": photo, "edits": "[{"}, "edits: give a JSON list such as"),
         ("edit", {"photo": photo, "edits": '[{"emotion": "joy"}]'}, "'joy'"),
