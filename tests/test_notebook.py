@@ -25,8 +25,8 @@ def test_notebook_runs_from_top_to_bottom(
     kept = texts_of(notebook)
     names = runpy.run_path(str(DOCS / "notebook.py"))["run_notebook"](notebook)
     assert texts_of(notebook) == kept
-    assert str(kept).count("a picture") == 6
-    for edit in ("brows", "corner", "wink", "lent"):
+    assert str(kept).count("a picture") == 7
+    for edit in ("brows", "corner", "wink", "worded", "lent"):
         assert np.abs(np.asarray(names[edit].images[0], int) - names["hopper"]).max() > 40
     with Image.open("surprise.gif") as moving:
         assert moving.n_frames > 5

@@ -1,6 +1,6 @@
 """Pictures of the demo's panel for README.md, taken with the machine's Chromium.
 
-python tests/space/screenshots.py [FOLDER]     # docs/ by default: panel.webp, panel_all.webp, panel_phone.webp
+python tests/space/screenshots.py [FOLDER]     # panel.webp and panel_phone.webp, in docs/ by default
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def main(folder: Path) -> None:
         with page_of(browser, url, DESKTOP) as page:
             click(page, "Sad")
             click(page, "Surprise")
-            take(page, folder / "panel.webp")
             page.locator("#all").click()
             page.locator("#eight img").nth(7).wait_for(timeout=WAITING)
-            take(page, folder / "panel_all.webp")
+            take(page, folder / "panel.webp")
         with page_of(browser, url, PHONE, SHARP) as page:
             click(page, "Surprise")
             take(page, folder / "panel_phone.webp")
