@@ -84,7 +84,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ..evaluation.grid import row_label
     from ..evaluation.groups import check_groupings, groupings
     from ..evaluation.pairs import list_pictures, match
-    from ..evaluation.run import EDITED, Evaluation, score_all
+    from ..evaluation.run import EDITED, SHARDS, Evaluation, score_all
     from ..evaluation.scores import CODES, load_judges
     from ..processes import start_processes
     from . import main
@@ -104,7 +104,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     editors = open_editors(models, rows, plan.emotions, args, state.device)
     reader: Any = main.load_pipeline(CODES)
     judges = load_judges(reader, args.judge, args.identity, state.device)
-    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / SHARDS).mkdir(parents=True, exist_ok=True)  # first, as it marks the folder as a run's
     records = score_all(plan, judges, args.out, editors, state)
     origins = {label: str(folder) for label, folder in edited.items()} | {m: e.settings for m, e in editors.items()}
     judged = list(judges.emotion.emotions)

@@ -153,8 +153,10 @@ def read_codes(path: Path, head: NeuralHeadModel) -> tuple[Tensor, Tensor | None
     """
     import torch
 
+    from ..files.texts import parse_json
+
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
         shape = torch.tensor([values["shape"]], dtype=torch.float32)
         expression = values["expression"]
         expression = None if expression is None else torch.tensor([expression], dtype=torch.float32)

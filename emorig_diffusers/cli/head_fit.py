@@ -122,8 +122,10 @@ def read_landmarks(path: Path) -> dict[str, np.ndarray]:
     """
     import numpy as np
 
+    from ..files.texts import parse_json
+
     try:
-        points = {name: np.asarray(point, np.float64) for name, point in json.loads(path.read_bytes()).items()}
+        points = {name: np.asarray(point, np.float64) for name, point in parse_json(path.read_bytes()).items()}
         if any(point.shape != (3,) or not np.isfinite(point).all() for point in points.values()):
             raise ValueError
     except (ValueError, AttributeError, TypeError):

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..files.folders import write_folder
 from ..models.detail import EMOCA_MARGINS, UV_SIDE, DetailModel
 from ..models.emoca import EXPRESSION_POSES, EmocaEncoder
+from ..photo.io import PhotoError, open_picture
 from .adm import filled
 from .files import ConvertError, load_exactly, read_arrays, read_checkpoint
 
@@ -310,9 +310,9 @@ def _joined(networks: Networks, names: tuple[str, ...]) -> dict[str, Tensor]:
 def read_mask(file: Path) -> Tensor:
     """A mask picture of DECA as [1, 1, 256, 256] in [0, 1]: its first channel, nearest neighbour."""
     try:
-        with Image.open(file) as picture:
+        with open_picture(file, f"'{file}'") as picture:
             values = np.array(picture, np.float32).reshape(picture.height, picture.width, -1)[..., 0] / 255
-    except OSError as error:
+    except PhotoError as error:
         raise ConvertError(f"'{file}' cannot be read as a picture: give DECA's uv_face_eye_mask.png.") from error
     return F.interpolate(torch.from_numpy(values)[None, None], [UV_SIDE, UV_SIDE])
 

@@ -7,7 +7,6 @@ import pickle
 import pickletools
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +91,9 @@ def _npz(path: Path, file: BinaryIO, only: Collection[str] | None) -> dict[str, 
                 if only is None or name in only:
                     with archive.open(member) as stream:
                         values[name] = _npy(path, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except ConvertError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise _damaged(path, error) from error
     return values
 
@@ -105,7 +106,7 @@ def _npy(path: Path, file: Any) -> Any:
         if not dtype.hasobject:
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # a damaged array can raise anything
         raise _damaged(path, error) from error
     return _unpickled(path, file)
 

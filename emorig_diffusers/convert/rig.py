@@ -7,7 +7,6 @@ the attention heads, of which the file tells nothing, and how the network is sam
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import textwrap
@@ -23,6 +22,7 @@ from ..diffusion.schedulers import RespacedDDIMScheduler, RespacedDDPMScheduler
 from ..face.encode import CODE_PARTS, code_width, part_names
 from ..files.folders import write_folder
 from ..files.pickles import load_tensor
+from ..files.texts import parse_json
 from ..hub.repository import INDEX, resolve, rewrite_json
 from ..models.appearance import AppearanceEncoder
 from ..models.emoca import EmocaEncoder
@@ -193,7 +193,7 @@ def assemble(
 def _scheduler_kind(folder: Path) -> Any:
     """The class of a rig's scheduler."""
     file = folder / "scheduler" / "scheduler_config.json"
-    name = json.loads(file.read_text("utf-8")).get("_class_name") if file.is_file() else ""
+    name = parse_json(file.read_bytes()).get("_class_name") if file.is_file() else ""
     return SCHEDULERS.get(name, RespacedDDIMScheduler)
 
 

@@ -8,7 +8,6 @@ is found in the lower face's codes, as the shortest code that does.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +94,9 @@ def _load(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in _ARRAYS if name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise TypeError("other files than arrays")
+    except Exception:  # damaged arrays make NumPy stumble in a dozen ways
         raise DataError(f"'{file}' is damaged, or no gnm_head.npz: fetch it anew.") from None
     if absent := _ARRAYS.keys() - arrays.keys():
         raise DataError(f"'{file}' is no gnm_head.npz: it has no {', '.join(sorted(absent))}.")

@@ -11,23 +11,23 @@ import io
 import os
 import pickle
 import re
-import secrets
-import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from emorig_diffusers.data.dataset import DataError
 
+from ..files.atomic import temporary_name
 from ..files.pickles import load_tensor
-from ..photo.io import PhotoError, read_photo
+from ..photo.io import PhotoError, open_picture, read_photo
 
 BUFFERS = ("normal", "albedo", "rendered")
 """DiffusionRig's buffers: normals in [-1, 1], albedo in [0, 1], albedo times light (unclamped); background 0."""
@@ -64,13 +64,16 @@ class _Pictures:
 
     def picture(self, key: str) -> np.ndarray:
         """The picture under a key, uint8 RGB [H, W, 3]; PhotoError where it is missing or damaged."""
-        data = self._value(key.encode())
+        try:
+            data = self._value(key.encode())
+        except DataError as error:
+            raise PhotoError(str(error)) from error
         if data is None:
             raise PhotoError(f"The LMDB '{self.path}' has no entry '{key}': it is incomplete, copy it again.")
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_picture(io.BytesIO(data), "It") as image:
                 return read_photo(image).rgb
-        except (UnidentifiedImageError, OSError, PhotoError) as error:
+        except PhotoError as error:
             raise PhotoError(f"The entry '{key}' of '{self.path}' is not a readable picture ({error}).") from error
 
     def _checked(self, index: int) -> int:
@@ -83,8 +86,17 @@ class _Pictures:
             raise DataError(f"The LMDB '{self.path}' holds fewer than its {self._length} pictures: copy it again.")
 
     def _value(self, key: bytes) -> bytes | None:
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             return transaction.get(key)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A transaction; DataError where a page that it comes to is damaged."""
+        try:
+            with self._environment.begin() as transaction:
+                yield transaction
+        except _lmdb().Error as error:
+            raise DataError(f"The LMDB '{self.path}' is damaged ({error}): copy it again.") from error
 
     def _open(self) -> Any:
         lmdb, file = _lmdb(), lmdb_file(self.path)
@@ -139,7 +151,7 @@ class DiffAELMDB(_Pictures):
 
     def _resolutions(self) -> Iterator[tuple[int, int]]:
         """Each resolution with the number of digits of its first picture's key."""
-        with self._environment.begin() as transaction:
+        with self._reading() as transaction:
             cursor = transaction.cursor()
             found = cursor.first()
             while found:
@@ -234,14 +246,12 @@ def write_diffae_lmdb(path: Path, pictures: Iterable[np.ndarray], resolution: in
     path, lmdb = Path(path), _lmdb()
     if path.exists():
         raise DataError(f"'{path}' exists already: delete it or choose another name.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        count = _write(lmdb, temporary, pictures, resolution, digits)
-        os.replace(temporary, path)
+        with temporary_name(path, folder=True) as scratch:
+            count = _write(lmdb, scratch / path.name, pictures, resolution, digits)
+            os.replace(scratch / path.name, path)
     except (lmdb.Error, OSError) as error:
         raise DataError(f"Cannot write the LMDB '{path}' ({error}): free space or choose another place.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return count
 
 

@@ -7,13 +7,13 @@ tells; for people who are not in it, it is expression 1, most people's.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial import KDTree
 
+from ..files.texts import parse_json
 from .dataset import DataError
 from .scans import Scan, as_points, read_scan
 
@@ -73,7 +73,7 @@ def _neutral_table(folder: Path) -> dict[str, int]:
     if not file.exists():
         return {}
     try:
-        return {str(int(person)): int(number) for person, number in json.loads(file.read_text()).items()}
+        return {str(int(person)): int(number) for person, number in parse_json(file.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f'{file} must hold people and expressions as {{"17": 1, "18": 10}}.') from error
 

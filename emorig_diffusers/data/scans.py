@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
-from PIL import Image, UnidentifiedImageError
 from scipy.spatial import KDTree
 
 from ..files.atomic import write_file
+from ..photo.io import PhotoError, open_picture
 from .dataset import DataError
 
 SUFFIXES = (".ply", ".obj", ".glb", ".gltf", ".stl", ".off", ".npz", ".npy")
@@ -108,15 +107,15 @@ def _arrays(file: Path) -> Scan:
         else:
             with loaded:
                 parts = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        if isinstance(error, DataError):
-            raise
+        if "points" not in parts:
+            raise DataError(f"'{file}' has no array called points, only {', '.join(sorted(parts)) or 'nothing'}.")
+        known = {f.name for f in fields(Scan)}
+        kinds = {"face": bool, "faces": np.int64}
+        return Scan(**{k: np.asarray(v, kinds.get(k, np.float32)) for k, v in parts.items() if k in known})
+    except DataError:
+        raise
+    except Exception:  # damaged arrays make NumPy stumble in a dozen ways
         raise DataError(f"'{file}' is damaged or holds no plain arrays: save it anew with numpy.savez.") from None
-    if "points" not in parts:
-        raise DataError(f"'{file}' has no array called points, only {', '.join(sorted(parts)) or 'nothing'}.")
-    known = {f.name for f in fields(Scan)}
-    kinds = {"face": bool, "faces": np.int64}
-    return Scan(**{k: np.asarray(v, kinds.get(k, np.float32)) for k, v in parts.items() if k in known})
 
 
 def _mesh(file: Path) -> Scan:
@@ -151,10 +150,10 @@ def _depth_map(file: Path, focal: float | None) -> Scan:
     if focal is None:
         raise DataError(f"'{file}' is a depth map: give its focal length in pixels, with --focal.")
     try:
-        with Image.open(file) as picture:
+        with open_picture(file, f"The depth map '{file}'") as picture:
             depth = np.asarray(picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"'{file}' cannot be read as a depth map: {str(error).splitlines()[0]}.") from None
+    except PhotoError as error:
+        raise DataError(str(error)) from error
     if depth.ndim != 2 or depth.dtype == np.uint8:
         raise DataError(
             f"'{file}' is a photo, not a depth map: one channel of 16-bit millimetres or of floating metres is needed."

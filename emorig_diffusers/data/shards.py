@@ -28,6 +28,8 @@ from emorig_diffusers.data.dataset import DataError
 
 from ..face.codes import FaceCodes
 from ..files.atomic import write_file
+from ..files.texts import parse_json
+from ..photo.io import open_picture
 
 MANIFEST = "manifest.json"
 _CODES = tuple(field.name for field in fields(FaceCodes))
@@ -101,9 +103,9 @@ class CodeShards(Dataset[Sample]):
         number, entry = self._entries[index]
         jpeg, text, tensors = (self._member(index, kind) for kind in ("jpg", "json", "safetensors"))
         try:
-            with Image.open(io.BytesIO(jpeg)) as image:
+            with open_picture(io.BytesIO(jpeg), "It") as image:
                 picture = np.array(image.convert("RGB"))
-            arrays, info = load(tensors), json.loads(text)
+            arrays, info = load(tensors), parse_json(text)
             codes = FaceCodes(*(torch.tensor(arrays[name]) for name in _CODES))  # copies, aligned as torch does
             residual = arrays["residual"].astype(np.float32)
             return Sample(entry["key"], picture, codes, arrays["transform"], residual, info)
@@ -114,7 +116,7 @@ class CodeShards(Dataset[Sample]):
         """`Sample.info` of one sample, without its picture and codes."""
         number, entry = self._entries[index]
         try:
-            return json.loads(self._member(index, "json"))
+            return parse_json(self._member(index, "json"))
         except ValueError as error:
             raise _damaged(self.folder, number, f"its sample {entry['key']} cannot be decoded") from error
 
@@ -256,8 +258,10 @@ def _read_indices(folder: Path) -> dict[int, dict[str, Any]]:
 def _read_index(path: Path) -> dict[str, Any]:
     number, tar = int(path.stem), path.with_suffix(".tar")
     try:
-        index = json.loads(path.read_bytes())
+        index = parse_json(path.read_bytes())
         wanted, *_ = [index[name] for name in _INDEX]
+        if not _is_index(index):
+            raise ValueError("it is another file's")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path.parent, number, f"its index {path.name} cannot be read") from error
     size = tar.stat().st_size if tar.is_file() else None
@@ -266,6 +270,22 @@ def _read_index(path: Path) -> dict[str, Any]:
     if size != wanted:
         raise _damaged(path.parent, number, f"it has {size} bytes where its index says {wanted}")
     return index
+
+
+def _is_index(index: Any) -> bool:
+    """Whether what is read under _INDEX is of the kinds that `write_shard` writes."""
+    listed = isinstance(index["samples"], list) and all(map(_is_entry, index["samples"]))
+    failures = index["failures"]
+    failed = isinstance(failures, dict) and all(isinstance(files, list) for files in failures.values())
+    texts = isinstance(index["sha256"], str) and isinstance(index["settings_sha256"], str)
+    return listed and failed and texts and isinstance(index["settings"], dict) and type(index["bytes"]) is int
+
+
+def _is_entry(entry: Any) -> bool:
+    place = lambda value: isinstance(value, list) and len(value) == 2 and all(type(n) is int and n >= 0 for n in value)
+    known = isinstance(entry, dict) and {"key", "label", "jpg", "json", "safetensors"} <= entry.keys()
+    named = known and isinstance(entry["key"], str) and isinstance(entry["label"], str | None)
+    return named and all(place(entry[kind]) for kind in ("jpg", "json", "safetensors"))
 
 
 def _damaged(folder: Path, number: int, reason: str) -> ShardError:

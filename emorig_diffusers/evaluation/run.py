@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..diffusion.sampling import Sampling
 from ..files.assets import AssetError
 from ..files.atomic import write_file
+from ..files.texts import parse_json
 from ..photo.io import read_photo, save_photo
 from ..pipelines.base import FacePipeline
 from ..processes import start_processes
@@ -234,7 +235,15 @@ def forget_old_edits(plan: Plan, out: Path, editors: Mapping[str, Editor]) -> No
 
 def _made_with(out: Path, label: str) -> dict[str, Any]:
     file = out / EDITED / label / SETTINGS
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        made = parse_json(file.read_bytes())
+        if isinstance(made["settings"], dict) and isinstance(made["sources"], dict):
+            return made
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"'{file}' is damaged: delete the folder of those pictures, or choose another with -o.")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -6,10 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.texts import parse_json
 from ..version import __version__
 from .pairs import Pair
 
@@ -20,7 +22,8 @@ Key = tuple[str, str, str]
 class Store:
     """JSONL shards in a folder, one for each process: it reads all and appends to its own.
 
-    A line that a killed process left half-written is passed over. Records are told apart by method, emotion, name and
+    A line that a killed process left half-written is passed over, and so is one that has changed since: every line
+    ends with its own CRC-32. Records are told apart by method, emotion, name and
     `fingerprint`, so that lines of other pictures and judges may lie beside them.
 
     Args:
@@ -38,11 +41,10 @@ class Store:
         records: dict[tuple[Key, str], Record] = {}
         for shard in sorted(self.folder.glob("*.jsonl")):
             for line in shard.read_bytes().splitlines():
-                try:
-                    record = json.loads(line)
-                    place = (record["method"], record["emotion"], record["name"]), record["fingerprint"]
-                except (ValueError, KeyError, TypeError):
+                record = _whole(line)
+                if record is None:
                     continue
+                place = (record["method"], record["emotion"], record["name"]), record["fingerprint"]
                 if place not in records or records[place]["failure"]:
                     records[place] = record
         return records
@@ -53,7 +55,7 @@ class Store:
         Raises:
             OSError: The disk is full.
         """
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = _text(record | {_SUM: _sum(record)}) + b"\n"
         with open(self._path, "ab", buffering=0) as file:
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -62,6 +64,26 @@ class Store:
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             with open(self._path, "ab") as file:
                 file.write(b"\n")
+
+
+_SUM = "crc32"  # key of a line's own checksum
+
+
+def _whole(line: bytes) -> Record | None:
+    """The record of a line, if it is as it was written."""
+    try:
+        record = parse_json(line)
+        return record if record.pop(_SUM) == _sum(record) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _text(record: Record) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def _sum(record: Record) -> int:
+    return zlib.crc32(_text(record))
 
 
 def fingerprint(pair: Pair, judges: Mapping[str, str]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from .atomic import temporary_name
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,22 +35,20 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> Path:
         raise FolderError(f"{out} is there already and not empty: give a new or an empty folder.")
     missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        part = scratch / out.name  # made here, as mkdtemp's own folder is closed to others
-        part.mkdir()
-        write(part)
-        if out.exists():
-            out.rmdir()  # Windows does not rename onto an empty folder
-        os.replace(part, out)
+        with temporary_name(out, folder=True) as scratch:
+            part = scratch / out.name  # made here, as that folder is closed to others
+            part.mkdir()
+            write(part)
+            if out.exists():
+                out.rmdir()  # Windows does not rename onto an empty folder
+            os.replace(part, out)
     except BaseException as error:
-        shutil.rmtree(scratch)
         for folder in missing:
             folder.rmdir()
         if reason := _no_room(error):
             raise FolderError(f"{out} cannot be written ({reason}): make room there.") from error
         raise
-    scratch.rmdir()
     return out
 
 
@@ -65,14 +63,14 @@ def update_folder(folder: Path, write: Callable[[Path], None]) -> None:
         FolderError: The disk is full; whatever else `write` raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+    with temporary_name(folder, folder=True) as scratch:
         try:
-            write(Path(scratch))
+            write(scratch)
         except Exception as error:
             if reason := _no_room(error):
                 raise FolderError(f"{folder} cannot be written ({reason}): make room there.") from error
             raise
-        for file in sorted(Path(scratch).iterdir()):
+        for file in sorted(scratch.iterdir()):
             os.replace(file, folder / file.name)
 
 

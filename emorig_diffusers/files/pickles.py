@@ -65,7 +65,8 @@ def load_tensor(data: bytes) -> Tensor:
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise pickle.UnpicklingError(f"the pickled tensor is damaged ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise pickle.UnpicklingError(f"the pickled tensor is damaged ({reason})") from error
     if not isinstance(tensor, Tensor):
         raise pickle.UnpicklingError(f"expected a pickled tensor, got a {type(tensor).__name__}")
     return tensor

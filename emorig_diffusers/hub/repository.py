@@ -23,6 +23,7 @@ from torch import nn
 
 from ..files.atomic import write_file
 from ..files.folders import write_folder
+from ..files.texts import parse_json
 from ..models.aligned import align_weights
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ SHIM = "from {module} import {name}\n"
 _PACKAGE = __name__.split(".")[0]
 _OURS = re.compile(rf"from ({_PACKAGE}(?:\.\w+)*) import (\w+)\n")
 _LIBRARIES = ("diffusers", "transformers")  # diffusers loads these without code in the repository
+_LONGEST_REASON = 200  # letters of another library's error that ours repeats
 _DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "token", "revision", "local_files_only")
 
 CARD = """---
@@ -111,12 +113,20 @@ class HubMixin(_Pipeline):
         Weights are read from safetensors alone, unless `use_safetensors=False` says otherwise.
 
         Raises:
-            ValueError: It brings code, or asks for classes of other packages, and `trust_remote_code` is not given.
+            ValueError: It brings code, or asks for classes of other packages, and `trust_remote_code` is not given;
+                or its files are damaged.
+            OSError: Files are missing or no JSON.
         """
         folder = fetch(pretrained_model_name_or_path, **kwargs)
         if not kwargs.get("trust_remote_code"):
             refuse_code(folder, given=kwargs)
-        pipe = super().from_pretrained(folder, **{"use_safetensors": True} | kwargs)
+        try:
+            pipe = super().from_pretrained(folder, **{"use_safetensors": True} | kwargs)
+        except (ValueError, OSError, ImportError):
+            raise
+        except Exception as error:  # diffusers stumbles over damaged folders in a dozen ways
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
+            raise ValueError(f"'{folder}' is damaged, or no pipeline of this kind ({reason}).") from error
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipe
 
@@ -224,19 +234,32 @@ def refuse_code(folder: str | os.PathLike, given: Container[str] = ()) -> None:
         raise ValueError(f"It needs trust_remote_code=True, as it {what} (read that; pin a revision): '{folder}'.")
 
 
+def read_index(folder: str | os.PathLike) -> dict[str, Any]:
+    """What a folder's model_index.json says; empty where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    file = Path(folder) / INDEX
+    try:
+        index = parse_json(file.read_bytes()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"'{file}' is damaged ({error}): get it again.") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"'{file}' is no index of a pipeline: get it again.")
+    return index
+
+
 def _entries(folder: Path) -> dict[str, tuple[str, str]]:
     """Component -> (module, class) of the index; those that are left out are not there."""
-    file = folder / INDEX
-    index = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    index = read_index(folder)
     named = lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(x, str) for x in value)
     return {key: tuple(value) for key, value in index.items() if key != "_class_name" and named(value)}
 
 
 def _named_files(folder: Path) -> dict[str, Path]:
     """Key -> where diffusers looks for the code of [module, class] entries of the index."""
-    file = folder / INDEX
-    index = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    modules = {key: value[0] for key, value in index.items() if isinstance(value, list) and value}
+    modules = {k: v[0] for k, v in read_index(folder).items() if isinstance(v, list) and v and isinstance(v[0], str)}
     return {key: folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()}
 
 
@@ -378,7 +401,10 @@ def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, file in _named_files(folder).items():
         if file.is_file() and (shim := _OURS.fullmatch(file.read_text("utf-8"))):
             module, name = shim.groups()
-            import_module(module)  # diffusers takes classes from modules that are imported already
+            try:
+                import_module(module)  # diffusers takes classes from modules that are imported already
+            except ImportError as error:
+                raise ValueError(f"'{file}' needs {module}, which this version of the package has not.") from error
             plain[key] = name if key == "_class_name" else [module, name]
     return plain
 

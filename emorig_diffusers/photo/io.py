@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pi_heif
@@ -131,7 +132,8 @@ def read_photo(source: PhotoSource) -> Photo:
     elif isinstance(source, np.ndarray):
         image = _array_to_image(source)
     elif isinstance(source, Image.Image):
-        image = _decode(source, "The picture")
+        with _saying("The picture"):
+            image = _decode(source, "The picture")
     elif isinstance(source, str | Path):
         image = _open(Path(source))
     else:
@@ -145,8 +147,23 @@ def count_frames(path: str | Path) -> int:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Exception:  # see `_saying`
         return 1
+
+
+@contextmanager
+def open_picture(file: Path | IO[bytes], what: str) -> Iterator[Image.Image]:
+    """A picture of one of FORMATS as Pillow opens it, not yet decoded.
+
+    Args:
+        file: Its path, or its bytes.
+        what: What it is, to begin a sentence with.
+
+    Raises:
+        PhotoError: It is none, it is damaged or too large; also for whatever Pillow raises while it is used.
+    """
+    with _saying(what), Image.open(file, formats=FORMATS) as image:
+        yield image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
@@ -201,7 +218,10 @@ def save_photo(
         image = edit.marked(image) if mark else image
         both = {"xmp": edit.packet(image.info.get("xmp"))}
         image = _with_info(image, image.info | (both if fits_place(both["xmp"], options["format"]) else own))
-    data = _encode(image, options, own)
+    try:
+        data = _encode(image, options, own)
+    except (OSError, ValueError, SystemError, MemoryError) as error:  # such as a side that is too long for the format
+        raise PhotoError(f"Cannot write '{path}': {' '.join(str(error).split())}.") from error
     if sign is not None and edit is not None:
         data = sign(data, path.suffix.lower(), edit)
     try:
@@ -240,24 +260,33 @@ def _open(path: Path) -> Image.Image:
         raise PhotoError(f"There is no file '{path}'.")
     if path.stat().st_size == 0:
         raise PhotoError(f"The file '{path}' is empty.")
+    with open_picture(path, f"The photo '{path}'") as image:
+        return _decode(image, f"The photo '{path}'")
+
+
+@contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """PhotoError for whatever Pillow raises: damaged files make it stumble in two dozen ways."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return _decode(image, f"The photo '{path}'")
+        yield
+    except PhotoError:
+        raise
     except UnidentifiedImageError as error:
-        raise PhotoError(f"The file '{path}' is not a readable picture: use JPEG, PNG, WebP or HEIC.") from error
+        raise PhotoError(f"{what} is not a readable picture: use JPEG, PNG, WebP or HEIC.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(_too_large(f"The photo '{path}'")) from error
-    except OSError as error:
-        raise PhotoError(f"The file '{path}' cannot be opened: {error.strerror or error}.") from error
+        raise PhotoError(_too_large(what)) from error
+    except MemoryError as error:
+        raise PhotoError(f"{what} needs more memory than there is: make it smaller first.") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise PhotoError(f"{what} cannot be opened: {error.strerror}.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PhotoError(f"{what} is damaged ({reason}): the file may be cut off.") from error
 
 
 def _decode(image: Image.Image, what: str) -> Image.Image:
     _check_size(image.width, image.height, what)
-    try:
-        image.load()
-    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise PhotoError(f"{what} is damaged ({reason}): the file may be cut off.") from error
+    image.load()
     turned = turn_upright(image)
     turned.format = image.format
     upright = _to_editable(turned)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ..diffusion.sampling import Sampling, SamplingMixin
-from ..hub.repository import INDEX, HubMixin, fetch
+from ..hub.repository import HubMixin, fetch, read_index
 from ..painting.base import PhotoEdits
 from ..photo.io import Photo, read_photo
 from .checks import (
@@ -39,9 +37,9 @@ PIPELINES = {"EmoRigPipeline": "emorig", "DiffAEEmotionPipeline": "diffae", "Emo
 """Class -> its module here: what `open_pipeline` can open. A new system adds a line."""
 
 
-def pipeline_class(name: str | None) -> type[FacePipeline]:
+def pipeline_class(name: object) -> type[FacePipeline]:
     """The class of a name of PIPELINES; `EmoRigPipeline` for any other."""
-    name = name if name in PIPELINES else "EmoRigPipeline"
+    name = name if isinstance(name, str) and name in PIPELINES else "EmoRigPipeline"
     return getattr(import_module(f".{PIPELINES[name]}", __package__), name)
 
 
@@ -52,9 +50,8 @@ def open_pipeline(name: str | os.PathLike, **kwargs: Any) -> FacePipeline:
         name: As for `from_pretrained`.
         kwargs: Likewise.
     """
-    index = Path(fetch(name, **kwargs)) / INDEX
-    kind = json.loads(index.read_text("utf-8")).get("_class_name") if index.is_file() else None
-    kind = kind[-1] if isinstance(kind, list) else kind
+    kind = read_index(fetch(name, **kwargs)).get("_class_name")
+    kind = kind[-1] if isinstance(kind, list) and kind else kind
     return pipeline_class(kind).from_pretrained(name, **kwargs)
 
 

@@ -87,7 +87,7 @@ def _is_picture(path: Path) -> bool:
             moves = image.format in _ANIMATIONS and getattr(image, "n_frames", 1) > 1
     except UnidentifiedImageError:
         return False
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow stumble in two dozen ways
         raise ClipError(f"The file '{path}' is damaged ({' '.join(str(error).split())}).") from error
     if not moves:
         raise ClipError(f"'{path}' is a photo, not a clip: edit it with `emorig edit`.")
@@ -112,7 +112,7 @@ class _Animation(Clip):
                     rgb = np.array(_on_white(picture))
                     yield Frame(rgb, time)
                     time += Fraction(round(picture.info.get("duration") or 0)) * _TICK or _STILL
-            except (OSError, EOFError, SyntaxError, ValueError) as error:
+            except Exception as error:  # as above
                 reason = " ".join(str(error).split())
                 if not time:
                     raise ClipError(f"The clip '{self.path}' is damaged ({reason}).") from error
@@ -174,7 +174,10 @@ class _Video(Clip):
             duration, start, last = self.duration or 0, container.start_time or 0, None
             for i in range(count):
                 wanted = start + duration * (2 * i + 1) // (2 * count)
-                container.seek(wanted)  # to the key frame before
+                try:
+                    container.seek(wanted)  # to the key frame before
+                except load_av().error.FFmpegError:
+                    continue
                 frame = self._frame_at(container, stream, Fraction(wanted, _MICROSECONDS))
                 if frame is None or frame.pts == last or frame.pts is None:
                     continue
@@ -204,7 +207,11 @@ class _Video(Clip):
             if shown[0].codec_context is None:
                 raise ClipError(f"The clip '{self.path}' is coded in a way that cannot be read here.")
             shown[0].thread_type = "AUTO"
-            yield container, shown[0]
+            try:
+                yield container, shown[0]
+            except av.error.FFmpegError as error:  # which decoding alone does not raise
+                reason = " ".join(str(error.strerror or error).split())
+                raise ClipError(f"The clip '{self.path}' is damaged ({reason}).") from error
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         """Frames as FFmpeg gives them; what cannot be decoded is left out and noted as damage."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli import main
-from emorig_diffusers.files.atomic import write_file, write_files
-from emorig_diffusers.files.folders import FolderError, update_folder
+from emorig_diffusers.files.atomic import write_atomically, write_file, write_files
+from emorig_diffusers.files.folders import FolderError, update_folder, write_folder
 from emorig_diffusers.photo.files import WRITABLE
 from emorig_diffusers.photo.io import PhotoError, read_photo, save_photo
 
@@ -150,3 +152,55 @@ def test_a_folder_is_updated_at_once_or_not_at_all(full_disk: Limit, tmp_path: P
     assert kept == {"config.json": b"{}", "weights": b"old", "shim.py": b"stays"}
     update_folder(folder, lambda scratch: write(scratch, b"new"))
     assert (folder / "weights").read_bytes() == b"new" and (folder / "shim.py").read_text() == "stays"
+
+
+# killed
+
+
+HALF_A_FILE = """
+from emorig_diffusers.files.atomic import write_atomically
+with write_atomically(folder / "a") as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), 9)
+"""
+HALF_A_FOLDER = """
+from emorig_diffusers.files.folders import write_folder
+write_folder(folder / "b", lambda part: ((part / "half").touch(), os.kill(os.getpid(), 9)))
+"""
+
+
+def killed(folder: Path, code: str) -> None:
+    """A process that is killed in the middle of writing into a folder."""
+    code = f"import os\nfrom pathlib import Path\nfolder = Path({str(folder)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == -9
+
+
+def test_what_a_killed_process_leaves_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    killed(tmp_path, HALF_A_FILE)
+    killed(tmp_path, HALF_A_FOLDER)
+    assert len(os.listdir(tmp_path)) == 2 and not {"a", "b"} & {*os.listdir(tmp_path)}
+    write_file(tmp_path / "a", b"whole")
+    write_folder(tmp_path / "b", lambda part: (part / "whole").touch())
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"] and os.listdir(tmp_path / "b") == ["whole"]
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with write_atomically(path) as first:
+        first.write(b"first")
+        with write_atomically(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        with write_atomically(path) as third:  # under the name that the second has left
+            third.write(b"third")
+            third.flush()
+            assert len(os.listdir(tmp_path)) == 3
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a"]
+
+
+def test_many_threads_write_one_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_file(tmp_path / "a", b"%d" % number * 999), range(200)))
+    assert len({*(tmp_path / "a").read_bytes()}) <= 3 and os.listdir(tmp_path) == ["a"]

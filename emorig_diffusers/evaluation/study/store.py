@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...files.texts import parse_json
 from .plan import Question
 
 FILE = "study.sqlite3"
@@ -95,7 +96,7 @@ class Store:
     def settings(self) -> dict[str, Any]:
         """What `create` was given."""
         with self._connect() as db:
-            return {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM settings")}
+            return {name: parse_json(value) for name, value in db.execute("SELECT name, value FROM settings")}
 
     def join(self, participant: str, plan: Callable[[int], Sequence[Question]]) -> None:
         """Store the questions of a new participant, `plan` of their number; nothing for one who is known.
@@ -187,6 +188,10 @@ def _open(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
             yield db
     except sqlite3.Error as error:
         raise StudyError(f"The study '{path}' cannot be read or written ({error}).") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # what is stored is none of ours
+        if isinstance(error, StudyError):
+            raise
+        raise StudyError(f"The study '{path}' is damaged ({error}): take a copy of it.") from error
 
 
 @contextmanager
@@ -198,5 +203,5 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _question(text: str) -> Question:
-    values = json.loads(text)
+    values = parse_json(text)
     return Question(**values | {"methods": tuple(values["methods"])})
