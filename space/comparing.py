@@ -36,9 +36,9 @@ class Comparer:
 
     def __init__(self, editor: Editor, name: str, others: Mapping[str, OtherPipeline]) -> None:
         loaded = {name: OtherPipeline(editor.pipe), **others}
-        self.names = list(loaded)
         heads = [label for label, other in loaded.items() if "head" in other.pipe.capabilities]
         most = lambda label: len(loaded[label].pipe.encoder.branches)
+        self.names = [*loaded, *([] if heads else ["emorig-open"])]  # which reads heads where no other does
         first = max(heads, key=most) if heads else None
         self.lead: Any = loaded[first].pipe if first else None
         self.others = {label: other for label, other in loaded.items() if label != first}

@@ -71,7 +71,7 @@ def coded_url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) ->
         import editor
 
         patch.setattr(editor, "open_default", lambda: pipe)
-        demo = app.build_demo(coded)
+        demo = app.build_demo(coded, name="coded")
         yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
         demo.close()
 
@@ -347,3 +347,11 @@ def test_a_diffusion_autoencoder_has_its_own_controls(browser: Any, coded_url: s
     for asked in ({"action_units": "AU12=0.5"}, {"yaw": 5}):
         with pytest.raises(Exception, match="has no head, so no (action_units|rotate)"):
             client.predict(photo=handle_file(photos["astronaut"]), **asked, api_name="/edit")
+    assert "/shown" not in client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    photo = handle_file(photos["astronaut"])
+    _, found = client.predict(photo=photo, api_name="/faces")
+    assert [face["number"] for face in found] == [1]
+    _, table = client.predict(source=photo, target=photo, api_name="/compare")
+    assert (
+        "S: landmark  T: landmark" in table and "coded, landmark" in table
+    )  # beside the open default, which has a head

@@ -102,6 +102,19 @@ def test_a_scan_is_fitted(browser: Any, url: str, mesh: trimesh.Trimesh, neural:
     assert read_codes(tmp_path / "me_codes.json", neural)[0].any()
 
 
+def test_programs_fit_scans(url: str, mesh: trimesh.Trimesh, neural: NeuralHeadModel, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    mesh.export(tmp_path / "me.ply")
+    (tmp_path / "letter.ply").write_text("Dear all, this is not a scan.")
+    client = Client(url, verbose=False)
+    head, codes = client.predict(scan=handle_file(tmp_path / "me.ply"), api_name="/fit_scan")
+    assert KDTree(mesh.vertices).query(trimesh.load(head).to_geometry().vertices)[0].mean() < 8  # mm
+    assert read_codes(Path(codes), neural)[0].any()
+    with pytest.raises(Exception, match="'letter.ply' cannot be read as a mesh or points"):
+        client.predict(scan=handle_file(tmp_path / "letter.ply"), api_name="/fit_scan")
+
+
 def _bytes(visit: Any, address: str) -> Any:
     import io
 
