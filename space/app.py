@@ -24,6 +24,7 @@ import gradio as gr
 import photo_tab
 import scan_tab
 import style
+import visitors
 from comparing import Comparer
 from gradio.utils import get_upload_folder
 from offer import Offer
@@ -36,8 +37,9 @@ from emorig_diffusers.cli.main import load_pipeline
 from emorig_diffusers.evaluation.compare import OtherPipeline
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
+from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_reading
 
-DELETE = (3600, 86400)  # every so many seconds, files older than that
+MOST_BYTES = 200_000_000  # of an upload
 
 
 def build_demo(
@@ -55,9 +57,10 @@ def build_demo(
         others: Further pipelines by their names, to compare it with.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    visitors.files_folder()
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     comparer = Comparer(edits, name, others or {})
-    with gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=DELETE, fill_width=True) as demo:
+    with gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=visitors.DELETE, fill_width=True) as demo:
         gr.Markdown(say("title"), elem_id="title")
         with gr.Tabs():
             photo_tab.build(edits, Path(get_upload_folder()) / "examples")
@@ -67,15 +70,20 @@ def build_demo(
             scan_tab.build(head)
         gr.Markdown(say("note"), elem_id="note")
         api.build(edits, comparer, head)
-    return demo
+    return demo.queue(max_size=MOST_WAITING)
 
 
-def launch(demo: gr.Blocks, **where: Any) -> str:
-    """Serve the demo in its style, with gradio's options of where; its address, once it is closed or does not block."""
+def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:
+    """Serve the demo of a pipeline in its style, with gradio's options of where, in a thread; its address."""
+    folder = visitors.files_folder()
     looks = {"theme": style.theme(), "css": style.css(), "js": style.script()}
     looks |= {"footer_links": ["api"], "run_history": False}
     agents = find_spec("mcp") is not None  # every endpoint is a tool for agents, at /gradio_api/mcp/
-    return demo.launch(max_file_size="200mb", mcp_server=agents, **looks, **where)[1]
+    where |= {"max_file_size": MOST_BYTES, "ssr_mode": False, "prevent_thread_lock": True, "mcp_server": agents}
+    _, address, _ = demo.launch(**looks, **asgi_options({"model": name}, folder, MOST_BYTES + REQUEST_BYTES), **where)
+    limit_reading(demo.server)
+    visitors.keep_clearing(folder, demo)
+    return address
 
 
 def main() -> None:
@@ -98,7 +106,9 @@ def main() -> None:
     if not offer.emotions and not offer.attributes:
         script = "fit_emotions.py" if offer.head else "train_emotion_classifier.py"
         sys.exit(f"The model '{args.model}' knows no emotions: convert or fit them first (train/{script}).")
-    launch(build_demo(pipe, head, name, others), server_name=args.host, server_port=args.port, share=args.share)
+    demo = build_demo(pipe, head, name, others)
+    launch(demo, name, server_name=args.host, server_port=args.port, share=args.share)
+    demo.block_thread()
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
 """Faces that move in the demo: an emotion in a clip, a photo moved by a clip, and the present edit as an animation.
 
-All are generators that say how far they are after every frame: gradio closes them where a visitor stops them or goes
+All are generators that say how far they are again and again: gradio closes them where a visitor stops them or goes
 away, and then nothing of the result is left.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Queue
+from threading import Lock, Thread
 from typing import Any
 
 import gradio as gr
@@ -43,8 +44,7 @@ ANIMATION_RATE = 20  # frames a second, which a GIF's hundredths of a second can
 PLAYED = (".mp4", ".m4v", ".mov", ".webm"), ("h264", "vp8", "vp9", "av1"), ("yuv420p", "yuvj420p")
 """Suffixes, coding and pixels of clips that browsers play."""
 PLAYED_SOUND = ("aac", "mp3", "opus", "flac")  # that browsers play from an MP4
-WAITING = 4  # frames that may wait for the writer
-LOOK_UP = 0.2  # seconds after which whoever waits for the writer looks whether it still works
+TICK = 0.5  # seconds after which a job says that it goes on: so long whoever stops it waits at most
 
 
 class ClipEditor:
@@ -72,6 +72,7 @@ class ClipEditor:
 
         self.frames_of_clip, self.frames_of_photo = lend(frames_of_clip), lend(frames_of_photo)
         self.driven_frames = lend(driven_frames)
+        self.turns = {"clip": Lock(), "animation": Lock()}
 
     def edit(self, path: str | None, face: str, seed: float | None, asked: dict[str, Any]) -> Iterator[Progress]:
         """A clip with what is asked of a face, as an MP4 with the clip's sound."""
@@ -80,8 +81,10 @@ class ClipEditor:
         with friendly(path):
             clip = open_short(Path(path))
             yield Progress()
-            frames = self.frames_of_clip(clip, int(seed or 0), {"face": chosen(face), **asked})
-            yield from clip_steps(frames, clip, f"{clip.path.stem}_edited.mp4", clip.settings)
+            result = new_folder() / f"{clip.path.stem}_edited.mp4"
+            wanted = Wanted(clip, result.parent)
+            frames = self.frames_of_clip(wanted, int(seed or 0), {"face": chosen(face), **asked})
+            yield from clip_steps(frames, clip, result, self.turns["clip"], clip.settings)
 
     def drive(
         self, photo: str | None, path: str | None, face: str, strength: float, seed: float | None
@@ -101,10 +104,11 @@ class ClipEditor:
             clip = open_short(Path(path))
             yield Progress()
             told: list[str] = []
-            driven = frames_alone(self.driven_frames(photo, clip, chosen(face), strength, int(seed or 0)), told)
+            result = new_folder() / f"{Path(photo).stem}_moved.mp4"
+            wanted = Wanted(clip, result.parent)
+            driven = frames_alone(self.driven_frames(photo, wanted, chosen(face), strength, int(seed or 0)), told)
             settings = ClipSettings(clip.settings.rate, clip.settings.time_base)
-            name = f"{Path(photo).stem}_moved.mp4"
-            for made in clip_steps(smaller(driven, DRIVEN_SIDE), clip, name, settings):
+            for made in clip_steps(smaller(driven, DRIVEN_SIDE), clip, result, self.turns["clip"], settings):
                 yield replace(made, notes=(*made.notes, *told))
 
     def animate(
@@ -123,8 +127,9 @@ class ClipEditor:
         with friendly(path, asked.get("reference")):
             yield Progress()
             frames = smaller(self.frames_of_photo(path, seconds, loop, int(seed or 0), asked), ANIMATION_SIDE)
-            made, name = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
-            yield (yield from write_stepwise(frames, made, name, ClipSettings(Fraction(ANIMATION_RATE)), repeat=loop))
+            made, result = Progress(total=round(seconds * ANIMATION_RATE)), f"{Path(path).stem}_animated.{kind.lower()}"
+            how = new_folder() / result, self.turns["animation"], ClipSettings(Fraction(ANIMATION_RATE))
+            yield (yield from write_stepwise(frames, made, *how, repeat=loop))
 
 
 def open_short(path: Path) -> Clip:
@@ -183,28 +188,56 @@ def playable(path: Path) -> Path:
     return copy
 
 
-def clip_steps(frames: Iterator[Frame], clip: Clip, name: str, settings: ClipSettings) -> Iterator[Progress]:
+def clip_steps(
+    frames: Iterator[Frame], clip: Clip, path: Path, turn: Lock, settings: ClipSettings
+) -> Iterator[Progress]:
     """Write frames made of a clip's with its sound, and say how far that is, and at last what else there is to say."""
     sound, notes = fitting_sound(clip.path)
-    made = yield from write_stepwise(frames, Progress(total=clip.length), name, settings, sound)
+    made = yield from write_stepwise(frames, Progress(total=clip.length), path, turn, settings, sound)
     if clip.damage:
         notes += (f"The clip {clip.damage}: the result has the {made.done} frames that can be read.",)
     yield replace(made, total=made.done, notes=notes)
 
 
 class _Stopped(Exception):
-    """Ends the writer's thread."""
+    """Ends the thread that makes a result nobody waits for any more."""
+
+
+class Wanted(Clip):
+    """A clip that can be read as long as a folder is there, that of what is made of it: who stops a job while its clip
+    is surveyed can say so in no other way."""
+
+    def __init__(self, clip: Clip, folder: Path) -> None:
+        self.clip, self.folder = clip, folder
+        self.path, self.size, self.settings, self.length = clip.path, clip.size, clip.settings, clip.length
+
+    def frames(self) -> Iterator[Frame]:
+        yield from while_there(self.folder, self.clip.frames())
+
+    def sample(self, count: int) -> Iterator[Frame]:
+        yield from while_there(self.folder, self.clip.sample(count))
+
+
+def while_there(folder: Path, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames as long as a folder is there; `_Stopped` once it is gone."""
+    for frame in frames:
+        if not folder.exists():
+            raise _Stopped
+        yield frame
 
 
 def write_stepwise(
-    frames: Iterator[Frame], made: Progress, name: str, *how: Any, **named: Any
+    frames: Iterator[Frame], made: Progress, path: Path, turn: Lock, *how: Any, **named: Any
 ) -> Generator[Progress, None, Progress]:
-    """Write frames as they are made, in a thread, and say after each how far that is.
+    """Make and write frames in a thread, and say how far that is, after every frame, and every TICK without one:
+    gradio can close a generator, and lend its place in the queue to others, between two of its values only.
 
     Args:
         frames: In order of time.
         made: What is known beforehand.
-        name: Of the file, which lies where gradio serves and clears files.
+        path: The file, in a folder of its own. Where the generator is closed, that is deleted, which ends the thread
+            at its next frame.
+        turn: Of the threads that share it one works at a time: one that has been stopped may be at a frame yet.
         how, named: What else `write_clip` takes.
 
     Returns:
@@ -214,42 +247,43 @@ def write_stepwise(
         ClipError: It cannot be written. What `frames` raises is passed on; then, and where the generator is closed,
             no file is left.
     """
-    waiting: Queue[Frame | Exception | None] = Queue(WAITING)
-    path, start = new_folder() / name, 0.0
+    said: Queue[int | Exception | None] = Queue()
+    start = 0.0
 
-    def arriving() -> Iterator[Frame]:
-        while (item := waiting.get()) is not None:
+    def counted() -> Iterator[Frame]:
+        for done, frame in enumerate(while_there(path.parent, frames), 1):
+            yield frame
+            said.put(done)
+
+    def work() -> None:
+        try:
+            with turn:
+                if path.parent.exists():
+                    write_clip(counted(), path, *how, **named)
+            said.put(None)
+        except Exception as error:
+            said.put(error)
+
+    Thread(target=copy_context().run, args=(work,), daemon=True).start()  # in the visitor's language
+    try:
+        while True:
+            try:
+                item = said.get(timeout=TICK)
+            except Empty:
+                yield made
+                continue
+            if item is None:
+                return replace(made, result=path)
             if isinstance(item, Exception):
                 raise item
-            yield item
-
-    def hand(item: Frame | Exception | None) -> None:
-        while not job.done():
-            with suppress(Full):
-                waiting.put(item, timeout=LOOK_UP)
-                return
-
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(write_clip, arriving(), path, *how, **named)
-        try:
-            for done, frame in enumerate(frames, 1):
-                start = start or time.monotonic()
-                hand(frame)
-                if job.done():  # it only can have failed
-                    break
-                made = replace(made, done=done, seconds=time.monotonic() - start)
-                yield made
-            hand(None)
-            job.result()
-        except BaseException as error:
-            hand(_Stopped())
-            pool.shutdown()
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
-            if isinstance(error, ClipError):
-                raise ClipError(str(error).replace(str(path), name)) from error
-            raise
-    return replace(made, result=path)
+            start = start or time.monotonic()
+            made = replace(made, done=item, seconds=time.monotonic() - start)
+            yield made
+    except BaseException as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        if isinstance(error, ClipError):
+            raise ClipError(str(error).replace(str(path), path.name)) from error
+        raise
 
 
 def frames_alone(items: Iterator[Frame | str], told: list[str]) -> Iterator[Frame]:

@@ -14,6 +14,7 @@ from texts import say
 PRIVATE = {"api_visibility": "private"}
 QUIET = {"show_progress": "hidden", **PRIVATE}
 IDLE = gr.update(visible=True), gr.update(visible=False)  # buttons that run and stop a job
+RUNNING = gr.update(visible=False), gr.update(visible=True)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,13 @@ def status() -> gr.HTML:
 
 
 def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> Any:
-    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other; the event."""
+    """Connect the controls of what takes a while to what does it, one visitor of a queue after the other, who see that
+    they wait, and how long; the event."""
     outputs = [*job.components, *stage]
-    event = job.run.click(function, inputs, outputs, concurrency_id=queue, concurrency_limit=1, **QUIET)
+    asked = job.run.click(waiting, None, job.components, queue=False, **QUIET)
+    turn = {"concurrency_id": queue, "concurrency_limit": 1, "show_progress_on": job.status, **PRIVATE}
+    event = asked.then(function, inputs, outputs, **turn)
+    event.failure(lambda: (*IDLE, gr.update(visible=False)), None, job.components, queue=False, **QUIET)
     job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **QUIET)
     return event
 
@@ -89,7 +94,7 @@ def steps(
     job: Iterator[Progress], empty: tuple[Any, ...], stage: Callable[[str], tuple[Any, ...]]
 ) -> Iterator[tuple[Any, ...]]:
     """What the page shows of a job: its controls, and its stage, which is empty until there is a result."""
-    running = gr.update(visible=False), gr.update(visible=True)
+    begun = False
     try:
         for progress in job:
             line = gr.update(value=progress.html, visible=True)
@@ -97,13 +102,19 @@ def steps(
                 yield *IDLE, line, *stage(str(progress.result))
                 for note in progress.notes:
                     gr.Info(note)
-            elif not progress.done:
-                yield *running, line, *empty
+            elif not begun:
+                begun = True
+                yield *RUNNING, line, *empty
             else:
                 yield gr.skip(), gr.skip(), line, *(gr.skip(),) * len(empty)
     except gr.Error as error:
         gr.Warning(error.message)
         yield *IDLE, gr.update(value="", visible=False), *(gr.skip(),) * len(empty)
+
+
+def waiting() -> tuple[Any, ...]:
+    """The controls of a job that others may be before."""
+    return *RUNNING, gr.update(value=f"<progress></progress> {say('job.waiting')}", visible=True)
 
 
 def stopped() -> tuple[Any, ...]:

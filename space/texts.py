@@ -178,6 +178,7 @@ ENGLISH = {
     "compare.download": "Download PNG",
     "compare.times": "How long it took",
     # how far a job is
+    "job.waiting": "Waiting for those who came before …",
     "job.looking": "Looking at the faces …",
     "job.frame": "Frame {done} of {total}",
     "job.frames": "{done} frames",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, Lock
 from types import ModuleType
 from typing import Any
 
@@ -187,9 +188,34 @@ def test_a_full_disk_is_said_without_the_servers_folders(
     frames = (Frame(one, Fraction(i, 25)) for i, one in enumerate(noise))
     from jobs import Progress
 
+    path = clips.new_folder() / "out.mp4"
     with full_disk(20_000), pytest.raises(ClipError, match="^Cannot write 'out.mp4': "):
-        list(clips.write_stepwise(frames, Progress(), "out.mp4", ClipSettings(Fraction(25))))
+        list(clips.write_stepwise(frames, Progress(), path, Lock(), ClipSettings(Fraction(25))))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_job_gives_its_place_back_before_its_first_frame(
+    clips: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    from jobs import Progress
+
+    black, turn, go_on = Frame(np.zeros((64, 64, 3), np.uint8), Fraction(0)), Lock(), Event()
+
+    def surveyed() -> Iterator[Frame]:
+        go_on.wait(WAITING / 1000)  # as long as a survey takes
+        yield black
+
+    first = clips.write_stepwise(surveyed(), Progress(), clips.new_folder() / "one.mp4", turn, ClipSettings(Fraction(25)))
+    assert next(first).done == 0  # it says that it goes on
+    first.close()
+    assert list(tmp_path.iterdir()) == [] and turn.locked()
+    next_path = clips.new_folder() / "two.mp4"
+    second = clips.write_stepwise(iter([black]), Progress(), next_path, turn, ClipSettings(Fraction(25)))
+    assert next(second).done == 0  # the other still works, and its place is taken all the same
+    go_on.set()
+    assert [made.done for made in second][-1] == 1 and next_path.exists()
+    assert list(tmp_path.rglob("*.mp4")) == [next_path]
 
 
 def test_clips_that_are_too_much_are_refused(clips: ModuleType, tmp_path: Path) -> None:

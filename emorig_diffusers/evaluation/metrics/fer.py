@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -124,6 +123,8 @@ _TENSORS = {
 
 def _keras_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of `_MiniXception` out of Keras' HDF5 file."""
+    import h5py  # of the extra `eval`, which those who edit do without
+
     state = {}
     with h5py.File(path, "r") as file:
         for module, layer in _keras_layers().items():

@@ -21,6 +21,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from ...serving import asgi_options, limit_reading
 from .pictures import Folders, picture_address, ruined_address
 from .plan import ASKED, NAMED, SIDES, Design, Question, plan_questions
 from .store import Store, StudyError
@@ -307,10 +308,12 @@ def serve(study: Study, host: str, port: int | None, announce: Callable[[str], N
     blocks = build_page(study)
     style = {"theme": theme(), "css": CSS, "js": KEYS, "footer_links": [], "run_history": False}
     place = {"server_name": host, "server_port": port, "share": False, "ssr_mode": False, "max_file_size": "1kb"}
+    place |= asgi_options({"study": "open"})  # nothing is uploaded to a study
     try:
         _, address, _ = blocks.launch(**style, **place, quiet=True, prevent_thread_lock=True)
     except OSError as error:
         where = f"{host}:{port}" if port else host
         raise StudyError(f"Cannot serve at {where}: give another --host or --port.") from error
+    limit_reading(blocks.server)
     announce(address)
     blocks.block_thread()
