@@ -29,7 +29,7 @@ from emorig_diffusers.hub.repository import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
 
 REPOSITORY = Path(__file__).parents[2]
-STARTING = 80  # seconds a server may take to start
+STARTING = 240  # seconds a server may take to start on a busy machine
 WAITING = 40_000  # milliseconds an edit may take on a busy machine
 NO_FACE = "No face was found: use a photo in which a face is clearly visible."
 
