@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import api
+import batch
 import batch_tab
 import clip_tab
 import compare_tab
@@ -39,7 +40,7 @@ from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
 from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_reading
 
-MOST_BYTES = 200_000_000  # of an upload
+MOST_BYTES = 200_000_000  # of a file; those of a batch come together
 
 
 def build_demo(
@@ -80,7 +81,8 @@ def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:
     looks |= {"footer_links": ["api"], "run_history": False}
     agents = find_spec("mcp") is not None  # every endpoint is a tool for agents, at /gradio_api/mcp/
     where |= {"max_file_size": MOST_BYTES, "ssr_mode": False, "prevent_thread_lock": True, "mcp_server": agents}
-    _, address, _ = demo.launch(**looks, **asgi_options({"model": name}, folder, MOST_BYTES + REQUEST_BYTES), **where)
+    guard = asgi_options({"model": Path(name).name}, folder, batch.MAX_BYTES + REQUEST_BYTES)
+    _, address, _ = demo.launch(**looks, **guard, **where)
     limit_reading(demo.server)
     visitors.keep_clearing(folder, demo)
     return address

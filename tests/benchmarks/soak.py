@@ -292,7 +292,7 @@ def raw_status(url: str, method: str, path: str, body: bytes | None = None, **he
 
 def send_too_much(url: str, report: Report) -> None:
     """Files of too many bytes, told and not told, and pictures of too many pixels."""
-    told = raw_status(url, "POST", "gradio_api/upload", b"x", Content_Length="300000000")
+    told = raw_status(url, "POST", "gradio_api/upload", b"x", Content_Length="900000000")
     report.check("too large files refused", told == 413, f"told beforehand: {told}")
     told = raw_status(url, "POST", "gradio_api/queue/join", b"x" * 21_000_000, Content_Type="application/json")
     report.check("too large files refused", told == 413, f"21 MB of JSON: {told}")

@@ -206,12 +206,13 @@ def test_a_stopped_job_gives_its_place_back_before_its_first_frame(
         go_on.wait(WAITING / 1000)  # as long as a survey takes
         yield black
 
-    first = clips.write_stepwise(surveyed(), Progress(), clips.new_folder() / "one.mp4", turn, ClipSettings(Fraction(25)))
+    settings, path = ClipSettings(Fraction(25)), clips.new_folder() / "one.mp4"
+    first = clips.write_stepwise(surveyed(), Progress(), path, turn, settings)
     assert next(first).done == 0  # it says that it goes on
     first.close()
     assert list(tmp_path.iterdir()) == [] and turn.locked()
     next_path = clips.new_folder() / "two.mp4"
-    second = clips.write_stepwise(iter([black]), Progress(), next_path, turn, ClipSettings(Fraction(25)))
+    second = clips.write_stepwise(iter([black]), Progress(), next_path, turn, settings)
     assert next(second).done == 0  # the other still works, and its place is taken all the same
     go_on.set()
     assert [made.done for made in second][-1] == 1 and next_path.exists()

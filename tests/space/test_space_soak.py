@@ -247,9 +247,10 @@ def test_the_container_is_built_of_what_is_here() -> None:
     """Docker itself is not asked: it runs in few places."""
     lines = (REPOSITORY / "space" / "Dockerfile").read_text().splitlines()
     words = [line.split() for line in lines]
-    assert words[0] == ["FROM", "python:3.11-slim"] and 'python_version: "3.11"' in (
-        REPOSITORY / "space" / "README.md"
-    ).read_text()
+    assert (
+        words[0] == ["FROM", "python:3.11-slim"]
+        and 'python_version: "3.11"' in (REPOSITORY / "space" / "README.md").read_text()
+    )
     assert {line[0] for line in words} <= {"FROM", "WORKDIR", "COPY", "RUN", "USER", "ENV", "HEALTHCHECK", "CMD"}
     for line in words:
         if line[0] == "COPY":
