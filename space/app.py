@@ -27,7 +27,7 @@ import scan_tab
 import style
 import visitors
 from comparing import Comparer
-from gradio.utils import get_upload_folder
+from gradio.utils import get_space, get_upload_folder
 from offer import Offer
 from texts import say
 
@@ -70,6 +70,7 @@ def build_demo(
             compare_tab.build(comparer)
             scan_tab.build(head)
         gr.Markdown(say("note"), elem_id="note")
+        gr.DuplicateButton(say("duplicate"), visible=get_space() is not None, elem_id="duplicate")
         api.build(edits, comparer, head)
     return demo.queue(max_size=MOST_WAITING)
 

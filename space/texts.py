@@ -10,6 +10,7 @@ ENGLISH = {
     "title": "# EmoRig\nChange the emotion of a face, keep the person.",
     "note": "For photos and clips of yourself or of people who agreed; never to deceive. They are processed on this "
     "machine only.",
+    "duplicate": "Duplicate this Space",
     "drop": "# {what}\nDrop it here or click",
     "reset": "Reset to the photo",
     "undo": "Undo",

@@ -243,6 +243,19 @@ def test_the_demo_needs_no_more_than_its_requirements() -> None:
     assert done.returncode == 0, done.stderr.decode()[-1000:]
 
 
+def test_a_space_can_be_duplicated(pipe: EmoRigPipeline, visitors: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import app
+
+    def shown() -> list[bool]:
+        parts = app.build_demo(pipe).config["components"]
+        return [part["props"]["visible"] for part in parts if part["props"].get("elem_id") == "duplicate"]
+
+    assert shown() == [False]
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "you/emorig")
+    assert shown() == [True]
+
+
 def test_the_container_is_built_of_what_is_here() -> None:
     """Docker itself is not asked: it runs in few places."""
     lines = (REPOSITORY / "space" / "Dockerfile").read_text().splitlines()
