@@ -30,6 +30,8 @@ def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., N
     add(parser, *SHARED)
     parser.add_argument("--size", metavar="PIXELS", type=int, default=1024,
                         help="side of the texture (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--morphs", action=argparse.BooleanOptionalAction, default=True,
+                        help="ARKit's morph targets in a .glb, which then holds the head at rest")
     parser.add_argument("-o", metavar="OUT", dest="out", type=path, required=True,
                         help="the result (.glb .obj); existing files are replaced")  # fmt: skip
 
@@ -81,7 +83,8 @@ def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> l
     rgb = read_photo(args.photo).rgb
     with main.naming(args.photo):
         [face] = reader.encode(rgb, args.face)
-    meshes = [mesh_of_photo(reader, face, rgb, args.size)]
+    options = {"size": args.size, "morphs": args.morphs and args.out.suffix.lower() == ".glb"}
+    meshes = [mesh_of_photo(reader, face, rgb, **options)]
     if edited:
         number = face.face.index + 1
         known = {"face": number, "faces": [face if reader is pipe else face.face]}
@@ -89,7 +92,7 @@ def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> l
         main.say_notes(args.photo, result)
         picture, [after] = result.images[0], result.faces[0]
         if reader is pipe:
-            return [mesh_of_edit(reader, face, after, picture, args.size), *meshes]
+            return [mesh_of_edit(reader, face, after, picture, **options), *meshes]
         [seen] = reader.encode(picture, number)
-        return [mesh_of_photo(reader, seen, picture, args.size), *meshes]
+        return [mesh_of_photo(reader, seen, picture, **options), *meshes]
     return meshes

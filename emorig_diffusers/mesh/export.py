@@ -7,6 +7,7 @@ head of another face model, or of none, is that which "emorig-open" fits to the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 import trimesh
 from PIL import Image
+from scipy import sparse
 from torch import Tensor
+from torch.nn.functional import normalize
 from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
 from trimesh.visual import TextureVisuals
@@ -28,6 +31,8 @@ from ..photo.masks import ramp
 from ..photo.resample import invert, transform_points
 from ..render.buffers import vertex_normals
 from ..render.camera import ndc_to_pixels, project, transform_ndc
+from .morphs import Morphs, add_morphs
+from .neck import cut, neck_height
 from .texture import LEFT_OUT, PhotoView, texture_map
 from .uv_atlas import uv_layout
 
@@ -53,6 +58,7 @@ class TexturedMesh:
         uv: float64 [N, 2] in [0, 1], from the texture's bottom left.
         faces: int64 [F, 3], counter-clockwise seen from outside.
         texture: uint8 [S, S, 3], sRGB.
+        morphs: Targets for what the head's units do; vertices and normals are then those of the head at rest.
     """
 
     vertices: np.ndarray
@@ -60,19 +66,36 @@ class TexturedMesh:
     uv: np.ndarray
     faces: np.ndarray
     texture: np.ndarray
+    morphs: Morphs | None = None
+
+
+@dataclass
+class Units:
+    """What named units of expression add to a posed head: vertices [K, V, 3] in metres, and how much of each the head
+    shows [K], in [0, 1]."""
+
+    names: tuple[str, ...]
+    offsets: Tensor
+    amounts: Tensor
 
 
 def textured_mesh(
-    head: HeadModel, vertices: Tensor, pixels: np.ndarray, photo: np.ndarray, size: int = 1024
+    head: HeadModel,
+    vertices: Tensor,
+    pixels: np.ndarray,
+    photo: np.ndarray,
+    size: int = 1024,
+    units: Units | None = None,
 ) -> TexturedMesh:
     """A posed head with a photo on it, without the lower teeth, which stick out of the chin of an open mouth.
 
-    What else sticks out of the skin around the mouth is moved behind it.
+    What else sticks out of the skin around the mouth is moved behind it, and a jagged neck is cut cleanly.
 
     Args:
         head, pixels, photo: As for `PhotoView`.
         vertices: [V, 3] in metres, z along the photo's line of sight: the mesh to make.
         size: Side of the texture, as for `texture_map`.
+        units: What become morph targets.
 
     Raises:
         ValueError: As `PhotoView` and `texture_map`, or for other vertices than the head's.
@@ -81,15 +104,27 @@ def textured_mesh(
         raise ValueError(f"vertices must be {list(head.template.shape)} as the head's, got {list(vertices.shape)}.")
     view, back = _tuck(PhotoView(head, pixels, photo))
     texture = texture_map(view, size)
-    kept = (head.face_part != LEFT_OUT) & ~_spikes(head.faces)
+    kept = head.face_part != LEFT_OUT
     corners = torch.stack([head.faces[kept].flatten(), head.faces_uv[kept].flatten()], 1).numpy()
     pairs, index = np.unique(corners, axis=0, return_inverse=True)
     place = vertices.detach().cpu().double().clone()
     place[:, 2] -= torch.from_numpy(back)
-    normals = vertex_normals(place[None], head.faces)[0].numpy()[pairs[:, 0]]
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
-    uv = uv_layout(head)[pairs[:, 1]]
-    return TexturedMesh(place.numpy()[pairs[:, 0]], normals, uv, index.reshape(-1, 3), texture)
+    if units is not None:
+        place -= torch.einsum("k,kvc->vc", units.amounts.double(), units.offsets.double())
+    faces, height = index.reshape(-1, 3), neck_height(head)
+    means = sparse.identity(len(pairs), format="csr")
+    if height is not None:
+        faces, means = cut(faces, height[pairs[:, 0]])
+    spread = lambda values: means @ values[pairs[:, 0]]
+    unit_normals = lambda where: normalize(torch.from_numpy(spread(vertex_normals(where[None], head.faces)[0].numpy())))
+    uv, normals = means @ uv_layout(head)[pairs[:, 1]], unit_normals(place).numpy()
+    mesh = TexturedMesh(spread(place.numpy()), normals, uv, faces, texture)
+    if units is not None:
+        turned = [unit_normals(place + offset).numpy() - normals for offset in units.offsets.double()]
+        moved = [spread(offset.numpy()) for offset in units.offsets]
+        changes = (np.array(values, np.float32) for values in (moved, turned))
+        mesh.morphs = Morphs(units.names, *changes, units.amounts.numpy())
+    return mesh
 
 
 def _tuck(view: PhotoView) -> tuple[PhotoView, np.ndarray]:
@@ -103,13 +138,6 @@ def _tuck(view: PhotoView) -> tuple[PhotoView, np.ndarray]:
         behind = np.column_stack([view.pixels[:, :2], view.pixels[:, 2] + back * view.scale])
         view = PhotoView(view.head, behind, view.photo)
     return view, total
-
-
-def _spikes(faces: Tensor) -> Tensor:
-    """Faces [F] that hang on the rest by one edge, as at a neck that was cut across its mesh."""
-    edges = torch.stack([faces, faces.roll(-1, 1)], -1).sort(-1).values.flatten(0, 1)
-    _, edge, count = (edges @ edges.new_tensor([len(faces) * 3, 1])).unique(return_inverse=True, return_counts=True)
-    return (count[edge].view(-1, 3) == 1).sum(1) > 1
 
 
 @torch.no_grad()
@@ -135,23 +163,49 @@ def plain_skull(head: HeadModel, vertices: Tensor, plain: Tensor) -> Tensor:
     return torch.lerp(vertices, torch.from_numpy(laid).to(vertices), share)
 
 
-def mesh_of_photo(pipe: RigMixin, face: EncodedFace, photo: np.ndarray, size: int = 1024) -> TexturedMesh:
-    """The head of an encoded face, textured with its photo uint8 [H, W, 3]."""
+@torch.no_grad()
+def head_units(pipe: RigMixin, codes: FaceCodes) -> Units | None:
+    """What the head's units do to a head that shows codes [1, ...]; `None` where they have no names.
+
+    Whatever the pose, vertices are linear in them.
+    """
+    names, own = tuple(pipe.head.config.expression_names), codes.expression
+    if not names:
+        return None
+    head, double = deepcopy(pipe.head).double(), codes.to(torch.float64)
+    still, *moved = (
+        head(double.shape, double.expression + step, double.pose)[0] for step in (0.0, *torch.eye(len(names)))
+    )
+    return Units(names, torch.stack(moved) - still, own[0].clamp(0, 1))
+
+
+def mesh_of_photo(
+    pipe: RigMixin, face: EncodedFace, photo: np.ndarray, size: int = 1024, morphs: bool = False
+) -> TexturedMesh:
+    """The head of an encoded face, textured with its photo uint8 [H, W, 3]; with `morphs` for its units, if named."""
     placed = pipe.grid_vertices(face, face.codes, FINE).numpy()
     vertices = _calm(pipe, pipe.pose_head(face.codes)[0], face.codes)
-    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), photo, size)
+    units = head_units(pipe, face.codes) if morphs else None
+    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), photo, size, units)
 
 
 def mesh_of_edit(
-    pipe: EmoRigPipeline, face: EncodedFace, edited: EditedFace, result: np.ndarray, size: int = 1024
+    pipe: EmoRigPipeline,
+    face: EncodedFace,
+    edited: EditedFace,
+    result: np.ndarray,
+    size: int = 1024,
+    morphs: bool = False,
 ) -> TexturedMesh:
-    """The head of an edited face, textured with the edited photo uint8 [H, W, 3]; `face` as read from the photo."""
+    """The head of an edited face, textured with the edited photo uint8 [H, W, 3]; `face` as read from the photo,
+    `morphs` as for `mesh_of_photo`."""
     points = project(edited.vertices[None], edited.target.camera)
     if pipe.painter.keeps_fit_residual:
         points = torch.cat([points[..., :2] + face.offsets, points[..., 2:]], -1)
     placed = ndc_to_pixels(transform_ndc(points, face.transform), FINE)[0].numpy()
     vertices = _calm(pipe, edited.vertices, edited.target)
-    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), result, size)
+    units = head_units(pipe, edited.target) if morphs else None
+    return textured_mesh(pipe.head, vertices, _in_photo(face, placed), result, size, units)
 
 
 def _calm(pipe: RigMixin, vertices: Tensor, codes: FaceCodes) -> Tensor:
@@ -207,7 +261,8 @@ def _glb(meshes: Mapping[str, TexturedMesh]) -> bytes:
             name=name, baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True
         )
         scene.add_geometry(_trimesh(mesh, material), node_name=name, geom_name=name)
-    return export_glb(scene, include_normals=True)
+    morphs = {name: mesh.morphs for name, mesh in meshes.items() if mesh.morphs is not None}
+    return add_morphs(export_glb(scene, include_normals=True), morphs)
 
 
 def _obj(path: Path, mesh: TexturedMesh) -> dict[Path, bytes]:

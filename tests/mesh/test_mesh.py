@@ -217,7 +217,8 @@ def test_normals_point_outwards_and_no_lower_teeth(mesh: TexturedMesh, head: Hea
     corners = mesh.vertices[mesh.faces]
     flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     assert ((flat * mesh.normals[mesh.faces].sum(1)).sum(1) > 0).mean() > 0.98
-    assert len(mesh.faces) < len(head.faces) - (head.face_part == PARTS.index("lower_teeth")).sum() + 1
+    cut = 48  # triangles that the neck's clean end may add
+    assert len(mesh.faces) < len(head.faces) - (head.face_part == PARTS.index("lower_teeth")).sum() + cut
 
 
 def test_teeth_stay_behind_the_skin(head: HeadModel, stripes: np.ndarray) -> None:
@@ -290,7 +291,7 @@ def test_the_edited_head_wears_the_edited_photo(
 def test_command(astronaut: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = tmp_path / "astronaut.png"
     Image.fromarray(astronaut).save(photo)
-    small = ("--size", "128", "--steps", "1", "--seed", "0")
+    small = ("--size", "128", "--steps", "1", "--seed", "0", "--no-morphs")
     assert run("mesh", photo, "--size", "128", "-o", tmp_path / "face.obj") == 0
     assert run("mesh", photo, "--blend", "surprise=.9", *small, "-o", tmp_path / "face.glb") == 0
     printed = capsys.readouterr().out.splitlines()
@@ -307,9 +308,9 @@ def test_command_with_a_pipeline_without_a_head(mesh: TexturedMesh, astronaut: n
     photo = tmp_path / "astronaut.png"
     Image.fromarray(astronaut).save(photo)
     out = tmp_path / "face.glb"
-    assert run("mesh", photo, "--model", tmp_path / "coded", "--size", "128", "-o", out) == 0
+    assert run("mesh", photo, "--model", tmp_path / "coded", "--size", "128", "--no-morphs", "-o", out) == 0
     assert np.allclose(trimesh.load(out).to_geometry().vertices, mesh.vertices, atol=1e-5)
-    edit = ("--emotion", "happy", "--intensity", "0", "--steps", "1")
+    edit = ("--emotion", "happy", "--intensity", "0", "--steps", "1", "--no-morphs")
     assert run("mesh", photo, "--model", tmp_path / "coded", "--size", "128", *edit, "-o", out) == 0
     assert (tmp_path / "face_before.glb").is_file()
     assert np.abs(trimesh.load(out).to_geometry().vertices - mesh.vertices).max() < 0.01  # nothing was to change
