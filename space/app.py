@@ -29,7 +29,9 @@ import visitors
 from comparing import Comparer
 from gradio.utils import get_space, get_upload_folder
 from offer import Offer
-from texts import say
+from starlette.middleware import Middleware
+from texts import marking, say
+from translator import Translator
 
 from emorig_diffusers.cli.compare import open_others
 from emorig_diffusers.cli.evaluate import labelled
@@ -61,8 +63,11 @@ def build_demo(
     visitors.files_folder()
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     comparer = Comparer(edits, name, others or {})
-    with gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=visitors.DELETE, fill_width=True) as demo:
-        gr.Markdown(say("title"), elem_id="title")
+    blocks = gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=visitors.DELETE, fill_width=True)
+    with blocks as demo, marking():
+        with gr.Row(elem_id="top"):
+            gr.Markdown(say("title"), elem_id="title")
+            gr.HTML(style.language_links(), elem_id="languages", padding=False)
         with gr.Tabs():
             photo_tab.build(edits, Path(get_upload_folder()) / "examples")
             batch_tab.build(edits)
@@ -78,11 +83,13 @@ def build_demo(
 def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:
     """Serve the demo of a pipeline in its style, with gradio's options of where, in a thread; its address."""
     folder = visitors.files_folder()
-    looks = {"theme": style.theme(), "css": style.css(), "js": style.script()}
+    with marking():
+        looks = {"theme": style.theme(), "css": style.css(), "js": style.script(), "head": style.HEAD}
     looks |= {"footer_links": ["api"], "run_history": False}
     agents = find_spec("mcp") is not None  # every endpoint is a tool for agents, at /gradio_api/mcp/
     where |= {"max_file_size": MOST_BYTES, "ssr_mode": False, "prevent_thread_lock": True, "mcp_server": agents}
     guard = asgi_options({"model": Path(name).name}, folder, batch.MAX_BYTES + REQUEST_BYTES)
+    guard["app_kwargs"]["middleware"].append(Middleware(Translator))
     _, address, _ = demo.launch(**looks, **guard, **where)
     limit_reading(demo.server)
     visitors.keep_clearing(folder, demo)

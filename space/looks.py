@@ -24,6 +24,7 @@ class Settings:
         emotion, intensity: What, and how strongly.
         reference: A photo that lends its expression instead.
         action_units, rotate: Changes of single movements, and of yaw, pitch and roll in degrees.
+        gaze: (yaw, pitch) in degrees from where the eyes look, or "camera".
         attributes, shape_guidance: For pipelines that have them.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     reference: str | None = None
     action_units: Mapping[str, float] = field(default_factory=dict)
     rotate: Sequence[float] = (0.0, 0.0, 0.0)
+    gaze: Sequence[float] | str = (0.0, 0.0)
     attributes: Mapping[str, float] = field(default_factory=dict)
     shape_guidance: float = 0.0
 
@@ -42,6 +44,7 @@ class Settings:
             "emotion": None if self.reference else self.emotion,
             "reference": self.reference,
             "rotate": tuple(self.rotate) if any(abs(angle) > LEAST for angle in self.rotate) else None,
+            "gaze": self.gaze if isinstance(self.gaze, str) or any(self.gaze) else None,
             "action_units": {unit: amount for unit, amount in self.action_units.items() if abs(amount) > LEAST},
             "attributes": dict(self.attributes),
         }
@@ -180,6 +183,8 @@ def tell_step(step: Mapping[str, Any]) -> str:
     parts += [f"{name.replace('_', ' ')} {amount:+.2f}" for name, amount in step.get("attributes", {}).items()]
     for axis, angle in zip(("yaw", "pitch", "roll"), step.get("rotate", ())):
         parts += [f"{say(f'look.{axis}')} {angle:+.0f}°"] * (abs(angle) > LEAST)
+    if (gaze := step.get("gaze")) is not None:
+        parts.append(say("look.camera") if gaze == "camera" else say("look.gaze", yaw=gaze[0], pitch=gaze[1]))
     return ", ".join(parts)
 
 

@@ -18,7 +18,7 @@ class Offer:
     Attributes:
         emotions, attributes: Names to choose from.
         steps: Steps of the network to begin with.
-        head, movements: Whether there is a head to turn, and whether it has single movements.
+        head, movements, gaze: Whether there is a head to turn, whether it has single movements, and eyes that turn.
         shape: Whether the face's shape can be held.
     """
 
@@ -26,6 +26,7 @@ class Offer:
     steps: int
     head: bool = True
     movements: bool = True
+    gaze: bool = True
     attributes: Sequence[str] = ()
     shape: bool = False
 
@@ -35,4 +36,5 @@ class Offer:
         emotions, steps = pipe.emotion_names, pipe.config.default_num_inference_steps
         can = pipe.capabilities
         attributes = pipe.attribute_classifier.names if "attributes" in can else ()
-        return cls(emotions, steps, "head" in can, "action_units" in can, attributes, "shape_guidance" in can)
+        moves = "head" in can, "action_units" in can, "gaze" in can
+        return cls(emotions, steps, *moves, attributes, "shape_guidance" in can)

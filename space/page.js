@@ -4,6 +4,8 @@
   const visible = (id) => document.getElementById(id)?.offsetParent != null;
   const press = (id) => visible(id) && document.querySelector(`button#${id}, #${id} button`)?.click();
 
+  document.documentElement.lang = LANGUAGE;
+
   // gradio's sliders ask for an edit when the pointer lets go of them; keys let go of them, too
   let waiting;
   const released = (slider) => {

@@ -18,6 +18,8 @@ from parts import emotion_choice, strength_slider, upload
 from PIL import Image
 from texts import say
 
+from emorig_diffusers.face.gaze import MAX_GAZE
+from emorig_diffusers.face.sentence import LONGEST
 from emorig_diffusers.photo.io import save_photo
 from emorig_diffusers.pipelines.outputs import EditedFace
 
@@ -117,7 +119,9 @@ class Page:
         emotion, strength, shape: What to do, how strongly, and how much shape is held.
         run, all: Buttons that do it, and that show all emotions.
         attributes: Names of attributes, and their amount.
+        prompt: A sentence that sets the controls.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
+        gaze: Whether the eyes look at the camera, and by how far they turn aside and up otherwise.
         basis: Values of angles and units that ask for nothing, as JSON; not seen.
         resets: Buttons that set angles, and units, to what the photo shows.
         stage, past, presets, animation: What they say.
@@ -127,6 +131,7 @@ class Page:
     preview: gr.Image
     face: gr.Radio
     frames: gr.State
+    prompt: gr.Textbox
     emotion: gr.Radio
     strength: gr.Slider
     shape: gr.Slider
@@ -135,6 +140,7 @@ class Page:
     reference: gr.Image
     attributes: tuple[gr.Dropdown, gr.Slider]
     angles: list[gr.Slider]
+    gaze: tuple[gr.Checkbox, gr.Slider, gr.Slider]
     units: list[gr.Slider]
     sampling: list[Component]
     basis: gr.Textbox
@@ -147,7 +153,7 @@ class Page:
     @property
     def controls(self) -> list[Component]:
         """What an edit depends on besides the photo, in the order of `photo_tab.Controls`."""
-        first = [self.basis, self.emotion, self.strength, self.reference, self.shape, *self.attributes]
+        first = [self.basis, self.emotion, self.strength, self.reference, self.shape, *self.attributes, *self.gaze]
         return [self.face, *self.sampling, *first, *self.angles, *self.units]
 
 
@@ -178,19 +184,23 @@ def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
     return photo, *face_part("face", "faces"), gr.State({})
 
 
-def mood_part(offer: Offer) -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Button, gr.Button]:
-    """Emotion buttons, strength, how much the shape is held, and the buttons that do it."""
+def mood_part(offer: Offer) -> tuple[gr.Textbox, gr.Radio, gr.Slider, gr.Slider, gr.Button, gr.Button]:
+    """A sentence, emotion buttons, strength, how much the shape is held, and the buttons that do it."""
+    prompt = gr.Textbox(
+        label=say("prompt"), placeholder=say("prompt.example"), submit_btn=say("prompt.run"), max_lines=1,
+        max_length=LONGEST, visible=bool(offer.emotions), elem_id="prompt",
+    )  # fmt: skip
     emotion, strength = emotion_choice(offer.emotions, "emotion"), strength_slider("strength")
     shape = gr.Slider(0, 1, 0, step=0.05, label=say("shape"), visible=offer.shape, elem_id="shape")
     run = gr.Button(say("run"), variant="primary", size="lg", elem_id="run")
     every = gr.Button(say("all"), size="lg", visible=bool(offer.emotions), elem_id="all")
-    return emotion, strength, shape, run, every
+    return prompt, emotion, strength, shape, run, every
 
 
 def details_part(
     offer: Offer,
-) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, list, list, gr.Textbox, list[gr.Button]]:
-    """Reference photo, attributes, action units, head pose, seed and steps; all folded away."""
+) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, tuple, list, list, gr.Textbox, list[gr.Button]]:
+    """Reference photo, attributes, action units, head pose, gaze, seed and steps; all folded away."""
     lends = bool(offer.emotions)
     with gr.Accordion(say("reference.part"), open=False, visible=lends):
         reference = upload(say("reference"), ["upload", "clipboard"], height=220, elem_id="reference")
@@ -207,11 +217,16 @@ def details_part(
         slider = lambda axis: gr.Slider(-MAX_ANGLE, MAX_ANGLE, 0, step=1, label=say(f"pose.{axis}"), buttons=[])
         angles = [slider(axis) for axis in AXES]
         reset_angles = gr.Button(say("reset"), size="sm")
+    with gr.Accordion(say("gaze"), open=False, visible=offer.gaze, elem_id="gaze", elem_classes="tight"):
+        camera = gr.Checkbox(False, label=say("gaze.camera"))
+        eye = lambda axis, most: gr.Slider(-most, most, 0, step=1, label=say(f"gaze.{axis}"), buttons=[])
+        gaze = camera, *map(eye, AXES, MAX_GAZE)
     with gr.Accordion(say("sampling"), open=False, elem_id="sampling", elem_classes="tight"):
         seed = gr.Number(0, label=say("sampling.seed"), precision=0, minimum=0, maximum=MAX_SEED)
         count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label=say("sampling.steps"))
     basis = gr.Textbox(visible=False)
-    return reference, (chosen, amount), angles, units, [seed, count], basis, [reset_units, reset_angles]
+    resets = [reset_units, reset_angles]
+    return reference, (chosen, amount), angles, gaze, units, [seed, count], basis, resets
 
 
 def presets_part() -> Presets:

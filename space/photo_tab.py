@@ -16,12 +16,13 @@ import preset_part
 from editor import Editor, for_browsers, on_stage, references
 from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, steps, wire_job
-from looks import ALL, Edits, History, Look, Settings, Sitting, tell
+from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
 from photos import thumbnail
 from texts import say, say_emotion
 from visitors import friendly
 
+from emorig_diffusers.face.sentence import read
 from emorig_diffusers.pipelines.outputs import notes_of
 
 Update = dict[Any, Any]
@@ -83,10 +84,14 @@ class PhotoTab:
         gr.on(asked, self.show_asked, [shown.photo, *read], **edit)
         gr.on([*asked, shown.all.click], js=page.SCROLL, fn=None)
         names, amount = shown.attributes
-        sliders = [shown.strength, shown.shape, amount, *shown.angles, *shown.units, shown.sampling[1]]
-        others = [shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
+        camera, *eyes = shown.gaze
+        sliders = [shown.strength, shown.shape, amount, *shown.angles, *eyes, *shown.units, shown.sampling[1]]
+        others = [camera.input, shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
         self.again = {"fn": self.show, "inputs": read, **edit}
         gr.on([*others, *(slider.release for slider in sliders)], **self.again)
+        said = {"outputs": self.everything, **self.queue}
+        shown.prompt.submit(self.with_prompt, [shown.prompt, self.sitting], **said)
+        shown.prompt.submit(js=page.SCROLL, fn=None)
         stage = shown.stage
         shown.all.click(self.show_all, read, [stage.eight, stage.picture], **self.queue)
         stage.eight.select(self.pick_emotion, None, shown.emotion, **QUIET).then(
@@ -127,8 +132,8 @@ class PhotoTab:
         past.go_on.click(self.go_on, **go)
         past.reset.click(self.to_photo, **go)
         units, angles = shown.resets
-        for button, sliders, what in ((units, shown.units, "units"), (angles, shown.angles, "angles")):
-            own = lambda sitting, what=what: list(self._sliders(sitting.history, Settings())[what].values())
+        for button, sliders in ((units, [*shown.units, shown.basis]), (angles, shown.angles)):
+            own = lambda sitting, sliders=sliders: self._own(sitting.history, sliders)
             button.click(own, self.sitting, sliders, **QUIET).then(**self.again)
 
     def _wire_tabs(self) -> None:
@@ -186,6 +191,26 @@ class PhotoTab:
             self._wish(sitting)
             return self.at(sitting, sitting.history)
         gr.Info(say("presets.loaded", name=html.escape(preset["name"])))
+        return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
+
+    def with_prompt(self, text: str, sitting: Sitting) -> Update:
+        """What a sentence asks, in the controls' place and as far as they can show it; on the next photo where there is
+        none."""
+        try:
+            with friendly():
+                reading = read(text)
+                self.editor.pipe.check_inputs(**reading.asked)
+        except gr.Error as error:
+            gr.Warning(error.message)
+            return self.nothing
+        if reading.unknown:
+            gr.Warning(html.escape(say("prompt.unknown", words=say("prompt.and").join(reading.unknown))))
+        look = sitting.history.look
+        sitting.history = replace(sitting.history, wish=(*(look.edits.done if look else ()), reading.asked))
+        if look:
+            self._wish(sitting)
+            return self.at(sitting, sitting.history)
+        gr.Info(say("prompt.first"))
         return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
     def wanted_edits(self, sitting: Sitting, controls: Sequence[Any]) -> Edits:
@@ -323,12 +348,21 @@ class PhotoTab:
     def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
         """The look that controls ask for."""
         face, seed, count, basis, emotion, strength, reference, shape, names, amount, *moved = controls
+        (camera, aside, up), moved = moved[:3], moved[3:]
         # sliders of one face may come with the choice of another, if that was just made: their basis comes with them
-        own = json.loads(basis) if basis else [0.0] * len(moved)
+        own, others = json.loads(basis) if basis else ([0.0] * len(moved), {})
         changed = [round(value - start, 3) for value, start in zip(moved, own, strict=True)]
         turned, units = tuple(changed[: len(page.AXES)]), dict(zip(UNITS, changed[len(page.AXES) :]))
+        units = {unit: round(units.get(unit, 0.0) + others.get(unit, 0.0), 3) for unit in [*units, *others]}
         settings = Settings(
-            emotion, strength, reference, units, turned, dict.fromkeys(names, amount), page.MOST_SHAPE * shape
+            emotion,
+            strength,
+            reference,
+            units,
+            turned,
+            "camera" if camera else (aside, up),
+            dict.fromkeys(names, amount),
+            page.MOST_SHAPE * shape,
         )
         look = history.look or Look({1: Edits()}, "1")
         faces = look.faces if self.editor.offer.head else dict.fromkeys(look.faces, Edits())
@@ -340,30 +374,41 @@ class PhotoTab:
         if not history.look:
             return {"angles": dict.fromkeys(page.AXES, 0.0), "units": dict.fromkeys(UNITS, 0.0)}
         angles, units = self.editor.shown(str(history.photo), history.look)
-        step = lambda value: round(UNIT_STEP * round(min(max(value, -1), 1) / UNIT_STEP), 2)
+        within = lambda value: min(max(value, -1.0), 1.0)
+        step = lambda value: round(UNIT_STEP * round(within(value) / UNIT_STEP), 2)
         changes: Mapping[str, float] = settings.action_units
         return {
             "angles": {axis: round(own) + change for axis, own, change in zip(page.AXES, angles, settings.rotate)},
-            "units": {unit: round(step(own) + changes.get(unit, 0.0), 3) for unit, own in units.items()},
+            "units": {unit: round(within(step(own) + changes.get(unit, 0.0)), 3) for unit, own in units.items()},
         }
 
     def _slider_updates(self, history: History, settings: Settings) -> Update:
         """Sliders of the head that ask for settings."""
         sliders, basis = self._sliders(history, settings), self._sliders(history, Settings())
-        own = basis["angles"]
+        own, shown = basis["angles"], {unit: sliders["units"][unit] - start for unit, start in basis["units"].items()}
+        # what sliders do not reach, and units that have none, go with them
+        others = {unit: round(amount - shown.get(unit, 0.0), 3) for unit, amount in settings.action_units.items()}
+        others = {unit: amount for unit, amount in others.items() if abs(amount) > LEAST}
         limits = lambda axis: {"minimum": own[axis] - page.MAX_ANGLE, "maximum": own[axis] + page.MAX_ANGLE}
         turned = zip(self.page.angles, own)
         return {
-            self.page.basis: json.dumps([*own.values(), *basis["units"].values()]),
+            self.page.basis: json.dumps([[*own.values(), *basis["units"].values()], others]),
             **{one: gr.update(value=sliders["angles"][axis], **limits(axis)) for one, axis in turned},
             **{one: sliders["units"][unit] for one, unit in zip(self.page.units, UNITS)},
         }
+
+    def _own(self, history: History, sliders: Sequence[Any]) -> Update:
+        """Some of the head's sliders where the face is."""
+        updates = self._slider_updates(history, Settings())
+        return {one: updates[one] for one in sliders}
 
     def _controls(self, history: History, settings: Settings | None = None) -> Update:
         """Controls that ask for settings, or else for what the present look does."""
         shown, look = self.page, history.look
         settings = settings or (look.edits.open if look else Settings())
         names, amount = shown.attributes
+        camera, *eyes = shown.gaze
+        angles = (0.0, 0.0) if isinstance(settings.gaze, str) else settings.gaze
         return {
             shown.face: look.face if look else gr.skip(),
             shown.sampling[0]: look.seed if look else 0,
@@ -374,6 +419,8 @@ class PhotoTab:
             shown.shape: settings.shape_guidance / page.MOST_SHAPE,
             names: list(settings.attributes),
             amount: next(iter(settings.attributes.values()), 1.0),
+            camera: settings.gaze == "camera",
+            **dict(zip(eyes, angles)),
             **self._slider_updates(history, settings),
         }
 

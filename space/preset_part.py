@@ -11,7 +11,6 @@ import presets
 from gradio.context import Context
 from jobs import QUIET
 from looks import Edits, Sitting
-from offer import UNITS
 from parts import uploaded
 from texts import say
 from visitors import friendly, new_folder
@@ -24,7 +23,7 @@ WHOLE_LINK = "query => location.origin + location.pathname + query"
 
 def edits_of(steps: Sequence[Mapping[str, Any]]) -> Edits:
     """A preset's steps, as the page's controls can show them."""
-    return presets.edits_of(steps, UNITS, page.MAX_ANGLE)
+    return presets.edits_of(steps, page.MAX_ANGLE)
 
 
 def wire(tab: PhotoTab) -> None:

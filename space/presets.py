@@ -15,7 +15,7 @@ from looks import Edits, Settings
 
 from emorig_diffusers.pipelines.base import FacePipeline
 
-KEYS = ("emotion", "intensity", "action_units", "rotate", "attributes", "shape_guidance")
+KEYS = ("emotion", "intensity", "action_units", "rotate", "gaze", "attributes", "shape_guidance")
 """What of a step can be kept: all but photos."""
 MOST_BYTES = 20_000  # of a preset
 MOST_NAME = 60  # characters
@@ -76,12 +76,11 @@ def write(preset: Mapping[str, Any], folder: Path) -> str:
     return str(path)
 
 
-def edits_of(steps: Sequence[Mapping[str, Any]], units: Sequence[str], most_angle: float) -> Edits:
+def edits_of(steps: Sequence[Mapping[str, Any]], most_angle: float) -> Edits:
     """Steps as a face's edits: the last one goes to the controls, if those can show it."""
     *done, last = steps
     shown = (
         isinstance(last.get("emotion"), (str, type(None)))
-        and all(unit in units for unit in last.get("action_units") or {})
         and all(abs(angle) <= most_angle for angle in last.get("rotate") or ())
         and len(set((last.get("attributes") or {}).values())) < 2
     )

@@ -6,10 +6,22 @@ import json
 from pathlib import Path
 
 import gradio as gr
-from texts import say
+from texts import NAMES, say
 
 ACCENT = "#4f46e5"
 EMPTY = {"#result": "result.empty", "#after": "clip.empty"}  # what is said where there is nothing yet
+
+HEAD = """<script>
+  // gradio's own words follow the browser's language: the one that the address names counts more
+  const named = new URLSearchParams(location.search).get("lang");
+  if (named) Object.defineProperty(navigator, "language", { get: () => named });
+</script>"""
+
+
+def language_links() -> str:
+    """Links to the page in every language."""
+    links = (f'<a href="?lang={code}" hreflang="{code}" lang="{code}">{name}</a>' for code, name in NAMES.items())
+    return f"<nav>{' · '.join(links)}</nav>"
 
 
 def css() -> str:
@@ -21,7 +33,10 @@ def css() -> str:
 def script() -> str:
     """What the page does by itself, with the words it needs."""
     source = Path(__file__).with_name("page.js").read_text("utf-8")
-    return source.replace("BEFORE", json.dumps(say("look.photo")))
+    words = {"BEFORE": say("look.photo"), "LANGUAGE": say("language")}
+    for name, text in words.items():
+        source = source.replace(name, json.dumps(text))
+    return source
 
 
 def accents() -> gr.themes.Color:

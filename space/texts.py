@@ -3,10 +3,19 @@ parameters) is not translated, and what the package says in a sentence of its ow
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 from gradio.context import LocalContext
 
 ENGLISH = {
     "name": "EmoRig",
+    "language": "en",
     "title": "# EmoRig\nChange the emotion of a face, keep the person.",
     "note": "For photos and clips of yourself or of people who agreed; never to deceive. They are processed on this "
     "machine only.",
@@ -30,6 +39,13 @@ ENGLISH = {
     "faces.largest": "Largest",
     "faces.all": "All",
     "faces.one": "Face {number}: {what}",
+    # a sentence
+    "prompt": "In words",
+    "prompt.example": "a slight, crooked smile with wide eyes",
+    "prompt.run": "Do it",
+    "prompt.and": ", ",
+    "prompt.unknown": "Not understood: {words}.",
+    "prompt.first": "It is done as soon as there is a photo.",
     # emotions
     "emotion": "Emotion",
     "emotion.neutral": "Neutral",
@@ -74,6 +90,10 @@ ENGLISH = {
     "pose.yaw": "Yaw ° (to the person's left)",
     "pose.pitch": "Pitch ° (up)",
     "pose.roll": "Roll ° (to the right shoulder)",
+    "gaze": "Gaze",
+    "gaze.yaw": "Aside ° (to the person's left)",
+    "gaze.pitch": "Up °",
+    "gaze.camera": "Look at the camera",
     "sampling": "Sampling",
     "sampling.seed": "Seed",
     "sampling.steps": "Steps",
@@ -87,6 +107,8 @@ ENGLISH = {
     "look.yaw": "Yaw",
     "look.pitch": "Pitch",
     "look.roll": "Roll",
+    "look.gaze": "Eyes {yaw:+.0f}° {pitch:+.0f}°",
+    "look.camera": "Eyes to the camera",
     "nothing_yet": "Choose an emotion or move a slider first.",
     "presets": "Presets",
     "presets.chosen": "Saved in this browser",
@@ -186,23 +208,215 @@ ENGLISH = {
     "job.rate": " · {rate:.1f} frames a second",
     "job.left": " · {seconds:.0f} s left",
 }
-LANGUAGES = {"en": ENGLISH}
-"""Language, as browsers name it -> its table; English has every key."""
+JAPANESE = {
+    "name": "EmoRig",
+    "language": "ja",
+    "title": "# EmoRig\n顔の表情だけを変えて、その人らしさはそのままに。",
+    "note": "ご自身、または本人の同意を得た方の写真・動画にお使いください。人をだます目的では使わないでください。"
+    "処理はすべてこのサーバー内で行われます。",
+    "drop": "# {what}\nここにドロップ、またはクリックして選択",
+    "reset": "写真の状態に戻す",
+    "undo": "元に戻す",
+    "redo": "やり直す",
+    "go_on": "この結果から続ける",
+    "stop": "中止",
+    "stopped": "中止しました。",
+    "no_photo": "先に写真を選んでください。",
+    "no_clip": "先に動画を選ぶか、録画してください。",
+    "no_scan": "先にスキャンデータを選んでください。",
+    "not_uploaded": "アップロードされた写真ではありません。先に写真をアップロードしてください。",
+    # faces
+    "faces": "顔",
+    "faces.which": "編集する顔（写真の顔をクリックしても選べます）",
+    "faces.largest": "一番大きい顔",
+    "faces.all": "全員",
+    "faces.one": "顔{number}：{what}",
+    # a sentence
+    "prompt": "言葉で指定",
+    "prompt.example": "少し照れたように笑って、目を大きく",
+    "prompt.run": "実行",
+    "prompt.and": "、",
+    "prompt.unknown": "わからなかった言葉：{words}",
+    "prompt.first": "写真を選ぶと反映されます。",
+    # emotions
+    "emotion": "表情",
+    "emotion.neutral": "真顔",
+    "emotion.happy": "笑顔",
+    "emotion.sad": "悲しみ",
+    "emotion.surprise": "驚き",
+    "emotion.fear": "恐れ",
+    "emotion.disgust": "嫌悪",
+    "emotion.anger": "怒り",
+    "emotion.contempt": "軽蔑",
+    "strength": "強さ",
+    # the tab of photos
+    "photo.tab": "写真",
+    "photo": "写真",
+    "photo.examples": "サンプルで試す",
+    "shape": "顔の形を保つ",
+    "run": "表情を変える",
+    "all": "8つの表情を一度に見る",
+    "all.about": "使いたい表情をクリック",
+    "reference": "お手本の写真",
+    "reference.part": "別の写真の表情をまねる",
+    "attributes": "属性",
+    "attributes.which": "変える属性",
+    "attributes.amount": "量（マイナスで弱める）",
+    "units": "細かな動き（アクションユニット）",
+    "units.about": "スライダーは写真の表情に合わせた位置から始まります。",
+    "units.one": "{movement}（{unit}）",
+    "units.AU1": "眉の内側を上げる",
+    "units.AU2": "眉の外側を上げる",
+    "units.AU4": "眉を寄せて下げる",
+    "units.AU5": "目を見開く",
+    "units.AU6": "頬を上げる",
+    "units.AU7": "まぶたに力を入れる",
+    "units.AU9": "鼻にしわを寄せる",
+    "units.AU10": "上唇を上げる",
+    "units.AU12": "口角を上げる",
+    "units.AU15": "口角を下げる",
+    "units.AU17": "あごを押し上げる",
+    "units.AU20": "唇を横に引く",
+    "units.AU26": "口を開ける",
+    "pose": "顔の向き",
+    "pose.yaw": "左右 °（＋で本人の左）",
+    "pose.pitch": "上下 °（＋で上）",
+    "pose.roll": "傾き °（＋で本人の右肩側）",
+    "gaze": "視線",
+    "gaze.yaw": "左右 °（＋で本人の左）",
+    "gaze.pitch": "上下 °（＋で上）",
+    "gaze.camera": "カメラ目線にする",
+    "sampling": "生成の設定",
+    "sampling.seed": "シード",
+    "sampling.steps": "ステップ数",
+    "result": "結果",
+    "result.empty": "写真を選んで表情をクリックすると、ここに結果が表示されます。",
+    "result.download": "PNGを保存",
+    "looks": "これまでの結果",
+    "look.photo": "元の写真",
+    "look.then": " → ",
+    "look.reference": "{name}の表情",
+    "look.yaw": "左右",
+    "look.pitch": "上下",
+    "look.roll": "傾き",
+    "look.gaze": "視線 {yaw:+.0f}° {pitch:+.0f}°",
+    "look.camera": "カメラ目線",
+    "nothing_yet": "先に表情を選ぶか、スライダーを動かしてください。",
+    "presets": "プリセット",
+    "presets.chosen": "このブラウザに保存したもの",
+    "presets.name": "名前",
+    "presets.save": "保存",
+    "presets.link": "この設定でページを開くリンク",
+    "presets.file": "ファイルに保存",
+    "presets.load": "ファイルを読み込む",
+    "presets.loaded": "プリセット「{name}」：写真を選ぶと反映されます。",
+    "buffers": "途中の画像",
+    "buffers.result": "結果",
+    "buffers.normal": "法線",
+    "buffers.albedo": "アルベド",
+    "buffers.rendered": "レンダリング",
+    "buffers.repainted": "描き直した部分",
+    "buffers.photo": "写真",
+    "buffers.reconstructed": "再構成",
+    "buffers.edited": "編集後",
+    "buffers.replaced": "置き換えた部分",
+    "head": "3Dの頭部",
+    "animation": "アニメーション",
+    "animation.run": "アニメーションにする",
+    "animation.seconds": "秒",
+    "animation.loop": "元の表情に戻る",
+    "animation.download": "{kind}を保存",
+    # the tab of clips
+    "clip.tab": "動画",
+    "clip": "動画",
+    "clip.photo": "動画の動きで写真を動かす",
+    "clip.run": "動画の表情を変える",
+    "clip.before": "編集前",
+    "clip.after": "編集後",
+    "clip.empty": "動画を選んで表情をクリックすると、ここに結果が表示されます。",
+    "clip.play": "同時に再生",
+    "clip.download": "MP4を保存",
+    # the tab of scans
+    "scan.tab": "3Dスキャン",
+    "scan": "スキャンデータ（PLY、OBJ、GLB、NPZ）",
+    "scan.about": "メッシュ、または点群（法線はなくても可）。単位や向きは問いません。処理には30秒ほど、"
+    "混雑時はさらにかかります。",
+    "scan.none": "ニューラルヘッドが読み込まれていません。`--head FOLDER` を付けてデモを起動してください（FOLDER は "
+    "`emorig convert nphm` または `train/train_nphm.py` の出力先）。アップロードしたスキャンに頭部を"
+    "合わせられるようになります。",
+    "scan.run": "頭部を合わせる",
+    "scan.looking": "スキャンの向きを調べています…",
+    "scan.step": "ステップ {done}／{total}・残り{seconds:.0f}秒",
+    "scan.drawing": "頭部の表面を求めています…",
+    "scan.done": "{seconds:.0f}秒で完了しました。スキャンの半分は頭部から{misfit:.1f} mm以内にあります。",
+    "scan.poor": "スキャンとうまく合っていません。頭部以外のデータは合わせられず、頭部の一部だけのデータは"
+    "向きを誤ることがあります。`emorig head fit --landmarks` で位置を指定できます。",
+    "scan.download": "GLBを保存（スキャンの位置）",
+    "scan.codes": "コードを保存",
+    # how far a job is
+    "job.looking": "顔を調べています…",
+    "job.frame": "{total}フレーム中{done}フレーム",
+    "job.frames": "{done}フレーム",
+    "job.rate": "・毎秒{rate:.1f}フレーム",
+    "job.left": "・残り{seconds:.0f}秒",
+}
+LANGUAGES = {"en": ENGLISH, "ja": JAPANESE}
+"""Language, as browsers name it -> its table."""
+NAMES = {"en": "English", "ja": "日本語"}
+_MARK = re.compile(rb"\[\[say:([A-Za-z0-9_=-]+)\]\]")
+_marking = ContextVar("marking", default=False)
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """In this block, in which a page is built for everybody, `say` gives a mark of what is to be said to each visitor,
+    as `translated` does when the page is sent."""
+    token = _marking.set(True)
+    try:
+        yield
+    finally:
+        _marking.reset(token)
+
+
+def translated(page: bytes, wanted: str) -> bytes:
+    """A page, or JSON, whose marks are texts in a language; they stand in JSON there."""
+
+    def text(mark: re.Match[bytes]) -> bytes:
+        key, values = json.loads(base64.urlsafe_b64decode(mark[1]))
+        return _text(wanted, key, values).encode()
+
+    def escaped(mark: re.Match[bytes]) -> bytes:
+        said = _MARK.sub(text, text(mark)).decode()
+        plain = json.dumps(said)[1:-1]
+        return "".join(f"\\u{ord(c):04x}" if c in "<>&'" else c for c in plain).encode()
+
+    return _MARK.sub(escaped, page)
 
 
 def language() -> str:
-    """Of the visitor whose event is handled, as the browser asks for it; English where nobody asks, as while the page
-    is built."""
+    """Of the visitor whose event is handled; English where nobody asks."""
     request = LocalContext.request.get(None)
-    wanted = request.headers.get("accept-language", "") if request else ""
-    tags = (part.split(";")[0].strip().lower().split("-")[0] for part in wanted.split(","))
+    return wanted_language(request.headers, request.query_params) if request else "en"
+
+
+def wanted_language(headers: Any, query: Any) -> str:
+    """The language that a page's address names (`?lang=ja`), or else the browser asks for first; English if neither
+    is here."""
+    wanted = [query.get("lang", ""), *headers.get("accept-language", "").split(",")]
+    tags = (part.split(";")[0].strip().lower().split("-")[0] for part in wanted)
     return next((tag for tag in tags if tag in LANGUAGES), "en")
 
 
 def say(key: str, **values: object) -> str:
     """The text of a key in the visitor's language, with values in its places."""
-    table = LANGUAGES[language()]
-    return table.get(key, ENGLISH[key]).format(**values) if values else table.get(key, ENGLISH[key])
+    if _marking.get():
+        return f"[[say:{base64.urlsafe_b64encode(json.dumps([key, values]).encode()).decode()}]]"
+    return _text(language(), key, values)
+
+
+def _text(wanted: str, key: str, values: dict[str, Any]) -> str:
+    text = LANGUAGES[wanted].get(key, ENGLISH[key])
+    return text.format(**values) if values else text
 
 
 def say_emotion(name: str) -> str:
