@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from offer import UNITS
 from texts import say, say_emotion
 
 from emorig_diffusers.pipelines.request import ARGUMENTS
@@ -25,6 +26,7 @@ class Settings:
         reference: A photo that lends its expression instead.
         action_units, rotate: Changes of single movements, and of yaw, pitch and roll in degrees.
         gaze: (yaw, pitch) in degrees from where the eyes look, or "camera".
+        light_turn, light_strength: (yaw, pitch) in degrees by which the light turns; how hard it is, 1 is the photo's.
         attributes, shape_guidance: For pipelines that have them.
     """
 
@@ -34,6 +36,8 @@ class Settings:
     action_units: Mapping[str, float] = field(default_factory=dict)
     rotate: Sequence[float] = (0.0, 0.0, 0.0)
     gaze: Sequence[float] | str = (0.0, 0.0)
+    light_turn: Sequence[float] = (0.0, 0.0)
+    light_strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
     shape_guidance: float = 0.0
 
@@ -45,10 +49,13 @@ class Settings:
             "reference": self.reference,
             "rotate": tuple(self.rotate) if any(abs(angle) > LEAST for angle in self.rotate) else None,
             "gaze": self.gaze if isinstance(self.gaze, str) or any(self.gaze) else None,
+            "light_turn": self.light_turn if any(self.light_turn) else None,
             "action_units": {unit: amount for unit, amount in self.action_units.items() if abs(amount) > LEAST},
             "attributes": dict(self.attributes),
         }
         given = {name: value for name, value in what.items() if value}
+        if self.light_strength != 1:
+            given["light_strength"] = self.light_strength
         held = {"shape_guidance": self.shape_guidance} if self.shape_guidance else {}
         return {"intensity": self.intensity, **given, **held} if given else {}
 
@@ -179,12 +186,17 @@ def tell_step(step: Mapping[str, Any]) -> str:
         parts.append(f"{' + '.join(say_emotion(name) for name in names)} {percent}")
     if "reference" in step:
         parts.append(f"{say('look.reference', name=Path(str(step['reference'])).name)} {percent}")
-    parts += [f"{say_unit(unit)} {amount:+.2f}" for unit, amount in step.get("action_units", {}).items()]
+    units: Mapping[str, float] = step.get("action_units") or {}
+    parts += [f"{say_unit(unit)} {units[unit]:+.2f}" for unit in dict.fromkeys((*UNITS, *units)) if unit in units]
     parts += [f"{name.replace('_', ' ')} {amount:+.2f}" for name, amount in step.get("attributes", {}).items()]
     for axis, angle in zip(("yaw", "pitch", "roll"), step.get("rotate", ())):
         parts += [f"{say(f'look.{axis}')} {angle:+.0f}°"] * (abs(angle) > LEAST)
     if (gaze := step.get("gaze")) is not None:
         parts.append(say("look.camera") if gaze == "camera" else say("look.gaze", yaw=gaze[0], pitch=gaze[1]))
+    if (turn := step.get("light_turn")) is not None:
+        parts.append(say("look.light", yaw=turn[0], pitch=turn[1]))
+    if (strength := step.get("light_strength")) is not None:
+        parts.append(say("look.light_strength", percent=100 * strength))
     return ", ".join(parts)
 
 

@@ -19,9 +19,11 @@ from PIL import Image
 from texts import say
 
 from emorig_diffusers.face.gaze import MAX_GAZE
+from emorig_diffusers.face.light import MAX_LIGHT_TURN
 from emorig_diffusers.face.sentence import LONGEST
 from emorig_diffusers.photo.io import save_photo
 from emorig_diffusers.pipelines.outputs import EditedFace
+from emorig_diffusers.pipelines.request import ARGUMENTS
 
 AXES = ("yaw", "pitch", "roll")
 MAX_ANGLE = 20  # degrees
@@ -122,6 +124,7 @@ class Page:
         prompt: A sentence that sets the controls.
         angles, units, sampling: Sliders of yaw, pitch and roll; of UNITS; seed and steps.
         gaze: Whether the eyes look at the camera, and by how far they turn aside and up otherwise.
+        light: By how far the light turns aside and up, and how hard it is.
         basis: Values of angles and units that ask for nothing, as JSON; not seen.
         resets: Buttons that set angles, and units, to what the photo shows.
         stage, past, presets, animation: What they say.
@@ -141,6 +144,7 @@ class Page:
     attributes: tuple[gr.Dropdown, gr.Slider]
     angles: list[gr.Slider]
     gaze: tuple[gr.Checkbox, gr.Slider, gr.Slider]
+    light: list[gr.Slider]
     units: list[gr.Slider]
     sampling: list[Component]
     basis: gr.Textbox
@@ -153,7 +157,16 @@ class Page:
     @property
     def controls(self) -> list[Component]:
         """What an edit depends on besides the photo, in the order of `photo_tab.Controls`."""
-        first = [self.basis, self.emotion, self.strength, self.reference, self.shape, *self.attributes, *self.gaze]
+        first = [
+            self.basis,
+            self.emotion,
+            self.strength,
+            self.reference,
+            self.shape,
+            *self.attributes,
+            *self.gaze,
+            *self.light,
+        ]
         return [self.face, *self.sampling, *first, *self.angles, *self.units]
 
 
@@ -199,8 +212,8 @@ def mood_part(offer: Offer) -> tuple[gr.Textbox, gr.Radio, gr.Slider, gr.Slider,
 
 def details_part(
     offer: Offer,
-) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, tuple, list, list, gr.Textbox, list[gr.Button]]:
-    """Reference photo, attributes, action units, head pose, gaze, seed and steps; all folded away."""
+) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, tuple, list, list, list, gr.Textbox, list[gr.Button]]:
+    """Reference photo, attributes, action units, head pose, gaze, light, seed and steps; all folded away."""
     lends = bool(offer.emotions)
     with gr.Accordion(say("reference.part"), open=False, visible=lends):
         reference = upload(say("reference"), ["upload", "clipboard"], height=220, elem_id="reference")
@@ -221,12 +234,19 @@ def details_part(
         camera = gr.Checkbox(False, label=say("gaze.camera"))
         eye = lambda axis, most: gr.Slider(-most, most, 0, step=1, label=say(f"gaze.{axis}"), buttons=[])
         gaze = camera, *map(eye, AXES, MAX_GAZE)
+    with gr.Accordion(say("light"), open=False, visible=offer.head, elem_id="light", elem_classes="tight"):
+        lamp = lambda axis, most: gr.Slider(-most, most, 0, step=5, label=say(f"light.{axis}"), buttons=[])
+        limits = ARGUMENTS["light_strength"].metadata["limits"]
+        light = [
+            *map(lamp, AXES, MAX_LIGHT_TURN),
+            gr.Slider(*limits, 1, step=0.05, label=say("light.strength"), buttons=[]),
+        ]
     with gr.Accordion(say("sampling"), open=False, elem_id="sampling", elem_classes="tight"):
         seed = gr.Number(0, label=say("sampling.seed"), precision=0, minimum=0, maximum=MAX_SEED)
         count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label=say("sampling.steps"))
     basis = gr.Textbox(visible=False)
     resets = [reset_units, reset_angles]
-    return reference, (chosen, amount), angles, gaze, units, [seed, count], basis, resets
+    return reference, (chosen, amount), angles, gaze, light, units, [seed, count], basis, resets
 
 
 def presets_part() -> Presets:

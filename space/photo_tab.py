@@ -85,7 +85,16 @@ class PhotoTab:
         gr.on([*asked, shown.all.click], js=page.SCROLL, fn=None)
         names, amount = shown.attributes
         camera, *eyes = shown.gaze
-        sliders = [shown.strength, shown.shape, amount, *shown.angles, *eyes, *shown.units, shown.sampling[1]]
+        sliders = [
+            shown.strength,
+            shown.shape,
+            amount,
+            *shown.angles,
+            *eyes,
+            *shown.light,
+            *shown.units,
+            shown.sampling[1],
+        ]
         others = [camera.input, shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
         self.again = {"fn": self.show, "inputs": read, **edit}
         gr.on([*others, *(slider.release for slider in sliders)], **self.again)
@@ -348,7 +357,7 @@ class PhotoTab:
     def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
         """The look that controls ask for."""
         face, seed, count, basis, emotion, strength, reference, shape, names, amount, *moved = controls
-        (camera, aside, up), moved = moved[:3], moved[3:]
+        (camera, *eyes, lamp_yaw, lamp_pitch, hard), moved = moved[:6], moved[6:]
         # sliders of one face may come with the choice of another, if that was just made: their basis comes with them
         own, others = json.loads(basis) if basis else ([0.0] * len(moved), {})
         changed = [round(value - start, 3) for value, start in zip(moved, own, strict=True)]
@@ -360,7 +369,9 @@ class PhotoTab:
             reference,
             units,
             turned,
-            "camera" if camera else (aside, up),
+            "camera" if camera else tuple(eyes),
+            (lamp_yaw, lamp_pitch),
+            hard,
             dict.fromkeys(names, amount),
             page.MOST_SHAPE * shape,
         )
@@ -374,12 +385,11 @@ class PhotoTab:
         if not history.look:
             return {"angles": dict.fromkeys(page.AXES, 0.0), "units": dict.fromkeys(UNITS, 0.0)}
         angles, units = self.editor.shown(str(history.photo), history.look)
-        within = lambda value: min(max(value, -1.0), 1.0)
-        step = lambda value: round(UNIT_STEP * round(within(value) / UNIT_STEP), 2)
+        step = lambda value: round(UNIT_STEP * round(min(max(value, -1.0), 1.0) / UNIT_STEP), 2)
         changes: Mapping[str, float] = settings.action_units
         return {
             "angles": {axis: round(own) + change for axis, own, change in zip(page.AXES, angles, settings.rotate)},
-            "units": {unit: round(within(step(own) + changes.get(unit, 0.0)), 3) for unit, own in units.items()},
+            "units": {unit: step(step(own) + changes.get(unit, 0.0)) for unit, own in units.items()},
         }
 
     def _slider_updates(self, history: History, settings: Settings) -> Update:
@@ -421,6 +431,7 @@ class PhotoTab:
             amount: next(iter(settings.attributes.values()), 1.0),
             camera: settings.gaze == "camera",
             **dict(zip(eyes, angles)),
+            **dict(zip(shown.light, (*settings.light_turn, settings.light_strength))),
             **self._slider_updates(history, settings),
         }
 

@@ -15,7 +15,17 @@ from looks import Edits, Settings
 
 from emorig_diffusers.pipelines.base import FacePipeline
 
-KEYS = ("emotion", "intensity", "action_units", "rotate", "gaze", "attributes", "shape_guidance")
+KEYS = (
+    "emotion",
+    "intensity",
+    "action_units",
+    "rotate",
+    "gaze",
+    "light_turn",
+    "light_strength",
+    "attributes",
+    "shape_guidance",
+)
 """What of a step can be kept: all but photos."""
 MOST_BYTES = 20_000  # of a preset
 MOST_NAME = 60  # characters

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from emorig_diffusers.cli.main import build_parser
+from emorig_diffusers.face.sentence import read
 from emorig_diffusers.painting.photo_texture import STAGES
+from emorig_diffusers.pipelines.request import EditRequest
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS, PACKAGE = REPOSITORY / "docs", REPOSITORY / "emorig_diffusers"
@@ -43,6 +48,26 @@ def test_links_between_pages_lead_somewhere() -> None:
         target = page.parent / path if path else page
         assert target.is_file(), f"{page.name}: {path}"
         assert not heading or heading in anchors(target), f"{page.name}: {path}#{heading}"
+
+
+def test_the_japanese_page_runs_what_there_is() -> None:
+    """Its commands are the command line's, its calls those of the pipeline, and its sentences are understood."""
+    page = (REPOSITORY / "README.ja.md").read_text("utf-8")
+    commands = re.findall(r"(?m)^emorig ([^#\n]+)", page)
+    assert len(commands) > 5
+    for command in commands:
+        build_parser().parse_args(shlex.split(command))
+    calls = [
+        node for node in ast.walk(ast.parse(page.split("```python")[1].split("```")[0])) if isinstance(node, ast.Call)
+    ]
+    given = [
+        {one.arg: ast.literal_eval(one.value) for one in call.keywords}
+        for call in calls
+        if ast.unparse(call.func) == "pipe"
+    ]
+    assert len(given) > 3 and all(EditRequest(**one) for one in given)
+    sentences = [*re.findall(r'prompt="([^"]+)"', page), *re.findall(r'--prompt "([^"]+)"', page)]
+    assert len(sentences) > 1 and not any(read(sentence).unknown for sentence in sentences)
 
 
 def anchors(page: Path) -> set[str]:

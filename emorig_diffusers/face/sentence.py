@@ -347,9 +347,9 @@ def _bases(head: _Head) -> Iterator[str]:
 
 
 def _farthest(angles: Sequence[Sequence[float]], limits: Sequence[float]) -> tuple[float, ...]:
-    """About every axis the widest of some angles, within limits."""
+    """About every axis the widest of some angles, within limits, in whole degrees."""
     widest = [max(axis, key=abs) for axis in zip(*angles)]
-    return tuple(round(min(max(angle, -most), most), 1) for angle, most in zip(widest, limits))
+    return tuple(float(round(min(max(angle, -most), most))) for angle, most in zip(widest, limits))
 
 
 def _looks(heads: Sequence[_Head]) -> Gaze | None:
@@ -385,11 +385,11 @@ def _table() -> dict[str, Any]:
 
 @functools.cache
 def _lexicon() -> dict[str, Word]:
-    """Every entry of the table, as `_folded`, with what it is."""
+    """Every entry of the table, `_folded` and in hiragana, with what it is."""
     table, words = _table(), {}
 
     def add(says: str, **role: Any) -> None:
-        for said in map(_folded, re.split(r",\s+", says.strip())):
+        for said in re.split(r",\s+", _folded(says).translate(_KATAKANA)):
             if said in words and (words[said].keys() & role.keys() or {"does", "fill"} & {*words[said], *role}):
                 raise ValueError(f"{TABLE.name} has {said!r} twice.")
             words.setdefault(said, {}).update(role)
@@ -418,9 +418,9 @@ def _stems() -> dict[str, str]:
 
 
 def _folded(text: str) -> str:
-    """Small letters, hiragana for katakana, and one form for what looks alike."""
+    """Small letters, and one form for what looks alike."""
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("‘", "'")
-    return re.sub(r"(?<=[a-z])[-‐‑–](?=[a-z])", " ", text).translate(_KATAKANA).strip()
+    return re.sub(r"(?<=[a-z])[-‐‑–](?=[a-z])", " ", text).strip()
 
 
 def _stemmed(phrase: str) -> str:
@@ -465,7 +465,8 @@ def _longest(tokens: Sequence[str], space: str) -> tuple[int, Word | None]:
         return 1, {"degree": float(tokens[0].rstrip("% ")) / 100}
     for length in range(len(tokens), 0, -1):
         said = space.join(tokens[:length])
-        known = _lexicon().get(said) or (_lexicon().get(_stems().get(_stemmed(said), "")) if space else None)
+        kana = said.translate(_KATAKANA) if length > 1 else said  # one letter is an ending, and those are hiragana
+        known = _lexicon().get(kana) or (_lexicon().get(_stems().get(_stemmed(said), "")) if space else None)
         if known is not None:
             return length, known
     return 1, None

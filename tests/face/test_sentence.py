@@ -77,7 +77,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "looking left": {"gaze": (20, 0)},
     "look up and to the left": {"gaze": (20, 16)},
     "右上を見て": {"gaze": (-20, 16)},
-    "looking slightly down": {"gaze": (0, -7.2)},
+    "looking slightly down": {"gaze": (0, -7)},
     "look at the camera": {"gaze": "camera"},
     "カメラ目線で": {"gaze": "camera"},
     "head to the right": {"rotate": (-15, 0, 0)},
@@ -160,6 +160,7 @@ def test_units_are_at_least_what_is_asked_for() -> None:
 def test_words_that_are_not_understood_are_told() -> None:
     reading = read("a smile like a sphinx in 東京")
     assert reading.emotion == "happy" and reading.unknown == ("sphinx", "東京")
+    assert read("ピカソ風にニッコリ").unknown == ("ピカソ",)
 
 
 @pytest.mark.parametrize(

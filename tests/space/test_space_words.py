@@ -1,0 +1,189 @@
+"""The demo's languages, and its sentence: every text in both, the visitor's own on the page, and words as controls."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_space import REPOSITORY, WAITING, Visit
+from test_space_panel import CONTRAST, HOPPER, give, slider_values, wait_told
+
+from emorig_diffusers import EmoRigPipeline
+
+pytest.importorskip("gradio")
+OVERLAPS = """() => {
+  // texts that end in an ellipsis or run out of what holds them, and buttons on each other
+  const seen = (one) => one.checkVisibility({ opacityProperty: true, visibilityProperty: true });
+  const labels = "button:not(.label-wrap), .label-wrap span:first-child, label span, h1, p, nav a";
+  const texts = [...document.querySelectorAll(labels)].filter(seen);
+  const cut = texts.filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1);
+  const boxes = [...document.querySelectorAll("#mood-part button, #past button, .choices label, nav a")].filter(seen);
+  const over = [];
+  boxes.forEach((one, i) => boxes.slice(i + 1).forEach((two) => {
+    const a = one.getBoundingClientRect(), b = two.getBoundingClientRect();
+    const apart = a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 1 || b.bottom <= a.top + 1;
+    if (!apart) over.push(`${one.textContent} / ${two.textContent}`);
+  }));
+  return [texts.length, cut.map((one) => one.textContent.trim()), over];
+}"""
+
+
+@pytest.fixture(scope="module")
+def url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the demo of the bundled pipeline, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("words")))
+        patch.syspath_prepend(str(REPOSITORY / "space"))
+        import app
+
+        demo = app.build_demo(pipe)
+        yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+        demo.close()
+
+
+@pytest.fixture
+def texts(url: str) -> Any:
+    return sys.modules["texts"]
+
+
+def visitor(browser: Any, address: str, locale: str, width: int = 1400) -> Visit:
+    visit = Visit(browser.new_context(viewport={"width": width, "height": 900}, locale=locale).new_page())
+    visit.page.on("console", lambda m: visit.errors.append(m.text) if m.type == "error" else None)
+    visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
+    visit.page.goto(address)
+    visit.page.locator("#emotion").wait_for()
+    return visit
+
+
+def say(visit: Visit, sentence: str) -> None:
+    box = visit.page.locator("#prompt").locator("textarea, input")
+    box.fill(sentence)
+    box.press("Enter")
+
+
+def test_both_tables_say_everything(texts: Any) -> None:
+    places = lambda text: sorted((name, spec) for _, name, spec, _ in string.Formatter().parse(text) if name)
+    assert list(texts.LANGUAGES) == list(texts.NAMES) and set(texts.ENGLISH) == set(texts.JAPANESE)
+    for key, english in texts.ENGLISH.items():
+        japanese = texts.JAPANESE[key]
+        assert places(japanese) == places(english), key
+        assert japanese.strip(" ") and re.findall(r"`[^`]+`", japanese) == re.findall(r"`[^`]+`", english), key
+        written = re.search(r"[ぁ-んァ-ヶ一-龠]", japanese)
+        assert (
+            written or not re.search(r"[A-Za-z]{3}", re.sub(r"{[^}]*}", "", english)) or key in ("name", "look.then")
+        ), key
+
+
+def test_the_code_asks_for_texts_that_there_are(texts: Any) -> None:
+    code = "\n".join(file.read_text("utf-8") for file in Path(texts.__file__).parent.glob("*.py"))
+    asked = re.findall(r"""\bsay\(f?(["'])(.+?)\1""", code)
+    assert len(asked) > 80
+    for _, key in asked:
+        pattern = re.sub(r"\\{.*?\\}", ".+", re.escape(key))
+        assert any(re.fullmatch(pattern, known) for known in texts.ENGLISH), key
+
+
+@pytest.mark.parametrize(
+    ("browser_asks", "address", "wanted"),
+    [
+        ("ja,en;q=0.8", "", "ja"), ("de-DE,de;q=0.9,ja;q=0.8,en;q=0.7", "", "ja"), ("en-GB", "", "en"), ("", "", "en"),
+        ("fr", "", "en"), ("ja", "en", "en"), ("en", "ja-JP", "ja"), ("ja", "xx", "ja"),
+    ],
+)  # fmt: skip
+def test_who_is_spoken_to_how(texts: Any, browser_asks: str, address: str, wanted: str) -> None:
+    assert texts.wanted_language({"accept-language": browser_asks}, {"lang": address}) == wanted
+
+
+def test_marks_in_json_become_texts(texts: Any) -> None:
+    with texts.marking():
+        marked = json.dumps({"label": texts.say("drop", what=texts.say("photo")), "plain": 1})
+        faces = texts.say("faces.one", number=2, what="\"<b>'")
+    assert (
+        json.loads(texts.translated(marked.encode(), "ja"))["label"] == "# 写真\nここにドロップ、またはクリックして選択"
+    )
+    sent = texts.translated(json.dumps([faces]).encode(), "en")
+    assert json.loads(sent) == ["Face 2: \"<b>'"] and not {*b"<>'"} & {*sent}
+    assert texts.say("photo") == "Photo"  # outside of what is built for everybody
+
+
+def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> None:
+    visit = visitor(browser, url, "ja")
+    page = visit.page
+    assert page.locator("html").get_attribute("lang") == "ja"
+    assert page.locator("#emotion label").all_inner_texts() == [
+        "真顔", "笑顔", "悲しみ", "驚き", "恐れ", "嫌悪", "怒り", "軽蔑"
+    ]  # fmt: skip
+    say(visit, "笑って")
+    visit.says("写真を選ぶと反映されます。")
+    give(visit, HOPPER)
+    wait_told(visit, "笑顔 85 %")
+    own = slider_values(visit)
+    say(visit, "少し照れたように笑って、目を大きく、ピカソ風に")
+    visit.says("わからなかった言葉：ピカソ")
+    told = "笑顔 42 %, 眉の内側を上げる +0.14, 目を見開く +0.90, AU24 +0.11, 視線 +6° -6°"
+    shy = wait_told(visit, told)
+    assert page.locator("#emotion input:checked").get_attribute("value") == "happy"
+    assert page.locator("#strength input[type=number]").input_value() == "0.42"
+    moved = [round(now - before, 2) for now, before in zip(slider_values(visit), own)]
+    assert [i for i, by in enumerate(moved) if by] == [0, 3]  # AU1 and AU5
+    page.locator("#gaze button").first.click()
+    gaze = page.locator("#gaze input[type=number]")
+    gaze.first.wait_for(timeout=WAITING)
+    assert [gaze.nth(i).input_value() for i in (0, 1)] == ["6", "-6"]
+    page.keyboard.press("Escape")
+    page.locator("#emotion").get_by_text("怒り").click()  # a change of one control leaves the others
+    angry = wait_told(visit, told.replace("笑顔", "怒り"))
+    assert (angry != shy).any()
+    page.locator("#undo").click()
+    assert (wait_told(visit, told) == shy).all()
+    page.locator("nav").get_by_text("English").click()
+    page.locator("#emotion").get_by_text("Happy").wait_for(timeout=WAITING)
+    say(visit, "hapy")
+    visit.says("did you mean 'happy'")
+    say(visit, "smile")
+    visit.says("It is done as soon as there is a photo.")  # as the address says, not the browser
+    assert not [text for text in visit.errors if "WebGPU" not in text]
+    page.context.close()
+
+
+def test_light_and_gaze_have_sliders(browser: Any, url: str) -> None:
+    visit = visitor(browser, f"{url}?lang=en", "ja")
+    give(visit, HOPPER)
+    move = """(slider, value) => {
+      slider.value = value;
+      slider.dispatchEvent(new Event("input", { bubbles: true }));
+      slider.dispatchEvent(new Event("pointerup", { bubbles: true }));
+    }"""
+    for part, value, told in (
+        ("light", 60, "Light +60° +0°"),
+        ("gaze", -20, "Eyes -20° +0°, Light +60° +0°"),
+    ):
+        visit.page.locator(f"#{part} button").first.click()
+        visit.page.locator(f"#{part} input[type=range]").first.evaluate(move, value)
+        wait_told(visit, told)
+    visit.page.locator("#gaze input[type=checkbox]").check()
+    wait_told(visit, "Eyes to the camera, Light +60° +0°")
+    visit.page.locator("#to-photo").click()
+    wait_told(visit, "The photo")
+    assert visit.page.locator("#light input[type=range]").first.input_value() == "0"
+    visit.page.context.close()
+
+
+@pytest.mark.parametrize("locale", ["ja", "en"])
+@pytest.mark.parametrize("width", [1400, 360])
+def test_nothing_is_cut_off_or_on_top(browser: Any, url: str, locale: str, width: int) -> None:
+    visit = visitor(browser, url, locale, width)
+    for part in ("units", "pose", "gaze", "light", "sampling", "presets"):
+        visit.page.locator(f"#{part} button").first.click()
+    count, cut, over = visit.page.evaluate(OVERLAPS)
+    assert count > 60 and not cut and not over
+    count, bad = visit.page.evaluate(CONTRAST)
+    assert count > 60 and not bad
+    assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    visit.page.context.close()
