@@ -233,6 +233,7 @@ JAPANESE = {
     "not_fetched": "このアドレスのファイルを取得できませんでした。写真や動画の公開された http または https の"
     "アドレスを指定するか、アップロードしてください。",
     "not_uploaded": "アップロードされた写真ではありません。先に写真をアップロードしてください。",
+    "duplicate": "このSpaceを複製",
     # faces
     "faces": "顔",
     "faces.which": "編集する顔（写真の顔をクリックしても選べます）",
@@ -408,6 +409,7 @@ JAPANESE = {
     "scan.download": "GLBを保存（スキャンの位置）",
     "scan.codes": "コードを保存",
     # how far a job is
+    "job.waiting": "順番をお待ちください…",
     "job.looking": "顔を調べています…",
     "job.frame": "{total}フレーム中{done}フレーム",
     "job.frames": "{done}フレーム",
