@@ -13,6 +13,7 @@ from .atomic import temporary_name
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+
 class FolderError(ValueError):
     """A folder cannot be written; one sentence."""
 
