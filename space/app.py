@@ -40,7 +40,7 @@ from emorig_diffusers.cli.main import load_pipeline
 from emorig_diffusers.evaluation.compare import OtherPipeline
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
-from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_reading
+from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_reading, share_memory
 
 MOST_BYTES = 200_000_000  # of a file; those of a batch come together
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="open a public link; off by default")
     args = parser.parse_args()
+    share_memory()
     try:
         name, others = next(iter(labelled([args.model, *args.others]))), open_others(args.others)
         pipe, head = load_pipeline(args.model), args.head and open_head(args.head)

@@ -50,6 +50,7 @@ EMOTIONS = ("happy", "sad", "surprise", "anger")
 ALIKE = 0.25  # grey levels by which a result may differ from the expected one on the average, of sums in another order
 WARM = 0.25  # share of the time that counts as warming up
 SLOPE = 2.0  # MB a minute by which memory may grow after it
+SETTLED = 15  # seconds from the first page on, in which gradio's launch is not over and reading not limited
 LORIS = 60  # connections that send a request by halves
 
 
@@ -442,6 +443,8 @@ def soak(folder: Path, clients: int, minutes: float) -> Report:
             return turn
 
         def trouble(done: int) -> None:
+            if done == 0:
+                time.sleep(SETTLED)
             if done % 4 == 0:
                 send_halves(url, LORIS, 1.5 * READ_SECONDS, report)
             elif done % 4 == 1:
