@@ -83,13 +83,7 @@ def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stag
     they wait, and how long; the event."""
     outputs = [*job.components, *stage]
     asked = job.run.click(waiting, None, job.components, queue=False, **QUIET)
-    turn = {
-        "concurrency_id": queue,
-        "concurrency_limit": 1,
-        "show_progress": "minimal",
-        "show_progress_on": job.status,
-        **PRIVATE,
-    }
+    turn = {"concurrency_id": queue, "concurrency_limit": 1, "show_progress_on": job.status, **PRIVATE}
     event = asked.then(function, inputs, outputs, **turn)
     event.failure(lambda: (*IDLE, gr.update(visible=False)), None, job.components, queue=False, **QUIET)
     job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **QUIET)
