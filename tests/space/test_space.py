@@ -291,7 +291,7 @@ def test_missing_and_useless_photos_are_explained(visit: Visit, photos: dict[str
     visit.says(NO_FACE)
     visit.click("Sad")
     visit.upload(photos["letter"])
-    visit.says("The file 'letter.png' is not a readable picture: use JPEG, PNG, WebP or HEIC.")
+    visit.says("The photo 'letter.png' is not a readable picture: use JPEG, PNG, WebP or HEIC.")
     visit.upload(photos["astronaut"])
     assert visit.result().size == (512, 512)
 

@@ -161,7 +161,7 @@ def test_many_photos_become_a_table_and_a_zip(browser: Any, url: str, photos: di
             "astronaut.png",
             "astronaut.png Called astronaut (2).png in the zip.",
             f"coffee.png Not edited: {NO_FACE}",
-            "letter.png Not edited: The file 'letter.png' is not a readable picture: use JPEG, PNG, WebP or HEIC.",
+            "letter.png Not edited: The photo 'letter.png' is not a readable picture: use JPEG, PNG, WebP or HEIC.",
         ]
         assert page.locator("#batch-table img").count() == 4
         assert page.locator("#batch-table img").evaluate_all(
