@@ -26,6 +26,7 @@ SHARP = 2  # pixels of a phone's picture for each CSS px
 QUALITY = 80  # of WebP
 ASTRONAUT = 0  # the page's examples
 SETTLED = 1500  # ms, in which pages stop moving
+READ = 6000  # ms, in which the demo has read a photo's faces
 
 
 @contextmanager
@@ -38,6 +39,7 @@ def page_of(browser: Any, url: str, size: tuple[int, int], scale: int = 1) -> It
     page.locator("#emotion").wait_for()
     page.locator("#photo-part .gallery-item").nth(ASTRONAUT).click()
     page.locator("#photo img").wait_for(timeout=WAITING)
+    page.wait_for_timeout(READ)
     yield page
     context.close()
 
