@@ -38,15 +38,19 @@ def face_part(name: str, label: str) -> tuple[gr.Image, gr.Radio]:
     return preview, face
 
 
-def face_choices(count: int = 0, named: Sequence[str] = ("largest", "all")) -> list[tuple[str, str]]:
-    """Labels and values of a choice among so many faces, and those with a name."""
-    return [(say(f"faces.{name}"), name) for name in named] + [(str(n), str(n)) for n in range(1, count + 1)]
+def face_choices(count: int = 0) -> list[tuple[str, str]]:
+    """Labels and values of a choice among so many faces, and those with a name.
+
+    "largest" is among them also where page.css hides it, since each face has a number there: a click that was made
+    before the photo was read still carries it.
+    """
+    named = [(say(f"faces.{name}"), name) for name in ("largest", "all")]
+    return named + [(str(n), str(n)) for n in range(1, count + 1)]
 
 
 def choose_among(count: int, first: str = "") -> Any:
     """The update of a choice among so many faces, of which one may come first; else that is the largest."""
-    choices = face_choices(count, ("all",) if first else ("largest", "all"))
-    return gr.update(choices=choices, value=first or "largest", visible=count > 1)
+    return gr.update(choices=face_choices(count), value=first or "largest", visible=count > 1)
 
 
 def chosen(face: str) -> int | str:

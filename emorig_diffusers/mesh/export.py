@@ -120,10 +120,9 @@ def textured_mesh(
     uv, normals = means @ uv_layout(head)[pairs[:, 1]], unit_normals(place).numpy()
     mesh = TexturedMesh(spread(place.numpy()), normals, uv, faces, texture)
     if units is not None:
+        moved = np.array([spread(offset.numpy()) for offset in units.offsets], np.float32)
         turned = [unit_normals(place + offset).numpy() - normals for offset in units.offsets.double()]
-        moved = [spread(offset.numpy()) for offset in units.offsets]
-        changes = (np.array(values, np.float32) for values in (moved, turned))
-        mesh.morphs = Morphs(units.names, *changes, units.amounts.numpy())
+        mesh.morphs = Morphs(units.names, moved, np.array(turned, np.float32), units.amounts.numpy())
     return mesh
 
 

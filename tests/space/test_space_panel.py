@@ -270,3 +270,13 @@ def test_large_photos_are_shown_small_and_given_in_full(visit: Visit, tmp_path: 
     difference = np.asarray(full.resize(shown.size)).astype(int) - np.asarray(shown.convert("RGB"))
     assert np.abs(difference).mean() < 1
     assert (np.asarray(full) != np.asarray(large)).any()
+
+
+def test_a_click_before_the_photo_is_read_counts(visit: Visit, tmp_path: Path, astronaut: np.ndarray) -> None:
+    Image.fromarray(np.hstack([astronaut] * 2)).resize((2400, 1200)).save(tmp_path / "both.png", compress_level=1)
+    visit.upload(tmp_path / "both.png")
+    visit.click("Surprise")
+    visit.result()
+    assert "not in the list" not in visit.page.locator("body").inner_text()
+    choices = visit.page.locator("#face label")
+    assert [one.inner_text() for one in choices.all() if one.is_visible()] == ["All", "1", "2"]

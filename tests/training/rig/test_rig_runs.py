@@ -77,7 +77,7 @@ def test_what_a_run_leaves(repaint: Path) -> None:
         assert picture.size == (5 * 160, 2 * 160)  # of two photos: photo, base, 1, 2 and 4 steps
         assert np.asarray(picture).std() > 20
     shims = {p.name for p in (repaint / "pipeline").rglob("*.py")}  # for diffusers' own class
-    assert shims == {"pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}
+    assert shims == {"blocks_emorig.py", "pipeline_emorig.py", "head_emorig.py", "encoder_emorig.py", "unet_emorig.py"}
 
 
 def test_the_result_is_the_average(repaint: Path, hopper: np.ndarray) -> None:
@@ -116,7 +116,8 @@ def test_the_bundled_pipeline_is_the_trained_one_in_half_the_bytes(
     run_script("tools/bundle", repaint / "pipeline", target)
     assert [p.name for p in tmp_path.iterdir()] == ["open"]
     assert {p.name for p in target.iterdir()} == {
-        "model_index.json", "pipeline_emorig.py", "head", "encoder", "unet", "scheduler"
+        "model_index.json", "pipeline_emorig.py", "modular_config.json", "modular_model_index.json",
+        "blocks_emorig.py", "head", "encoder", "unet", "scheduler",
     }  # fmt: skip
     assert len(weights(target / "unet")) < 0.55 * len(weights(repaint / "pipeline" / "unet"))
     before, after = (EmoRigPipeline.from_pretrained(f) for f in (repaint / "pipeline", target))
