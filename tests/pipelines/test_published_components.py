@@ -82,7 +82,7 @@ def test_export_and_load(
 
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     Image.fromarray(hopper).save(photo)
-    edit = ["edit", photo, "--emotion", "fear", "--seed", "0", "--model", folder, "-o", out]
+    edit = ["edit", photo, "--emotion", "fear", "--seed", "0", "--model", folder, "--no-mark", "-o", out]
     assert main.main([str(a) for a in edit]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert_close(Image.open(out), results[0])
