@@ -151,10 +151,11 @@ def make_heic(rgb: np.ndarray) -> bytes:
         return b""
     height, width = rgb.shape[:2]
     movie = io.BytesIO()
-    with av.open(movie, "w", format="mp4") as container:
+    with av.open(movie, "w", format="matroska") as container:
         stream: Any = container.add_stream("libx265", rate=Fraction(1), options={"x265-params": "log-level=none"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        picture.pts = 0
         for packet in [*stream.encode(picture), *stream.encode(None)]:
             container.mux(packet)
     movie.seek(0)

@@ -78,7 +78,7 @@ def test_from_the_command_line(published: EmoRigPipeline, hopper: np.ndarray, tm
     edit = ["edit", str(tmp_path / "photo.png"), "--emotion", "sad", "--seed", "0", "--model", str(tmp_path / "rig")]
     results = []
     for options in ([], ["--best-of", "1"]):
-        assert main.main([*edit, *options, "-o", str(tmp_path / "out.png")]) == 0
+        assert main.main([*edit, *options, "--no-mark", "-o", str(tmp_path / "out.png")]) == 0
         results.append(np.asarray(Image.open(tmp_path / "out.png")).astype(int))
     assert np.abs(results[0] - published(hopper, "sad", generator=seed(0), output_type="np").images[0]).max() <= 1
     assert EmoRigPipeline.load_config(tmp_path / "rig")["best_of"] == 3 and (results[0] != results[1]).any()
