@@ -90,6 +90,8 @@ def test_a_frown_that_goes_lightens_creases_and_not_plain_skin(
     lighter = [-darkening(p, shade_expression(p, p, IDENTITY, warp, head, release)) for p in (plain, creased)]
     assert np.abs(lighter[0]).max() <= 6
     assert lighter[1][middle[1], middle[0]] > 25
+    painted_over = -darkening(plain, shade_expression(plain, creased, IDENTITY, warp, head, release))
+    assert painted_over.max() <= 6
 
 
 def test_what_is_no_skin_of_the_face_stays_bit_for_bit(

@@ -58,11 +58,14 @@ def shade_expression(
         return photo
     amounts = torch.tensor([change[name] for name in head.config.expression_names])
     field = sample_maps(head.shading(amounts).numpy(), warp)
-    lift, darker = amounts.clamp(max=0), _darker(moved, matrix, warp)
-    if lift.any():  # no further than skin is darker or lighter than around: not every face has the measured creases
-        light = sample_maps(head.shading(lift).numpy(), warp)
-        field -= light - np.clip(light, np.minimum(darker, 0), np.maximum(darker, 0))
-    field = _without_specks(field, np.maximum(darker, 0), warp)
+    lift = amounts.clamp(max=0)
+    # before and after painting: not every face has the measured creases, and some were painted over
+    both = [_darker(picture, matrix, warp) for picture in (moved, photo)]
+    dark, light = np.maximum(np.minimum(*both), 0), np.minimum(np.maximum(*both), 0)
+    if lift.any():  # no further than skin is darker or lighter than around
+        lifted = sample_maps(head.shading(lift).numpy(), warp)
+        field -= lifted - np.clip(lifted, light, dark)
+    field = _without_specks(field, dark, warp)
     skin, colour = skin_colour(moved, matrix, warp)
     field = strength * np.clip(field * (1 + (1 / ARRIVES - 1) * colour), DARKEST, LIGHTEST)
     field = field if warp.free is None else field * warp.free
