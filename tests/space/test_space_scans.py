@@ -139,7 +139,9 @@ def test_steps_are_told_and_stopped(
 
 
 def test_no_head_is_said(app: ModuleType, pipe: EmoRigPipeline) -> None:
-    config = json.dumps(app.build_demo(pipe).get_config_file(), default=str)
+    from texts import translated
+
+    config = translated(json.dumps(app.build_demo(pipe).get_config_file(), default=str).encode(), "en").decode()
     assert "start the demo with `--head FOLDER`" in config and "run-scan" not in config
 
 
