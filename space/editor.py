@@ -79,7 +79,7 @@ class Editor:
             if "mesh" in self.pipe.capabilities:
                 fitted = asked["faces"]
             result = self.run(self.photos.read(photo).photo, look.seed, **asked)
-            path = str(save_photo(result.images[0], new_folder() / f"{Path(photo).stem}_edited.png"))
+            path = save(result, photo)
         self._drawn[path] = fitted, result
         while len(self._drawn) > KEPT_RESULTS:
             self._drawn.popitem(last=False)

@@ -249,12 +249,14 @@ def draw_frown(state: EditState) -> EditState:
 
 def turn_eyes(state: EditState) -> EditState:
     """Eyes that look elsewhere."""
+    if not any(map(any, state.eye_turns)):
+        return state
     result, to_photo, pose = state.result, invert(state.photo_to_flow), state.target.pose
+    before, after = (transform_points(to_photo, p) for p in (state.flow.source_points, state.flow.points))
+    own, carried = look_direction(state.face), carried_look(state.face, pose)
     for side, turn in enumerate(state.eye_turns):
         if any(turn):
-            before, after = (transform_points(to_photo, p) for p in (state.flow.source_points, state.flow.points))
-            carried = carried_look(state.face, pose)
-            looks = [look_direction(state.face), carried, turned_look(carried, turn, pose)]
+            looks = [own, carried, turned_look(carried, turn, pose)]
             eye = gaze.turning_eye(side, state.face.face.landmarks, before, after, looks)
             result = gaze.paint_turned_eye(result, state.photo, eye)
     return replace(state, result=result)

@@ -26,11 +26,9 @@ SOFT = 0.004  # metres over which the ratio is averaged: facets and a fit's erro
 FLOOR = 0.25  # of what the photo's light does to what faces the camera: half of it is left in the dark, as in a room
 LOG_RATIO = -1.6, 1.0  # least and most natural logarithm of how much lighter linear light gets
 TINT = 0.06  # most of the same by which one colour may get lighter than all: fits tell the light's colour badly
-SURE = (
-    0.006,
-    0.025,
-)  # metres inside the outline of the face, and of the rest, whose fit is a guess, from which a pixel is
-# surely the person; at twice the first it is relit whatever its colour
+SURE = 0.006, 0.025
+"""Metres inside the outline of the face, and of the rest, whose fit is a guess, from which a pixel is surely the
+person; at twice the first it is relit whatever its colour."""
 HAIR = 0.05, 0.09  # metres outside from which a pixel is taken for background, and at which nothing is relit
 NEIGHBOURS = 0.03  # metres over which colours tell the person from the background
 UNLIKE = 0.02  # standard deviation of colours, of white, below which they tell nothing

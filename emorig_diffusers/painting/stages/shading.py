@@ -7,7 +7,7 @@ skin (`train/fit_expressions.py`); the photo's own colours are multiplied, so hu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -60,8 +60,8 @@ def shade_expression(
     field = sample_maps(head.shading(amounts).numpy(), warp)
     lift = amounts.clamp(max=0)
     # before and after painting: not every face has the measured creases, and some were painted over
-    both = [_darker(picture, matrix, warp) for picture in (moved, photo)]
-    dark, light = np.maximum(np.minimum(*both), 0), np.minimum(np.maximum(*both), 0)
+    darker = _darker((moved, photo), matrix, warp)
+    dark, light = np.maximum(darker.min(-1), 0), np.minimum(darker.max(-1), 0)
     if lift.any():  # no further than skin is darker or lighter than around
         lifted = sample_maps(head.shading(lift).numpy(), warp)
         field -= lifted - np.clip(lifted, light, dark)
@@ -114,15 +114,16 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
 
 
-def _darker(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray:
-    """By how much pixels are darker than the skin around them [G, G] float32, natural logarithm; < 0 where lighter."""
-    grey = cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY)
-    tone = np.log(grey.astype(np.float32) + DIM)
+def _darker(photos: Sequence[np.ndarray], matrix: np.ndarray, warp: Warp) -> np.ndarray:
+    """By how much pixels of N photos are darker than the skin around them [G, G, N] float32, natural logarithm; < 0
+    where lighter."""
+    greys = [cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY) for photo in photos]
+    tone = np.log(np.stack(greys, -1).astype(np.float32) + DIM)
     return skin_around(tone, warp, AROUND) - tone
 
 
 def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
-    """What is shown on the grid [G, G] or [G, G, 3] float32, averaged over skin with a standard deviation in metres."""
+    """What is shown on the grid [G, G] or [G, G, N] float32, averaged over skin with a standard deviation in metres."""
     size = len(warp.normal)
     bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
     bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
