@@ -210,20 +210,27 @@ def join(url: str, event: int, given: Sequence[Any], query: str = "") -> tuple[i
         return 200, next(m for m in messages if m["msg"] in ("process_completed", "unexpected_error"))
 
 
-def edit(url: str, asker: Asker, emotion: str, report: Report) -> None:
-    """An edit, whose result has to be the asker's."""
-    with report.timing("edit"):
+def drawn(url: str, asker: Asker, endpoint: str, what: str, report: Report, **given: Any) -> np.ndarray | None:
+    """The picture uint8 [H, W, 3] that an endpoint makes of the asker's photo; `None` where there is none yet, or it
+    fails."""
+    with report.timing(what):
         _, path = upload(url, asker.path.name, asker.path.read_bytes())
-        status, message = call(url, "edit", {"photo": {"path": path}, "emotion": emotion})
+        status, message = call(url, endpoint, {"photo": {"path": path}, **given})
     if status == 429:
         report.counts["told to come again"] += 1
-        return
+        return None
     if not message.get("success"):
-        report.check("edits", False, str(message)[:200])
+        report.check(f"{what}s", False, str(message)[:200])
+        return None
+    _, picture = request(url, f"gradio_api/file={urllib.parse.quote(message['output']['data'][0]['path'])}")
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+
+
+def edit(url: str, asker: Asker, emotion: str, report: Report) -> None:
+    """An edit, whose result has to be the asker's."""
+    made, wanted = drawn(url, asker, "edit", "edit", report, emotion=emotion), asker.expected[emotion]
+    if made is None:
         return
-    link = message["output"]["data"][0]["path"]
-    _, picture = request(url, f"gradio_api/file={urllib.parse.quote(link)}")
-    made, wanted = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")), asker.expected[emotion]
     mark = read_mark(made)
     report.check("results that bear their asker's mark", mark == asker.number, f"{asker.number} got another's")
     far = float(np.abs(made.astype(int) - wanted).mean()) if made.shape == wanted.shape else 255.0
@@ -233,18 +240,11 @@ def edit(url: str, asker: Asker, emotion: str, report: Report) -> None:
 
 def animate(url: str, asker: Asker, report: Report) -> None:
     """An animation, whose frames have to be the asker's."""
-    with report.timing("animation"):
-        _, path = upload(url, asker.path.name, asker.path.read_bytes())
-        given = {"photo": {"path": path}, "emotion": "happy", "format": "WebP", "seconds": 0.5}
-        status, message = call(url, "animate", given)
-    if status == 429:
-        report.counts["told to come again"] += 1
+    given = {"emotion": "happy", "format": "WebP", "seconds": 0.5}
+    made = drawn(url, asker, "animate", "animation", report, **given)
+    if made is None:
         return
-    if not message.get("success"):
-        report.check("animations", False, str(message)[:200])
-        return
-    _, picture = request(url, f"gradio_api/file={urllib.parse.quote(message['output']['data'][0]['path'])}")
-    mark = read_mark(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
+    mark = read_mark(made)
     report.check("animations that bear their asker's mark", mark == asker.number, f"{asker.number} got another's")
 
 

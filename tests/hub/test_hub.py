@@ -25,6 +25,7 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("one_thread")
 ID = "someone/emorig-open"
 
 START = """
@@ -70,15 +71,6 @@ print("card:", '"someone/pushed"' in readme.read_text())
 readme.write_text("edited")
 push(pipe, "someone/pushed")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order everywhere, so that pictures can be compared to the bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from emorig_diffusers.pipelines.modular import (
     PaintFaces,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ID = "someone/emorig-blocks"
 
 BY_ID = f"""
@@ -50,15 +51,6 @@ print("blocks:", *blocks.sub_blocks)
 from emorig_diffusers.pipelines.modular import EmoRigBlocks
 edit(EmoRigBlocks().init_pipeline("{ID}"), "installed.npy")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order everywhere, so that pictures can be compared to the bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

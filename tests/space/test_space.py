@@ -27,6 +27,7 @@ from small_diffae import small_diffae
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.hub.repository import resolve
 from emorig_diffusers.models.emoca import EmocaEncoder
+from emorig_diffusers.pipelines.base import FacePipeline
 
 REPOSITORY = Path(__file__).parents[2]
 STARTING = 240  # seconds a server may take to start on a busy machine
@@ -64,14 +65,22 @@ def coded_url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) ->
     """Address of the demo of a small Diffusion Autoencoder, in this process."""
     coded = small_diffae()
     coded.register_modules(shape_encoder=EmocaEncoder.from_pretrained(resolve("encoder-open")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("coded")))
-        patch.syspath_prepend(str(REPOSITORY / "space"))
-        import app
+    with pytest.MonkeyPatch.context() as patch, demo_of(coded, tmp_path_factory.mktemp("coded"), name="coded") as url:
         import editor
 
         patch.setattr(editor, "open_default", lambda: pipe)
-        demo = app.build_demo(coded, name="coded")
+        yield url
+
+
+@contextmanager
+def demo_of(pipe: FacePipeline, folder: Path, **options: Any) -> Iterator[str]:
+    """Address of the demo of a pipeline, in this process, with its files in a folder; options as `app.build_demo`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.syspath_prepend(str(REPOSITORY / "space"))
+        import app
+
+        demo = app.build_demo(pipe, **options)
         yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
         demo.close()
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_space import ASTRONAUT, FACE_BOX, NO_FACE, REPOSITORY, WAITING, opened, photos
+from test_space import ASTRONAUT, FACE_BOX, NO_FACE, REPOSITORY, WAITING, demo_of, opened, photos
 from two_encoders import rig
 
 from emorig_diffusers import EmoRigPipeline
@@ -54,9 +54,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def url(space: ModuleType, files: Path, pipe: EmoRigPipeline) -> Iterator[str]:
     """Address of the demo of the bundled pipeline, beside a rig with DECA and EMOCA, in this process."""
     lab = rig(pipe, EmocaEncoder.from_pretrained(resolve("encoder-open")))
-    demo = space.build_demo(pipe, others={"lab": OtherPipeline(lab)})
-    yield space.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    demo.close()
+    with demo_of(pipe, files, others={"lab": OtherPipeline(lab)}) as url:
+        yield url
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_space import REPOSITORY, WAITING, Visit, opened
+from test_space import WAITING, Visit, demo_of, opened
 
 from emorig_diffusers import EmoRigPipeline
 
@@ -48,14 +48,8 @@ CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the demo of the bundled pipeline, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("panel")))
-        patch.syspath_prepend(str(REPOSITORY / "space"))
-        import app
-
-        demo = app.build_demo(pipe)
-        yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-        demo.close()
+    with demo_of(pipe, tmp_path_factory.mktemp("panel")) as url:
+        yield url
 
 
 @pytest.fixture

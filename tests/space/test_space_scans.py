@@ -13,7 +13,7 @@ import pytest
 import torch
 import trimesh
 from scipy.spatial import KDTree
-from test_space import REPOSITORY, WAITING, opened
+from test_space import REPOSITORY, WAITING, demo_of, opened
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.head import read_codes
@@ -61,11 +61,8 @@ def app() -> Iterator[ModuleType]:
 def url(
     app: ModuleType, pipe: EmoRigPipeline, neural: NeuralHeadModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("scans")))
-        demo = app.build_demo(pipe, neural)
-        yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-        demo.close()
+    with demo_of(pipe, tmp_path_factory.mktemp("scans"), head=neural) as url:
+        yield url
 
 
 def test_a_scan_is_fitted(browser: Any, url: str, mesh: trimesh.Trimesh, neural: NeuralHeadModel,

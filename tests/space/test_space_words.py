@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_space import REPOSITORY, WAITING, Visit
+from test_space import WAITING, Visit, demo_of
 from test_space_panel import CONTRAST, HOPPER, give, slider_values, wait_told
 
 from emorig_diffusers import EmoRigPipeline
@@ -37,14 +37,8 @@ OVERLAPS = """() => {
 @pytest.fixture(scope="module")
 def url(pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the demo of the bundled pipeline, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("words")))
-        patch.syspath_prepend(str(REPOSITORY / "space"))
-        import app
-
-        demo = app.build_demo(pipe)
-        yield app.launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-        demo.close()
+    with demo_of(pipe, tmp_path_factory.mktemp("words")) as url:
+        yield url
 
 
 @pytest.fixture
