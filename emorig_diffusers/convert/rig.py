@@ -23,7 +23,8 @@ from ..face.encode import CODE_PARTS, code_width, part_names
 from ..files.folders import write_folder
 from ..files.pickles import load_tensor
 from ..files.texts import parse_json
-from ..hub.repository import INDEX, resolve, rewrite_json
+from ..hub.index import INDEX
+from ..hub.repository import resolve, rewrite_json
 from ..models.appearance import AppearanceEncoder
 from ..models.emoca import EmocaEncoder
 from ..models.head import HeadModel

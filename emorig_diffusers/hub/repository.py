@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 import tempfile
-from collections.abc import Container
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,8 +19,8 @@ from torch import nn
 
 from ..files.atomic import write_file
 from ..files.folders import write_folder
-from ..files.texts import parse_json
 from ..models.aligned import align_weights
+from .index import INDEX, LIBRARIES, PACKAGE, refuse_code, without_shims
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -34,14 +30,10 @@ else:
     _Pipeline = object
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-INDEX = "model_index.json"
 BLOCKS, BLOCKS_INDEX = "modular_config.json", "modular_model_index.json"
 """What Modular Diffusers opens: the class of the blocks, and where their components and settings are."""
 SHIM = "from {module} import {name}\n"
 
-_PACKAGE = __name__.split(".")[0]
-_OURS = re.compile(rf"from ({_PACKAGE}(?:\.\w+)*) import (\w+)\n")
-_LIBRARIES = ("diffusers", "transformers")  # diffusers loads these without code in the repository
 _LONGEST_REASON = 200  # letters of another library's error that ours repeats
 _DOWNLOAD_ARGUMENTS = ("cache_dir", "force_download", "token", "revision", "local_files_only")
 
@@ -134,7 +126,7 @@ class HubMixin(_Pipeline):
     def load_config(cls, folder: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As `ConfigMixin.load_config`; shims are replaced by the modules that they import from."""
         config = super().load_config(folder, *args, **kwargs)
-        return _without_shims(config, Path(folder)) if isinstance(config, dict) else config
+        return without_shims(config, Path(folder)) if isinstance(config, dict) else config
 
     def save_config(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `ConfigMixin.save_config`, and the shims: so `save_pretrained` and `push_to_hub` write them too."""
@@ -203,66 +195,6 @@ def fetch(name: str | os.PathLike, **options: Any) -> str:
     )
 
 
-def needs_no_trust(folder: str | os.PathLike) -> bool:
-    """Whether all code in a folder, and all that its index points to, only imports from this package.
-
-    Then running it does no more than `import emorig_diffusers` does, whoever wrote it.
-    """
-    folder = Path(folder)
-    # an index may point out of its folder ("../x"), and diffusers runs some files that no index names
-    files = [*_named_files(folder).values(), *folder.rglob("*.py")]
-    return all(_OURS.fullmatch(file.read_text("utf-8", "replace")) for file in files if file.is_file())
-
-
-def refuse_code(folder: str | os.PathLike, given: Container[str] = ()) -> None:
-    """Refuse a folder that brings code, or whose index asks for classes of packages that could run some.
-
-    Args:
-        folder: Of a pipeline.
-        given: Components that its index does not choose.
-
-    Raises:
-        ValueError: It is such a folder; the message says what to do.
-    """
-    folder, what = Path(folder), "" if needs_no_trust(folder) else "brings code of its own"
-    for part, (module, name) in _entries(folder).items():
-        known = module.split(".")[0] in (*_LIBRARIES, _PACKAGE) or module in sys.modules  # nothing is imported for it
-        known = known or (folder / part / f"{module}.py").is_file()
-        if part not in given and (not known or name.startswith("Auto")):  # those run what a config.json names
-            what = f"asks for {module}.{name}"
-    if what:
-        raise ValueError(f"It needs trust_remote_code=True, as it {what} (read that; pin a revision): '{folder}'.")
-
-
-def read_index(folder: str | os.PathLike) -> dict[str, Any]:
-    """What a folder's model_index.json says; empty where there is none.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    file = Path(folder) / INDEX
-    try:
-        index = parse_json(file.read_bytes()) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"'{file}' is damaged ({error}): get it again.") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"'{file}' is no index of a pipeline: get it again.")
-    return index
-
-
-def _entries(folder: Path) -> dict[str, tuple[str, str]]:
-    """Component -> (module, class) of the index; those that are left out are not there."""
-    index = read_index(folder)
-    named = lambda value: isinstance(value, list) and len(value) == 2 and all(isinstance(x, str) for x in value)
-    return {key: tuple(value) for key, value in index.items() if key != "_class_name" and named(value)}
-
-
-def _named_files(folder: Path) -> dict[str, Path]:
-    """Key -> where diffusers looks for the code of [module, class] entries of the index."""
-    modules = {k: v[0] for k, v in read_index(folder).items() if isinstance(v, list) and v and isinstance(v[0], str)}
-    return {key: folder / ("" if key == "_class_name" else key) / f"{name}.py" for key, name in modules.items()}
-
-
 def export_hub(
     pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None = None, repo_id: str | None = None
 ) -> Path:
@@ -318,15 +250,13 @@ def push(
         )
 
 
-def _export(
-    pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None, repo_id: str | None
-) -> Path:
+def _export(pipe: DiffusionPipeline, folder: str | os.PathLike, card: str | None, repo_id: str | None) -> Path:
     name = repo_id or f"<owner>/{Path(folder).absolute().name}"
     for part, kind in _classes(pipe).items():
-        if kind.__module__.split(".")[0] not in (*_LIBRARIES, _PACKAGE):
+        if kind.__module__.split(".")[0] not in (*LIBRARIES, PACKAGE):
             raise ValueError(
                 f"The {part} is a {kind.__module__}.{kind.__name__}, which users of the Hub cannot import: "
-                f"use a class of {', '.join(_LIBRARIES)} or {_PACKAGE}."
+                f"use a class of {', '.join(LIBRARIES)} or {PACKAGE}."
             )
 
     def write(part: Path) -> None:
@@ -345,7 +275,7 @@ def _classes(pipe: DiffusionPipeline) -> dict[str, type]:
 
 def _shims(pipe: DiffusionPipeline) -> dict[str, type]:
     """Key of model_index.json -> class that needs a shim."""
-    ours = {name: kind for name, kind in _classes(pipe).items() if kind.__module__.split(".")[0] == _PACKAGE}
+    ours = {name: kind for name, kind in _classes(pipe).items() if kind.__module__.split(".")[0] == PACKAGE}
     return {"_class_name": type(pipe), **ours}
 
 
@@ -374,7 +304,7 @@ def _add_blocks(folder: Path, pipe: HubMixin) -> None:
     index: dict[str, Any] = {"_class_name": "ModularPipeline", **made_by, "_blocks_class_name": name}
     for part, kind in _classes(pipe).items():
         library = kind.__module__.split(".")[0]
-        hint = [library if library in _LIBRARIES else kind.__module__, kind.__name__]
+        hint = [library if library in LIBRARIES else kind.__module__, kind.__name__]
         place = {"pretrained_model_name_or_path": None, "subfolder": part, "variant": None, "revision": None}
         index[part] = [*hint, {"type_hint": hint, **place}]
     _write_json(folder / BLOCKS_INDEX, index | pipe.settings)
@@ -390,23 +320,6 @@ def _locate_blocks(folder: Path, repo_id: str | None) -> None:
         if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
             entry[2]["pretrained_model_name_or_path"] = repo_id
     _write_json(file, index)
-
-
-def _without_shims(index: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """An index with our modules in the place of the shims, so that none of a folder's code has to run; unchanged
-    where there is other code."""
-    if not needs_no_trust(folder):
-        return index
-    plain = dict(index)
-    for key, file in _named_files(folder).items():
-        if file.is_file() and (shim := _OURS.fullmatch(file.read_text("utf-8"))):
-            module, name = shim.groups()
-            try:
-                import_module(module)  # diffusers takes classes from modules that are imported already
-            except ImportError as error:
-                raise ValueError(f"'{file}' needs {module}, which this version of the package has not.") from error
-            plain[key] = name if key == "_class_name" else [module, name]
-    return plain
 
 
 def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
@@ -428,5 +341,5 @@ def _card(pipe: DiffusionPipeline, repo_id: str) -> str:
         title=repo_id.split("/")[-1],
         pipeline=type(pipe).__name__,
         repo_id=repo_id,
-        distribution=_PACKAGE.replace("_", "-"),
+        distribution=PACKAGE.replace("_", "-"),
     )

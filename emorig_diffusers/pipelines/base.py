@@ -15,7 +15,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ..diffusion.sampling import Sampling, SamplingMixin
-from ..hub.repository import HubMixin, fetch, read_index
+from ..hub.index import read_index
+from ..hub.repository import HubMixin, fetch
 from ..painting.base import PhotoEdits
 from ..photo.io import Photo, read_photo
 from .checks import (

@@ -17,7 +17,8 @@ import torch
 from small_clip import small_clip
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.hub.repository import export_hub, refuse_code
+from emorig_diffusers.hub.index import refuse_code
+from emorig_diffusers.hub.repository import export_hub
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.training.emotion_ldm.clip_guide import ClipGuide

@@ -20,7 +20,8 @@ from pictures import assert_close
 from small_diffae import small_diffae
 
 from emorig_diffusers import DiffAEEmotionPipeline, EmoRigPipeline
-from emorig_diffusers.hub.repository import bundled, export_hub, needs_no_trust, resolve
+from emorig_diffusers.hub.index import needs_no_trust
+from emorig_diffusers.hub.repository import bundled, export_hub, resolve
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 

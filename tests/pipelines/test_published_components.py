@@ -15,7 +15,8 @@ from PIL import Image
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli import main
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.hub.repository import export_hub, needs_no_trust
+from emorig_diffusers.hub.index import needs_no_trust
+from emorig_diffusers.hub.repository import export_hub
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import FitResult, LandmarkEncoder
 from emorig_diffusers.models.mesh_fields import residual_offsets

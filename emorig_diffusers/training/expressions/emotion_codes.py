@@ -15,7 +15,8 @@ from ...data.dataset import DataError
 from ...data.shards import CodeShards
 from ...face.emotions import EMOTIONS
 from ...files.folders import write_folder
-from ...hub.repository import INDEX, fetch, rewrite_json
+from ...hub.index import INDEX
+from ...hub.repository import fetch, rewrite_json
 from ...pipelines.emorig import EmoRigPipeline
 
 STEPS = 100  # of Weiszfeld's iteration

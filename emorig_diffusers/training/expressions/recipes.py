@@ -18,7 +18,8 @@ import torch
 
 from ...face.emotions import check_emotion
 from ...face.encode import EncodedFace
-from ...hub.repository import INDEX, rewrite_json
+from ...hub.index import INDEX
+from ...hub.repository import rewrite_json
 from ...pipelines.emorig import EmoRigPipeline
 from .targets import Distance, Ruler, Target, read_targets
 
