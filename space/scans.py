@@ -25,6 +25,7 @@ from emorig_diffusers.models.nphm_fit import STEPS, HeadFit, fit_scan
 from emorig_diffusers.models.scan_alignment import largest_part
 
 KINDS = (".ply", ".obj", ".glb", ".npz")  # of scans that are taken
+THREAD = "scan-fit"  # begins the name of a thread that fits
 RESOLUTION = 128  # cells of the shown surface a side: 2 mm, in seconds
 SHOWN, FITTED, CODES = "shown.glb", "{name}_head.glb", "{name}_codes.json"  # files of a fit
 
@@ -81,7 +82,7 @@ def fit_steps(head: NeuralHeadModel, path: str | None) -> Iterator[FitProgress]:
             finally:
                 steps.put(None)
 
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix=THREAD) as pool:
             job, first = pool.submit(fit), 0.0
             try:
                 while (done := steps.get()) is not None:
