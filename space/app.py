@@ -35,8 +35,8 @@ from translator import Translator
 
 from emorig_diffusers.cli.compare import open_others
 from emorig_diffusers.cli.evaluate import labelled
-from emorig_diffusers.cli.head import open_head
-from emorig_diffusers.cli.main import load_pipeline
+from emorig_diffusers.cli.models import load_pipeline
+from emorig_diffusers.cli.neural_heads import open_head
 from emorig_diffusers.evaluation.compare import OtherPipeline
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline

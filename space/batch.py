@@ -24,8 +24,8 @@ from PIL import Image
 from texts import say
 from visitors import friendly, new_folder
 
+from emorig_diffusers.cli.errors import sentence
 from emorig_diffusers.cli.folder import edit_each
-from emorig_diffusers.cli.main import sentence
 from emorig_diffusers.files.atomic import write_atomically
 from emorig_diffusers.photo.files import READABLE, is_photo, result_names
 from emorig_diffusers.photo.io import FORMATS, count_frames, read_photo, save_photo

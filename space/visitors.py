@@ -17,7 +17,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from emorig_diffusers.cli.main import sentence
+from emorig_diffusers.cli.errors import sentence
 from emorig_diffusers.files.assets import AssetError
 
 DELETE = (3600, 86400)  # every so many seconds, files older than that

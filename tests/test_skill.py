@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 
 SKILL = Path(__file__).parents[1] / "skills/emorig/SKILL.md"
 CHEAP = (1, 2, 3, 10)  # numbers of commands that take a second or less each
@@ -54,7 +54,7 @@ def test_cheap_commands_do_what_they_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "load_pipeline", lambda model: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda model: pipe)
     photo = Image.fromarray(astronaut)
     both = Image.new("RGB", (1024, 512))
     for place in (0, 512):

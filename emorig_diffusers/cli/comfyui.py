@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..files.atomic import write_file
+from .options import new_command, path
 
 SHIM = """# Written by `emorig comfyui`: the nodes are in the package emorig-diffusers.
 from emorig_diffusers.comfyui.nodes import comfy_entrypoint
@@ -24,10 +24,9 @@ _PORTABLE = "ComfyUI"  # where the Windows package has it
 _PYTHONS = ("venv", ".venv", "../python_embeded")  # where installers put the Python that runs a ComfyUI
 
 
-def add_command(commands: Any, path: Callable[[str], Path]) -> None:
-    """Add the command to the subparsers `commands`; `path` reads paths."""
-    parser = commands.add_parser("comfyui", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_comfyui)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_comfyui, _ABOUT, notes=_NOTES)
     parser.add_argument("comfyui", metavar="PATH_OF_COMFYUI", type=path, help="the folder that holds custom_nodes")
     parser.add_argument("--remove", action="store_true", help="take the nodes out again")
 

@@ -1,4 +1,4 @@
-"""The options of `emorig compare`, and what it prints."""
+"""`emorig compare`: two photos, and what each encoder of a pipeline makes of them, on a sheet."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import models
+from .evaluate import labelled, leave_network_out, split_steps
+from .options import add_options, new_command
+from .photos import check_photo, file_job, refuse_same
+
 if TYPE_CHECKING:
     from ..evaluation.compare import OtherPipeline
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes besides the options it shares with others."""
+_ABOUT = "Put one photo's expression on another's face, read by every encoder of a pipeline, on one sheet"
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_compare, _ABOUT, "SOURCE", "TARGET")
     add = parser.add_argument
     add("--with", metavar="[LABEL=]NAME[@STEPS]", dest="others", action="append", default=[],
         help="put beside it what this pipeline makes of the two photos, such as an emotion LDM; its own "
@@ -23,18 +32,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--crop", metavar="FRAME", help="which square of a photo is the picture: aligned, ffhq or whole "
         "(default: the checkpoint's)")  # fmt: skip
     add("--detail", action="store_true", help="draw DECA's wrinkles too")
+    add_options(parser, "--steps", "--seed", "--model", "-o")
 
 
 def run_compare(args: argparse.Namespace) -> int:
     """`emorig compare`: the sheet, then a table."""
-    from . import main
 
-    [(source, out)] = main.file_job(args.source, args.out)
-    main.check_photo(args.target)
-    main.refuse_same(args.target, out)
+    source, out = file_job(args.source, args.out)
+    check_photo(args.target)
+    refuse_same(args.target, out)
     if source.samefile(args.target):
         raise ValueError(f"Source and target are both '{source}': give two photos.")
-    pipe: Any = main.load_pipeline(args.model)
+    pipe: Any = models.load_pipeline(args.model)
     import torch
 
     from ..evaluation.compare import compare, describe_comparison, draw_comparison
@@ -56,13 +65,11 @@ def run_compare(args: argparse.Namespace) -> int:
 def open_others(words: Sequence[str], steps: int | None = None) -> dict[str, OtherPipeline]:
     """The pipelines of --with by their labels; they take so many steps where they name none of their own."""
     from ..evaluation.compare import OtherPipeline
-    from . import main
-    from .evaluate import labelled, leave_network_out, split_steps
 
     others = {}
     for label, word in labelled(words).items():
         model, own = split_steps(word, steps)
-        pipe = main.load_pipeline(model)
+        pipe = models.load_pipeline(model)
         if own == 0:
             leave_network_out(pipe, model)
         others[label] = OtherPipeline(pipe, own or None)

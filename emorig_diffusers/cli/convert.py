@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .models import quiet
+from .options import new_command, path
 
 if TYPE_CHECKING:
     from ..convert.adm import Heads
@@ -38,46 +38,45 @@ _NPHM = {
 """Options of `convert nphm`, arguments of `convert_nphm` -> the original they are for."""
 
 
-def add_commands(commands: Any, path: Callable[[str], Path]) -> None:
-    """Add the two commands to the subparsers `commands`; `path` reads a path from the command line."""
-    add = lambda to, name, run, summary, *words: _command(to, name, run, summary, words, path)
+def add_command(commands: Any) -> None:
+    """Add the two commands to the subparsers `commands`."""
     about = "Convert FLAME, DECA, EMOCA, DiffusionRig, Diffusion Autoencoders, emotion LDMs, NPHM from files you bring"
     parser = commands.add_parser("convert", help=about, description=f"{about}.", allow_abbrev=False)
     kinds = parser.add_subparsers(title="originals", metavar="ORIGINAL", required=True)
 
-    flame = add(kinds, "flame", run_flame, "Convert FLAME 2020 (generic_model.pkl)", "MODEL", "OUT")
+    flame = new_command(kinds, run_flame, "Convert FLAME 2020 (generic_model.pkl)", "MODEL", "OUT")
     for name, file in _FLAME.items():
         flame.add_argument(f"--{name}", metavar="FILE", type=path, help=file)
     for name, file in (("deca", "deca_model.tar"), ("emoca", "the folder of a model, with cfg.yaml")):
-        new = add(kinds, name, run_deca if name == "deca" else run_emoca, f"Convert {name.upper()} ({file})",
-                  "TAR" if name == "deca" else "FOLDER", "OUT")  # fmt: skip
+        new = new_command(kinds, run_deca if name == "deca" else run_emoca, f"Convert {name.upper()} ({file})",
+                          "TAR" if name == "deca" else "FOLDER", "OUT")  # fmt: skip
         new.add_argument("--mask", metavar="PNG", type=path, help="uv_face_eye_mask.png, for the wrinkles")
         new.add_argument("--displacement", metavar="NPY", type=path, help="fixed_displacement_256.npy, likewise")
     new.add_argument("--expression-pose", choices=("none", "jaw", "global", "both"),
                      help="what of the pose EMOCA's second network gives (default: as its cfg.yaml says)")  # fmt: skip
-    rig = add(kinds, "diffusion-rig", run_rig, "Convert DiffusionRig (modelNNNNNN.pt)", "PT", "OUT")
+    rig = new_command(kinds, run_rig, "Convert DiffusionRig (modelNNNNNN.pt)", "PT", "OUT", name="diffusion-rig")
     rig.add_argument("--head", metavar="DIR", type=path, help="what `convert flame` wrote, for a complete pipeline")
     rig.add_argument("--encoder", metavar="DIR", type=path, help="what `convert deca` or `emoca` wrote, likewise")
     rig.add_argument("--mean-shape", metavar="PKL", type=path, help="mean_shape.pkl of a stage 2")
     rig.add_argument("--code-parts", metavar="PARTS", help="what the network's code is made of, if its width does not "
                      'tell: e.g. "appearance shape expression"')  # fmt: skip
     _add_training(rig)
-    diffae = add(kinds, "diffae", run_diffae, "Convert Diffusion Autoencoders (last.ckpt)", "CKPT", "OUT")
+    diffae = new_command(kinds, run_diffae, "Convert Diffusion Autoencoders (last.ckpt)", "CKPT", "OUT")
     for name, file in _DIFFAE.items():
         diffae.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", type=path, help=file)
     diffae.add_argument("--num-heads", metavar="N", type=int, help="attention heads, if the file does not tell")
     diffae.add_argument("--names", metavar="NAMES", help="of a classifier's classes, with commas between them, if they "
                         "are neither AffectNet's 8 emotions nor CelebA's 40 attributes")  # fmt: skip
     about = "Convert emotion latent diffusion (a Lightning checkpoint)"
-    ldm = add(kinds, "emotion-ldm", run_emotion_ldm, about, "CKPT", "OUT")
+    ldm = new_command(kinds, run_emotion_ldm, about, "CKPT", "OUT", name="emotion-ldm")
     ldm.add_argument("--vq", metavar="FILE", type=path, help="checkpoint of an autoencoder to take instead of its own")
     ldm.add_argument("--raw", action="store_true", help="take the last weights instead of the averaged ones")
-    nphm = add(kinds, "nphm", run_nphm, "Convert NPHM, the neural head (checkpoint_epoch_N.tar)", "IDENTITY", "OUT")
+    nphm = new_command(kinds, run_nphm, "Convert NPHM, the neural head (checkpoint_epoch_N.tar)", "IDENTITY", "OUT")
     for name, file in _NPHM.items():
         nphm.add_argument(f"--{name}", metavar="FILE", type=path, help=file)
-    add(kinds, "all", run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
+    new_command(kinds, run_all, "Convert everything that `emorig doctor` finds, into one pipeline", "FOLDER", "OUT")
 
-    doctor = add(commands, "doctor", run_doctor, "Say which of the originals a folder holds, and what to do next")
+    doctor = new_command(commands, run_doctor, "Say which of the originals a folder holds, and what to do next")
     doctor.add_argument("folder", metavar="FOLDER", type=path, nargs="?", default=Path("."),
                         help="where the files are, at any depth (default: the current folder)")  # fmt: skip
 
@@ -93,16 +92,6 @@ def _add_training(rig: argparse.ArgumentParser) -> None:
     rig.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim in 20 steps; for that code ddpm")
     rig.add_argument("--best-of", metavar="N", type=int, default=1, help="samples to draw of each face, of which the "
                      "least grainy is kept; DiffusionRig-EMO's first version takes 4 (default: 1)")  # fmt: skip
-
-
-def _command(
-    to: Any, name: str, run: Callable, summary: str, words: tuple[str, ...], path: Callable[[str], Path]
-) -> argparse.ArgumentParser:
-    parser = to.add_parser(name, help=summary, description=f"{summary}.", allow_abbrev=False)
-    parser.set_defaults(run=run)
-    for word in words:
-        parser.add_argument(word.lower(), metavar=word, type=path)
-    return parser
 
 
 def run_flame(args: argparse.Namespace) -> int:
@@ -226,13 +215,3 @@ def run_doctor(args: argparse.Namespace) -> int:
     if models:
         print("\n".join(report_emotion_ldms(models)))
     return 0
-
-
-def quiet() -> None:
-    """Keep the libraries' chatter away."""
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from ..video.clips import WRITABLE
+from . import models
+from .options import SAMPLING, add_options, new_command, path, shared, signer_of
+from .photos import check_photo, refuse_same
+from .video import add_result, write_result
 
 _ABOUT = "Let a face of a photo do what somebody in a clip does"
 _NOTES = (
@@ -18,17 +19,14 @@ _NOTES = (
 )
 
 
-def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None], *shared: str) -> None:
-    """Add the command to the subparsers `commands`; `path` reads arguments, `add` the options named `shared`."""
-    parser = commands.add_parser("drive", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_drive)
-    parser.add_argument("photo", metavar="PHOTO", type=path)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_drive, _ABOUT, "PHOTO", notes=_NOTES)
     parser.add_argument("--by", metavar="CLIP", type=path, required=True, help="the clip whose face moves the photo's")
     about = "whose face in the clip, counted from 1 at the left (default: the largest)"
     parser.add_argument("--by-face", metavar="N", type=int, help=about)
-    add(parser, *shared)
-    about = f"the result ({' '.join(WRITABLE)}); an existing file is replaced"
-    parser.add_argument("-o", dest="out", metavar="OUT", type=path, required=True, help=about)
+    add_options(parser, *SAMPLING[:-1], "--sign")
+    add_result(parser)
 
 
 def run_drive(args: argparse.Namespace) -> int:
@@ -36,25 +34,20 @@ def run_drive(args: argparse.Namespace) -> int:
     from ..pipelines.request import EditRequest
     from ..video.reading import open_clip
     from ..video.writing import check_clip_path
-    from . import main
-    from .video import write_result
 
-    main.check_photo(args.photo)
+    check_photo(args.photo)
     check_clip_path(args.out)
     clip = open_clip(args.by)
     for one in (args.photo, args.by):
-        main.refuse_same(one, args.out)
-    args.signer = main.signer_of(args, args.out)
-    pipe: Any = main.load_pipeline(args.model)
+        refuse_same(one, args.out)
+    args.signer = signer_of(args, args.out)
+    pipe: Any = models.load_pipeline(args.model)
     from ..video.drive import LIMITED, Drive, check_drive
 
     driver = "largest" if args.by_face is None else args.by_face
-    given = {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
+    given = shared(args)
     check_drive(pipe, EditRequest(**given), driver)
-    from ..processes import start_processes
-
-    if "cuda" in str(device := start_processes().device):
-        pipe.to(device)
+    models.place(pipe)
     drive = Drive(pipe, args.photo, clip, driver, args.seed, **given)
     height, width = drive.portrait.rgb.shape[:2]
     signer = args.signer and args.signer.of(args.photo)

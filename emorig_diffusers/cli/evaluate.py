@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import models
+from .options import new_command, path, seed
 from .steadiness import check_options, run_steadiness
 
 if TYPE_CHECKING:
@@ -22,10 +24,9 @@ _NOTES = (
 )
 
 
-def add_command(commands: Any, path: Callable[[str], Path], seed: Callable[[str], int]) -> None:
-    """Add the command to the subparsers `commands`; `path` and `seed` read arguments."""
-    parser = commands.add_parser("evaluate", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_evaluate)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_evaluate, _ABOUT, notes=_NOTES)
     add = parser.add_argument
     add("--source", metavar="DIR", type=path, help="the photos")
     add("--edited", metavar="[LABEL=]DIR", action="append", default=[], help="what a method made of them (repeatable)")
@@ -87,13 +88,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ..evaluation.run import EDITED, SHARDS, Evaluation, score_all
     from ..evaluation.scores import CODES, load_judges
     from ..processes import start_processes
-    from . import main
 
     check_emotions(args.emotions)
     check_folder(args)
     edited = {label: Path(folder) for label, folder in labelled(args.edited).items()}
-    models, points = labelled(args.pipeline), read_points(args)
-    rows = {row_label(label, point): (label, point) for label in models for point in points}
+    names, points = labelled(args.pipeline), read_points(args)
+    rows = {row_label(label, point): (label, point) for label in names for point in points}
     check_labels(edited, rows)
     intensities = strengths(args)
     made = {label: args.out / EDITED / label for label in rows}
@@ -101,8 +101,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     photos = list_pictures(args.source)
     check_groupings(args.by, photos)
     state = start_processes()
-    editors = open_editors(models, rows, plan.emotions, args, state.device)
-    reader: Any = main.load_pipeline(CODES)
+    editors = open_editors(names, rows, plan.emotions, args, state.device)
+    reader: Any = models.load_pipeline(CODES)
     judges = load_judges(reader, args.judge, args.identity, state.device)
     (args.out / SHARDS).mkdir(parents=True, exist_ok=True)  # first, as it marks the folder as a run's
     records = score_all(plan, judges, args.out, editors, state)
@@ -200,17 +200,16 @@ def check_folder(args: argparse.Namespace) -> None:
 
 
 def open_editors(
-    models: dict[str, str], rows: Mapping[str, tuple[str, Point]], emotions: Sequence[str], args: argparse.Namespace,
+    names: dict[str, str], rows: Mapping[str, tuple[str, Point]], emotions: Sequence[str], args: argparse.Namespace,
     device: Any,
 ) -> dict[str, Editor]:  # fmt: skip
     """The rows' pipelines, each opened once and able to make all emotions at all its points."""
     from ..evaluation.run import Editor
-    from . import main
 
     opened = {}
-    for label, word in models.items():
+    for label, word in names.items():
         model, steps = split_steps(word, args.steps)
-        pipe = main.load_pipeline(model).to(device)
+        pipe = models.load_pipeline(model).to(device)
         if steps == 0:
             leave_network_out(pipe, model)
         opened[label] = model, steps, pipe

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from .options import new_command
+
 _ABOUT = "Fetch the third-party networks (84 MB) for offline use and print where they are"
 _NOTES = (
     "Every file is checked by its sha256, each time it is opened. Not in the list: HSEmotion's networks, which "
@@ -16,8 +18,7 @@ _NOTES = (
 
 def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
-    parser = commands.add_parser("fetch", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_fetch)
+    parser = new_command(commands, run_fetch, _ABOUT, notes=_NOTES)
     parser.add_argument("--list", action="store_true", help="instead, print a table of all networks and weights: "
         "version, size, licence, sha256, source; nothing is fetched")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print as JSON")

@@ -5,21 +5,17 @@ Torch is imported by the functions that need it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..photo.files import READABLE, is_photo, kinds, result_names, walk
+from .errors import sentence
+from .photos import Job
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-
-    from ..pipelines.base import FacePipeline
-
-Job = tuple[Path, Path]
-"""A photo, and where its result goes."""
 
 
 def folder_jobs(folder: Path, out: Path) -> tuple[list[Job], list[str]]:
@@ -50,20 +46,28 @@ def say_left_out(others: Sequence[str]) -> None:
         print(f"emorig: {what} left out, as no photo: {kinds(others)}.", file=sys.stderr)
 
 
-def edit_folder(pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState) -> int:
+def edit_folder(
+    jobs: Sequence[Job], edit: Callable[[Path, Path], object], skip_existing: bool, state: PartialState
+) -> int:
     """Edit this process's share of the photos, report the bad ones and go on.
 
     The main process decides what is left to do, and tells in the end how much all have done.
+
+    Args:
+        jobs: What is to be done.
+        edit: Edits a photo into a file.
+        skip_existing: Whether results that are there are left.
+        state: Which of how many processes this is.
 
     Returns:
         1 if there were bad ones, in any process's share.
     """
     from accelerate.utils import broadcast_object_list, gather_object
 
-    waiting = [job for job in jobs if not (args.skip_existing and job[1].is_file())]
+    waiting = [job for job in jobs if not (skip_existing and job[1].is_file())]
     [waiting] = broadcast_object_list([waiting])  # other machines may see the folder a moment later
     mine = waiting[state.process_index :: state.num_processes]
-    failed = _edit_share(pipe, mine, args, state, len(jobs) - len(waiting))
+    failed = _edit_share(mine, edit, state, len(jobs) - len(waiting))
     failed = sum(gather_object([failed]))
     if state.is_main_process:
         skipped = f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
@@ -97,18 +101,14 @@ def edit_each(jobs: Sequence[Job], edit: Callable[[Path, Path], object]) -> Iter
         yield job, wrong
 
 
-def _edit_share(
-    pipe: FacePipeline, jobs: Sequence[Job], args: argparse.Namespace, state: PartialState, skipped: int
-) -> int:
+def _edit_share(jobs: Sequence[Job], edit: Callable[[Path, Path], object], state: PartialState, skipped: int) -> int:
     """Edit some photos; how many of them failed."""
     from tqdm import tqdm
-
-    from . import main
 
     done = failed = 0
     quiet = None if state.is_main_process else True
     try:
-        told = edit_each(jobs, lambda source, target: main.edit_file(pipe, source, target, args))
+        told = edit_each(jobs, edit)
         for (source, _), error in tqdm(told, desc="emorig", unit="photo", total=len(jobs), disable=quiet):
             if error is not None:
                 failed += 1
@@ -125,8 +125,6 @@ def _edit_share(
 
 def _reason(source: Path, error: Exception) -> str:
     """One sentence on what went wrong with a photo, with its name."""
-    from .main import sentence
-
     text = sentence(error)
     if not isinstance(error, (ValueError, OSError)):
         text = f"{type(error).__name__}: {text}"

@@ -6,6 +6,10 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import models
+from .options import SAMPLING, add_options, new_command, sampling
+from .photos import file_job, naming, say_notes
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
@@ -16,14 +20,18 @@ if TYPE_CHECKING:
 COLUMNS = 3
 
 
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    add_options(new_command(commands, run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *SAMPLING)
+
+
 def run_grid(args: argparse.Namespace) -> int:
     """`emorig grid`: the original and every emotion of one face on a sheet, three a row."""
-    from . import main
 
     if args.face == "all":
         raise ValueError("A sheet shows one face: give --face largest or a number from 1.")
-    [(source, target)] = main.file_job(args.photo, args.out)
-    pipe = main.load_pipeline(args.model)
+    source, target = file_job(args.photo, args.out)
+    pipe = models.load_pipeline(args.model)
     check_emotions(pipe, args.model)
     from tqdm import tqdm
 
@@ -32,13 +40,13 @@ def run_grid(args: argparse.Namespace) -> int:
     from ..pipelines.request import EditRequest
 
     rgb = read_photo(source).rgb
-    with main.naming(source):
+    with naming(source):
         faces = pipe.encode(rgb, args.face)
-    edits, results = [], every_emotion(pipe, rgb, faces, lambda: main.sampling(args))
+    edits, results = [], every_emotion(pipe, rgb, faces, lambda: sampling(args))
     total = len(emotion_groups(pipe))
     for names, result in tqdm(results, desc="emorig", unit="emotion", total=total, disable=None, leave=False):
         if not edits:
-            main.say_notes(source, result)
+            say_notes(source, result)
         box = result.faces[0][0].box
         edits += zip(names, result.images)
     sheet = draw_sheet(rgb, edits, box)

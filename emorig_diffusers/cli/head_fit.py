@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .neural_heads import add_action, open_head, read_codes, surface_of
+from .options import new_command, path, seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,23 +34,17 @@ _EVALUATE_NOTES = (
 )
 
 
-def add_actions(actions: Any, path: Callable[[str], Path], seed: Callable[[str], int]) -> None:
-    """Add the actions to the subparsers of `emorig head`; `path` and `seed` read arguments."""
-    from .head import add_action
-
-    fit = add_action(actions, "fit", run_fit, _FIT, path, "SCAN")
-    fit.epilog = _FIT_NOTES
+def add_actions(actions: Any) -> None:
+    """Add the actions to the subparsers of `emorig head`."""
+    fit = add_action(actions, run_fit, _FIT, "SCAN", notes=_FIT_NOTES)
     fit.add_argument("--codes", metavar="JSON", type=path, help="write the codes and the scan's place to this file too")
     fit.add_argument("--landmarks", metavar="JSON", type=path, help="points of the scan by name, to place it by")
     fit.add_argument("--focal", metavar="PIXELS", type=float, help="of a depth map")
     fit.add_argument("--identity-only", action="store_true", help="fit no expression: the mouth is as in neutral scans")
     fit.add_argument("--steps", metavar="N", type=int, help="of the fit (default: 240)")
     fit.add_argument("--seed", metavar="N", type=seed, default=0, help="of the points that are looked at (default: 0)")
-    add_action(actions, "transfer", run_transfer, _TRANSFER, path, "A", "B")
-    measure = actions.add_parser("evaluate", help=_EVALUATE, description=f"{_EVALUATE}.", epilog=_EVALUATE_NOTES,
-                                 allow_abbrev=False)  # fmt: skip
-    measure.set_defaults(run=run_evaluate)
-    add = measure.add_argument
+    add_action(actions, run_transfer, _TRANSFER, "A", "B")
+    add = new_command(actions, run_evaluate, _EVALUATE, notes=_EVALUATE_NOTES).add_argument
     add("model", metavar="MODEL", help="folder or Hub id of a neural head")
     add("folder", metavar="FOLDER", type=path, help="held-out scans")
     add("--train", metavar="DIR", type=path, help="registered scans to make Global and Local PCA of, as training's")
@@ -62,7 +58,6 @@ def add_actions(actions: Any, path: Callable[[str], Path], seed: Callable[[str],
 def run_fit(args: argparse.Namespace) -> int:
     """`emorig head fit`: print the files written."""
     from ..mesh.surfaces import check_surface_path, write_surfaces
-    from .head import open_head, surface_of
 
     check_surface_path(args.out)
     if args.steps is not None and args.steps < 1:
@@ -163,7 +158,6 @@ def write_fit(path: Path, found: HeadFit) -> Path:
 def run_transfer(args: argparse.Namespace) -> int:
     """`emorig head transfer`: print the file written."""
     from ..mesh.surfaces import check_surface_path, write_surfaces
-    from .head import open_head, read_codes, surface_of
 
     check_surface_path(args.out)
     head = open_head(args.model)
@@ -177,7 +171,6 @@ def run_transfer(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     """`emorig head evaluate`: print the table."""
     from ..evaluation.heads.run import evaluate_heads
-    from .head import open_head
 
     for name in ("limit", "steps"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import models
+from .options import SAMPLING, add_options, asked, check_edit, new_command, path, sampling
+from .photos import check_photo, check_reference, naming, say_notes
 
 if TYPE_CHECKING:
     from ..mesh.export import TexturedMesh
@@ -17,34 +20,33 @@ _NOTES = (
     "face.glb and face_before.glb. An OBJ's material and texture lie beside it."
 )
 READER = "emorig-open"  # fits heads to photos of pipelines that have none
-SHARED = ("--intensity", "--face", "--steps", "--seed", "--model")
-"""Options of `cli` that mean the same here."""
 
 
-def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None]) -> None:
-    """Add the command to the subparsers `commands`; `path` reads paths, `add` adds options of `cli` by name."""
-    parser = commands.add_parser("mesh", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_mesh)
-    parser.add_argument("photo", metavar="PHOTO", type=path)
-    add(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add(parser, *SHARED)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_mesh, _ABOUT, "PHOTO", notes=_NOTES)
+    add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    add_options(parser, *SAMPLING[:-1])
     parser.add_argument("--size", metavar="PIXELS", type=int, default=1024,
                         help="side of the texture (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--morphs", action=argparse.BooleanOptionalAction, default=True,
-                        help="ARKit's morph targets in a .glb, which then holds the head at rest")
+    parser.add_argument(
+        "--morphs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ARKit's morph targets in a .glb, which then holds the head at rest",
+    )
     parser.add_argument("-o", metavar="OUT", dest="out", type=path, required=True,
                         help="the result (.glb .obj); existing files are replaced")  # fmt: skip
 
 
 def run_mesh(args: argparse.Namespace) -> int:
     """`emorig mesh`: print the files written, the edited head's first."""
-    from . import main
 
     edited = args.emotion is not None or args.reference is not None
     check(args, edited)
-    pipe = main.load_pipeline(args.model)
+    pipe = models.load_pipeline(args.model)
     if edited:
-        main.check_edit(pipe, args)
+        check_edit(pipe, args)
     from ..files.atomic import write_files
     from ..mesh.export import mesh_files
 
@@ -63,33 +65,30 @@ def before(out: Path) -> Path:
 def check(args: argparse.Namespace, edited: bool) -> None:
     """Refuse what can be told before anything is loaded."""
     from ..mesh.export import check_mesh_path
-    from . import main
 
     if args.face == "all":
         raise ValueError("A mesh holds one head: give --face largest or a number from 1.")
-    main.check_photo(args.photo)
+    check_photo(args.photo)
     check_mesh_path(args.out)
-    if args.reference is not None:
-        main.check_photo(args.reference)
+    check_reference(args.reference)
 
 
 def make_meshes(pipe: FacePipeline, args: argparse.Namespace, edited: bool) -> list[TexturedMesh]:
     """The edited head and the photo's own, or the latter alone; READER's where the pipeline has no head."""
     from ..mesh.export import mesh_of_edit, mesh_of_photo
     from ..photo.io import read_photo
-    from . import main
 
-    reader: Any = pipe if "mesh" in pipe.capabilities else main.load_pipeline(READER)
+    reader: Any = pipe if "mesh" in pipe.capabilities else models.load_pipeline(READER)
     rgb = read_photo(args.photo).rgb
-    with main.naming(args.photo):
+    with naming(args.photo):
         [face] = reader.encode(rgb, args.face)
     options = {"size": args.size, "morphs": args.morphs and args.out.suffix.lower() == ".glb"}
     meshes = [mesh_of_photo(reader, face, rgb, **options)]
     if edited:
         number = face.face.index + 1
         known = {"face": number, "faces": [face if reader is pipe else face.face]}
-        result = pipe(rgb, **main.asked(args), output_type="np", **main.sampling(args) | known)
-        main.say_notes(args.photo, result)
+        result = pipe(rgb, **asked(args), output_type="np", **sampling(args) | known)
+        say_notes(args.photo, result)
         picture, [after] = result.images[0], result.faces[0]
         if reader is pipe:
             return [mesh_of_edit(reader, face, after, picture, **options), *meshes]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
+import warnings
 from typing import TYPE_CHECKING
 
+from .errors import sentence
+
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from ..pipelines.base import FacePipeline
+
+
+def load_pipeline(model: str) -> FacePipeline:
+    """As `open_model`, without the libraries' chatter."""
+    quiet()
+    return open_model(model)
 
 
 def open_model(model: str) -> FacePipeline:
@@ -14,7 +26,6 @@ def open_model(model: str) -> FacePipeline:
     that fails."""
     from ..hub.repository import bundled
     from ..pipelines.base import open_pipeline
-    from .main import sentence
 
     try:
         pipe = open_pipeline(model)
@@ -28,3 +39,23 @@ def open_model(model: str) -> FacePipeline:
 
         pipe.judge = FaceApiJudge()
     return pipe
+
+
+def place(pipe: FacePipeline) -> PartialState:
+    """Put a pipeline on this process's GPU, where there is one; which of how many processes this is."""
+    from ..processes import start_processes
+
+    state = start_processes()
+    if "cuda" in str(state.device):
+        pipe.to(state.device)
+    return state
+
+
+def quiet() -> None:
+    """Keep the libraries' chatter away."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -7,23 +7,24 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.study.plan import CONSENT, EMOTIONS, Design, plan_questions
 from ..evaluation.study.store import Store, StudyError, is_study
+from .options import new_command, path
 
 QUESTIONS = 60
 _SHOWN = 20  # pictures left out that are printed one by one
 
 
-def add_study(commands: Any, path: Callable[[str], Path]) -> None:
-    """Add the command to the subparsers `commands`; `path` reads a path from the command line."""
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
     about = "Ask people, in their browsers, which method's edits are better"
-    usage = "emorig study --edited NAME DIR [--edited NAME DIR …] [options] -o DIR\n       emorig study report DIR"
-    study = commands.add_parser("study", help=about, description=f"{about}.", usage=usage, allow_abbrev=False)
-    study.set_defaults(run=run_study)
+    study = new_command(commands, run_study, about)
+    study.usage = (
+        "emorig study --edited NAME DIR [--edited NAME DIR …] [options] -o DIR\n       emorig study report DIR"
+    )
     add = study.add_argument
     add("--edited", metavar=("NAME", "DIR"), nargs=2, action="append",
         help="a method and its edits, in subfolders named after the emotions; once for every method")  # fmt: skip

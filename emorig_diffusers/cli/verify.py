@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from .options import new_command, path
 
 _ABOUT = "Say whether pictures or clips were edited, by their metadata, Content Credentials and invisible mark"
 _NOTES = (
@@ -16,10 +16,9 @@ _NOTES = (
 )
 
 
-def add_command(commands: Any, path: Callable[[str], Path]) -> None:
-    """Add the command to the subparsers `commands`; `path` reads arguments."""
-    parser = commands.add_parser("verify", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_verify)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_verify, _ABOUT, notes=_NOTES)
     parser.add_argument("files", metavar="PICTURE", nargs="+", type=path)
     parser.add_argument("--json", action="store_true", help="print a list of reports as JSON")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..video.clips import ANIMATION_SUFFIXES, WRITABLE
+from . import models
+from .options import EDITS, SAMPLING, add_options, asked, check_edit, new_command, path, say_prompt, shared, signer_of
+from .photos import check_reference, naming, refuse_same
 
 if TYPE_CHECKING:
     from ..provenance.credentials import Signer
@@ -25,13 +28,16 @@ _NOTES = (
 )
 
 
-def add_command(commands: Any, path: Callable[[str], Path], add: Callable[..., None], *shared: str) -> None:
-    """Add the command to the subparsers `commands`; `path` reads arguments, `add` the options named `shared`."""
-    parser = commands.add_parser("video", help=_ABOUT, description=f"{_ABOUT}.", epilog=_NOTES, allow_abbrev=False)
-    parser.set_defaults(run=run_video)
-    parser.add_argument("clip", metavar="CLIP", type=path)
-    add(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add(parser, *shared)
+def add_command(commands: Any) -> None:
+    """Add the command to the subparsers `commands`."""
+    parser = new_command(commands, run_video, _ABOUT, "CLIP", notes=_NOTES)
+    add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
+    add_options(parser, *EDITS, *SAMPLING[:-1], "--sign")
+    add_result(parser)
+
+
+def add_result(parser: argparse.ArgumentParser) -> None:
+    """Add -o, a clip or an animation."""
     about = f"the result ({' '.join(WRITABLE)}); an existing file is replaced"
     parser.add_argument("-o", dest="out", metavar="OUT", type=path, required=True, help=about)
 
@@ -40,26 +46,20 @@ def run_video(args: argparse.Namespace) -> int:
     """`emorig video`: the clip into a file; 1 where it is damaged."""
     from ..video.reading import open_clip
     from ..video.writing import check_clip_path
-    from . import main
 
     check_clip_path(args.out)
     clip = open_clip(args.clip)
-    main.refuse_same(args.clip, args.out)
-    if args.reference is not None:
-        main.check_photo(args.reference)
-        main.refuse_same(args.reference, args.out)
-    signer = main.signer_of(args, args.out)
-    pipe: Any = main.load_pipeline(args.model)
-    main.check_edit(pipe, args)
-    main.say_prompt(args)
-    from ..processes import start_processes
-
-    if "cuda" in str(device := start_processes().device):
-        pipe.to(device)
+    refuse_same(args.clip, args.out)
+    check_reference(args.reference, args.out)
+    signer = signer_of(args, args.out)
+    pipe: Any = models.load_pipeline(args.model)
+    check_edit(pipe, args)
+    say_prompt(args)
+    models.place(pipe)
     from ..video.edit import edit_clip
 
-    given = main.asked(args) | {name: getattr(args, name) for name in ("face", "intensity", "num_inference_steps")}
-    with main.naming(args.clip):
+    given = asked(args) | shared(args)
+    with naming(args.clip):
         frames = edit_clip(pipe, clip, args.seed, **given)
     return write_result(frames, clip, args.out, signer=signer and signer.of(args.clip))
 

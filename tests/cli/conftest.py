@@ -11,7 +11,7 @@ from command import ASTRONAUT, write
 from recording_pipeline import RecordingPipeline
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import models
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def recorder(pipe: EmoRigPipeline) -> RecordingPipeline:
 @pytest.fixture
 def calls(recorder: RecordingPipeline, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, dict[str, Any]]]:
     """The command works with the recorder, but for models that are opened from folders: what it is asked."""
-    load = functools.cache(main.load_pipeline)
-    monkeypatch.setattr(main, "load_pipeline", lambda name: recorder if name == "emorig-open" else load(name))
+    load = functools.cache(models.load_pipeline)
+    monkeypatch.setattr(models, "load_pipeline", lambda name: recorder if name == "emorig-open" else load(name))
     recorder.calls.clear()
     return recorder.calls
 

@@ -13,7 +13,7 @@ import torch
 from command import ASTRONAUT, emorig, read, refused, write
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import models
 from emorig_diffusers.evaluation import sheets
 from emorig_diffusers.files import assets
 
@@ -27,7 +27,7 @@ def test_edit_changes_the_face_and_nothing_else(
     pipe: EmoRigPipeline, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Really."""
-    monkeypatch.setattr(main, "load_pipeline", lambda name: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda name: pipe)
     assert emorig("edit", photo, "--emotion", "surprise", "--seed", "3", "-o", tmp_path / "out.png") == 0
     changed = (read(tmp_path / "out.png") != ASTRONAUT).any(axis=2)
     assert changed.shape == ASTRONAUT.shape[:2]
@@ -41,7 +41,7 @@ def test_intensity_0_is_the_photo(
     pipe: EmoRigPipeline, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(main, "load_pipeline", lambda name: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda name: pipe)
     out = tmp_path / "results" / "astronaut.png"
     out.parent.mkdir()
     assert emorig("edit", photo, "--emotion", "happy", "--intensity", "0", "-o", out.parent) == 0
@@ -143,8 +143,8 @@ def test_exported_folder_is_a_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """What is opened from it is the same, number by number, and edits."""
-    folder, load = tmp_path / "hub", main.load_pipeline
-    monkeypatch.setattr(main, "load_pipeline", lambda name: pipe if name == "emorig-open" else load(name))
+    folder, load = tmp_path / "hub", models.load_pipeline
+    monkeypatch.setattr(models, "load_pipeline", lambda name: pipe if name == "emorig-open" else load(name))
     assert emorig("export", folder) == 0
     assert capsys.readouterr() == (f"{folder}\n", "")
     again = load(str(folder))

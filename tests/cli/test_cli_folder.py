@@ -14,7 +14,7 @@ from processes import start_two
 from recording_pipeline import RecordingPipeline
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 
 FACE = skimage.data.astronaut()[:240, 110:330]
 
@@ -27,7 +27,7 @@ def pipeline(pipe: EmoRigPipeline) -> RecordingPipeline:
 @pytest.fixture
 def recorder(pipeline: RecordingPipeline, monkeypatch: pytest.MonkeyPatch) -> RecordingPipeline:
     """What the command works with."""
-    monkeypatch.setattr(main, "load_pipeline", lambda name: pipeline)
+    monkeypatch.setattr(models, "load_pipeline", lambda name: pipeline)
     pipeline.calls.clear()
     return pipeline
 
@@ -177,7 +177,7 @@ def test_two_processes_do_what_one_does(
 ) -> None:  # fmt: skip
     """Really; the second process goes on with what is left of both."""
     (album / "none.png").write_text("no photo")
-    monkeypatch.setattr(main, "load_pipeline", lambda name: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda name: pipe)
     assert edit(album, tmp_path / "one", "--intensity", ".6") == 1
     told = capsys.readouterr().out
     assert told == "4 of 5 photos edited, 1 failed\n"

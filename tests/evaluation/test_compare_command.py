@@ -14,7 +14,7 @@ from PIL import Image
 from two_encoders import PAIRS, rig
 
 from emorig_diffusers import EmoRigPipeline, NoFaceError
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 from emorig_diffusers.evaluation.compare import (
     compare,
     draw_comparison,
@@ -34,8 +34,8 @@ def two(tmp_path: Path, hopper: np.ndarray, astronaut: np.ndarray) -> tuple[Path
 @pytest.fixture
 def emorig(both: EmoRigPipeline, pipe: EmoRigPipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the command with models that are open already; others are opened."""
-    ready, load = {"both": both, "emorig-open": pipe}, main.load_pipeline
-    monkeypatch.setattr(main, "load_pipeline", lambda name: ready[name] if name in ready else load(name))
+    ready, load = {"both": both, "emorig-open": pipe}, models.load_pipeline
+    monkeypatch.setattr(models, "load_pipeline", lambda name: ready[name] if name in ready else load(name))
     return lambda *args: main.main(["compare", *map(str, args)])
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from small_diffae import CODE, small_diffae
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 from emorig_diffusers.evaluation import scores, sheets
 from emorig_diffusers.evaluation.compare import (
     CODE_BUFFERS,
@@ -48,9 +48,9 @@ def folder(coded: DiffAEEmotionPipeline, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module", autouse=True)
 def opened_once(pipe: EmoRigPipeline) -> Iterator[None]:
     """Open every model and judge once for all tests."""
-    load = cache(main.load_pipeline)
+    load = cache(models.load_pipeline)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "load_pipeline", lambda name: pipe if name == "emorig-open" else load(str(name)))
+        patch.setattr(models, "load_pipeline", lambda name: pipe if name == "emorig-open" else load(str(name)))
         patch.setattr(scores, "load_judges", cache(scores.load_judges))
         yield
 
@@ -107,7 +107,7 @@ def test_edits_are_the_pipelines(
 
 def test_grid_inverts_once(coded: DiffAEEmotionPipeline, folder: Path, photo: Path, tmp_path: Path) -> None:
     inverted: list[int] = []
-    loaded = main.load_pipeline(str(folder))
+    loaded = models.load_pipeline(str(folder))
     with pytest.MonkeyPatch.context() as patch:
         invert = loaded.stochastic_code
         patch.setattr(loaded, "stochastic_code", lambda *a: inverted.append(len(a[0])) or invert(*a))
@@ -168,7 +168,7 @@ def test_what_a_kind_cannot_do_is_said_before_a_photo_is_read(
 def test_a_model_without_emotions(
     folder: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = main.load_pipeline(str(folder))
+    loaded = models.load_pipeline(str(folder))
     kept = loaded.emotion_classifier
     loaded.register_modules(emotion_classifier=None)
     try:
@@ -241,7 +241,7 @@ def test_evaluate_scores_and_goes_on(
     record = next(r for r in json.loads((out / "scores.json").read_text())["pictures"] if r["method"] == "coded")
     assert record["failure"] is None and record["seconds"]["edit"] > 0 and record["csim"] > 0.3
     made = out / "edited/coded/happy/astronaut.png"
-    loaded = main.load_pipeline(str(folder))
+    loaded = models.load_pipeline(str(folder))
     expected = loaded(photo, "happy", num_inference_steps=3, output_type="np").images[0]
     assert_close(Image.open(made), expected)
     state = made.stat().st_mtime_ns

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 from emorig_diffusers.files.atomic import write_atomically, write_file, write_files
 from emorig_diffusers.files.folders import FolderError, update_folder, write_folder
 from emorig_diffusers.photo.files import WRITABLE
@@ -58,7 +58,7 @@ def test_commands_on_a_full_disk(
     pipe: EmoRigPipeline, astronaut: np.ndarray, full_disk: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(main, "load_pipeline", lambda model: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda model: pipe)
     photo, photo_out = tmp_path / "astronaut.png", ("--emotion", "happy", "--intensity", "0", "-o")
     Image.fromarray(astronaut).save(photo)
     commands = {
@@ -96,7 +96,7 @@ def test_an_export_on_a_full_disk(
     size: int, pipe: EmoRigPipeline, full_disk: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(main, "load_pipeline", lambda model: pipe)
+    monkeypatch.setattr(models, "load_pipeline", lambda model: pipe)
     with full_disk(size):
         assert main.main(["export", str(tmp_path / "new" / "hub")]) == 2
     printed, err = capsys.readouterr()

@@ -34,13 +34,13 @@ OPEN_ALL = """
 import json, sys
 from pathlib import Path
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import models
 from emorig_diffusers.pipelines.base import open_pipeline
 from emorig_diffusers.hub.repository import fetch
 said, trace = {}, Path(sys.argv[2])
 for name in sys.argv[3:]:
     said[name] = []
-    for opened in (EmoRigPipeline.from_pretrained, open_pipeline, main.load_pipeline):
+    for opened in (EmoRigPipeline.from_pretrained, open_pipeline, models.load_pipeline):
         try:
             opened(f"evil/{name}")
             said[name].append("opened")

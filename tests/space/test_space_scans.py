@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from test_space import REPOSITORY, WAITING, demo_of, opened
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli.head import read_codes
+from emorig_diffusers.cli.neural_heads import read_codes
 from emorig_diffusers.models import scan_alignment
 from emorig_diffusers.models.nphm import NeuralHeadModel
 
