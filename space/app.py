@@ -28,10 +28,9 @@ import style
 import visitors
 from comparing import Comparer
 from gradio.utils import get_space, get_upload_folder
+from jobs import QUIET
 from offer import Offer
-from starlette.middleware import Middleware
-from texts import marking, say
-from translator import Translator
+from texts import marking, say, translations
 
 from emorig_diffusers.cli.compare import open_others
 from emorig_diffusers.cli.evaluate import labelled
@@ -63,13 +62,14 @@ def build_demo(
     visitors.files_folder()
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     comparer = Comparer(edits, name, others or {})
-    blocks = gr.Blocks(title=say("name"), analytics_enabled=False, delete_cache=visitors.DELETE, fill_width=True)
+    blocks = gr.Blocks(title="EmoRig", analytics_enabled=False, delete_cache=visitors.DELETE, fill_width=True)
     with blocks as demo, marking():
         with gr.Row(elem_id="top"):
             gr.Markdown(say("title"), elem_id="title")
             gr.HTML(style.language_links(), elem_id="languages", padding=False)
+        retell = gr.Button(visible="hidden", elem_id="retell")
         with gr.Tabs():
-            photo_tab.build(edits, Path(get_upload_folder()) / "examples")
+            photo_tab.build(edits, Path(get_upload_folder()) / "examples", retell)
             batch_tab.build(edits)
             clip_tab.build(edits)
             compare_tab.build(comparer)
@@ -77,19 +77,20 @@ def build_demo(
         gr.Markdown(say("note"), elem_id="note")
         gr.DuplicateButton(say("duplicate"), visible=get_space() is not None, elem_id="duplicate")
         api.build(edits, comparer, head)
+        tabs = [block for block in demo.blocks.values() if isinstance(block, gr.Tab)]
+        # gradio translates labels itself, but not those of tabs that were never opened
+        retell.click(lambda: [gr.update(label=tab.label) for tab in tabs], None, tabs, **QUIET)
     return demo.queue(max_size=MOST_WAITING)
 
 
 def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:
     """Serve the demo of a pipeline in its style, with gradio's options of where, in a thread; its address."""
     folder = visitors.files_folder()
-    with marking():
-        looks = {"theme": style.theme(), "css": style.css(), "js": style.script(), "head": style.HEAD}
-    looks |= {"footer_links": ["api"], "run_history": False}
+    looks = {"theme": style.theme(), "css": style.css(), "js": style.script(), "head": style.head()}
+    looks |= {"footer_links": ["api"], "run_history": False, "i18n": gr.I18n(**translations())}
     agents = find_spec("mcp") is not None  # every endpoint is a tool for agents, at /gradio_api/mcp/
     where |= {"max_file_size": MOST_BYTES, "ssr_mode": False, "prevent_thread_lock": True, "mcp_server": agents}
     guard = asgi_options({"model": Path(name).name}, folder, batch.MAX_BYTES + REQUEST_BYTES)
-    guard["app_kwargs"]["middleware"].append(Middleware(Translator))
     _, address, _ = demo.launch(**looks, **guard, **where)
     limit_reading(demo.server)
     visitors.keep_clearing(folder, demo)

@@ -12,6 +12,7 @@ from faces import face_choices
 from jobs import IDLE, QUIET, job, status
 from parts import Given, emotion_choice, strength_slider, upload_photos
 from texts import say
+from visitors import warn
 
 
 def build(editor: Editor) -> None:
@@ -30,7 +31,7 @@ def build(editor: Editor) -> None:
                 run, stop = job(say("batch.run"), variant="primary", size="lg", elem_id="run-batch")
             with gr.Column(elem_id="batch-stage-part"):
                 line = status()
-                table = gr.HTML(f'<p class="about">{say("batch.empty")}</p>', elem_id="batch-table")
+                table = gr.HTML(elem_id="batch-table", padding=False)
                 download = gr.DownloadButton(say("batch.download"), interactive=False, elem_id="download-batch")
         BatchTab(editor).wire([photos, emotion, strength, face], [run, stop, line, table, download])
 
@@ -70,7 +71,7 @@ class BatchTab:
                 else:
                     yield gr.skip(), gr.skip(), *shown, gr.skip()
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
             yield *IDLE, gr.update(value="", visible=False), gr.skip(), gr.skip()
         finally:
             self._stopping.discard(asker)

@@ -23,7 +23,7 @@ from faces import chosen, number_faces
 from jobs import Progress
 from PIL import Image
 from texts import say
-from visitors import friendly, new_folder
+from visitors import friendly, new_folder, warn
 
 from emorig_diffusers.evaluation.metrics.identity import IdentityJudge
 from emorig_diffusers.pipelines.base import FacePipeline
@@ -313,7 +313,7 @@ def number_people(path: str) -> tuple[Any, dict[int, list[float]], int]:
         with friendly(path):
             found = survey(open_short(Path(path)).sample(SAMPLE), People(IdentityJudge().embed))
     except gr.Error as error:
-        gr.Warning(error.message)
+        warn(error.message)
         return None, {}, 0
     place = lambda person: float(np.mean([one.face.box[0] + one.face.box[2] for one in found[person]]))
     shown: dict[int, dict[int, Sighting]] = {}  # picture -> number of a person -> where that is

@@ -10,6 +10,7 @@ from comparing import Comparer
 from jobs import PRIVATE
 from parts import upload
 from texts import say
+from visitors import warn
 
 
 def build(comparer: Comparer) -> None:
@@ -23,8 +24,7 @@ def build(comparer: Comparer) -> None:
                     label=say("compare.modes"), elem_id="compare-modes",
                 )  # fmt: skip
                 run = gr.Button(say("compare.run"), variant="primary", size="lg", elem_id="run-compare")
-                loaded = say("compare.loaded", names=", ".join(comparer.names))
-                gr.Markdown(f"{loaded} {say('compare.more')}", elem_classes="about")
+                gr.Markdown(say("compare.about", names=", ".join(comparer.names)), elem_classes="about")
             with gr.Column(elem_id="compare-stage-part"):
                 sheet = gr.Image(
                     show_label=False, type="filepath", format="png", interactive=False, buttons=["fullscreen"],
@@ -38,7 +38,7 @@ def build(comparer: Comparer) -> None:
             try:
                 path, text = comparer.compare(source, target, modes, 0)
             except gr.Error as error:
-                gr.Warning(error.message)
+                warn(error.message)
                 return (gr.skip(),) * 3
             return path, gr.update(value=path, interactive=True), _draw_table(text)
 

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from style import ACCENT
-from texts import say
+from texts import mark, say
 
 from emorig_diffusers.photo.faces import Face
 
@@ -44,7 +44,7 @@ def face_choices(count: int = 0) -> list[tuple[str, str]]:
     "largest" is among them also where page.css hides it, since each face has a number there: a click that was made
     before the photo was read still carries it.
     """
-    named = [(say(f"faces.{name}"), name) for name in ("largest", "all")]
+    named = [(mark(f"faces.{name}"), name) for name in ("largest", "all")]
     return named + [(str(n), str(n)) for n in range(1, count + 1)]
 
 

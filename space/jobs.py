@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from texts import say
+from visitors import inform, warn
 
 PRIVATE = {"api_visibility": "private"}
 QUIET = {"show_progress": "hidden", **PRIVATE}
@@ -101,14 +102,14 @@ def steps(
             if progress.result is not None:
                 yield *IDLE, line, *stage(str(progress.result))
                 for note in progress.notes:
-                    gr.Info(note)
+                    inform(note)
             elif not begun:
                 begun = True
                 yield *RUNNING, line, *empty
             else:
                 yield gr.skip(), gr.skip(), line, *(gr.skip(),) * len(empty)
     except gr.Error as error:
-        gr.Warning(error.message)
+        warn(error.message)
         yield *IDLE, gr.update(value="", visible=False), *(gr.skip(),) * len(empty)
 
 

@@ -2,9 +2,26 @@
   // what the page does by itself: keys, and what pictures are called for those who do not see them
   const field = "textarea, select, [contenteditable=true], input:not([type=radio]):not([type=checkbox]):not([type=range])";
   const visible = (id) => document.getElementById(id)?.offsetParent != null;
-  const press = (id) => visible(id) && document.querySelector(`button#${id}, #${id} button`)?.click();
+  const press = (id) => document.querySelector(`button#${id}, #${id} button`)?.click();
 
-  document.documentElement.lang = LANGUAGE;
+  // another language, without leaving the page: gradio's own words and labels, ours, and what the server says from now on
+  const speak = async (link) => {
+    const base = document.querySelector("script[type=module][src*='/assets/']").src;
+    const core = $CORE && (await import(new URL(`../${$CORE}`, base)).catch(() => null));
+    if (!core?.[$SWITCH]) return location.assign(link.href);
+    const address = new URL(location.href);
+    address.searchParams.set("lang", link.lang);
+    history.replaceState(null, "", address);
+    document.documentElement.lang = link.lang;
+    core[$SWITCH](link.lang);
+    press("retell");
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("#languages a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    speak(link);
+  });
 
   // gradio's sliders ask for an edit when the pointer lets go of them; keys let go of them, too
   let waiting;
@@ -25,7 +42,8 @@
     if (/^[1-8]$/.test(event.key)) {
       document.querySelectorAll("#emotion input")[event.key - 1]?.click();
     } else if (event.key.toLowerCase() === "z") {
-      press(event.shiftKey ? "redo" : "undo");
+      const id = event.shiftKey ? "redo" : "undo";
+      if (visible(id)) press(id);
     } else if (/^Arrow/.test(event.key) && !on("input, [role=tab], [role=slider], .slider-wrap, canvas, video")) {
       move(/Up|Right/.test(event.key) ? 1 : -1);
       event.preventDefault();
@@ -41,8 +59,9 @@
 
   const name = () => {
     const told = document.getElementById("told")?.textContent.trim();
+    const before = $WORDS[document.documentElement.lang].photo;
     document.querySelectorAll("#result img").forEach((image, i) => {
-      const alt = i ? told : BEFORE;
+      const alt = i ? told : before;
       if (told && image.alt !== alt) image.alt = alt;
     });
     document.querySelectorAll(".clickable button:has(img)").forEach((button) => {
@@ -50,7 +69,7 @@
       if (alt && button.ariaLabel !== alt) button.ariaLabel = alt;
     });
     const photo = document.querySelector("#photo img");
-    if (photo && !photo.alt) photo.alt = BEFORE;
+    if (photo && photo.alt !== before) photo.alt = before;
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true, characterData: true });
 }

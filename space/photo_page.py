@@ -200,7 +200,7 @@ def photo_part(folder: Path) -> tuple[gr.Image, gr.Image, gr.Radio, gr.State]:
 def mood_part(offer: Offer) -> tuple[gr.Textbox, gr.Radio, gr.Slider, gr.Slider, gr.Button, gr.Button]:
     """A sentence, emotion buttons, strength, how much the shape is held, and the buttons that do it."""
     prompt = gr.Textbox(
-        label=say("prompt"), placeholder=say("prompt.example"), submit_btn=say("prompt.run"), max_lines=1,
+        label=say("prompt"), placeholder=say("prompt.example"), submit_btn=True, max_lines=1,
         max_length=LONGEST, visible=bool(offer.emotions), elem_id="prompt",
     )  # fmt: skip
     emotion, strength = emotion_choice(offer.emotions, "emotion"), strength_slider("strength")
@@ -336,7 +336,7 @@ def animation_part(run: gr.Button, stop: gr.Button, offer: Offer) -> tuple[gr.Co
         video = gr.Video(
             show_label=False, interactive=False, autoplay=True, loop=True, buttons=[], elem_id="moving-video"
         )
-        download = gr.DownloadButton(say("animation.download", kind=""), elem_id="download-animation")
+        download = gr.DownloadButton(say("animation.download"), elem_id="download-animation")
     return animated, Animation([kind, seconds, loop], Job(run, stop, line), [animated, picture, video, download])
 
 

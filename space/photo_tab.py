@@ -20,7 +20,7 @@ from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
 from photos import thumbnail
 from texts import say, say_emotion
-from visitors import friendly
+from visitors import friendly, inform, warn
 
 from emorig_diffusers.face.sentence import read
 from emorig_diffusers.pipelines.outputs import notes_of
@@ -30,10 +30,10 @@ Update = dict[Any, Any]
 UNIT_STEP = 0.05  # of the sliders of single movements
 
 
-def build(editor: Editor, examples: Path) -> None:
-    """Create the tab; example photos are written into a folder."""
+def build(editor: Editor, examples: Path, retell: gr.Button) -> None:
+    """Create the tab; example photos are written into a folder, and a button is pressed when the language changes."""
     with gr.Tab(say("photo.tab")):
-        PhotoTab(editor, page.lay_out(editor.offer, examples))
+        PhotoTab(editor, page.lay_out(editor.offer, examples), retell)
 
 
 class PhotoTab:
@@ -45,9 +45,10 @@ class PhotoTab:
     Args:
         editor: Makes pictures.
         shown: The page.
+        retell: Pressed by page.js when the page's language was changed.
     """
 
-    def __init__(self, editor: Editor, shown: page.Page) -> None:
+    def __init__(self, editor: Editor, shown: page.Page, retell: gr.Button) -> None:
         self.editor, self.page = editor, shown
         self.sitting, self.open = gr.State(Sitting()), gr.State("")
         self.lent = gr.State()  # a path that the reference is to get, and when: it takes no updates (`parts.upload`)
@@ -65,6 +66,7 @@ class PhotoTab:
         self._wire_photo()
         self._wire_past()
         self._wire_tabs()
+        retell.click(self.tell_again, self.sitting, [shown.stage.told, shown.past.looks], **QUIET)
         preset_part.wire(self)
 
     @property
@@ -173,7 +175,7 @@ class PhotoTab:
                     before = on_stage(known.photo.original, photo)
                     fresh = replace(fresh, photo=photo, before=before, looks=(first,))
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
         sitting.history, waited = fresh, bool(fresh.look and fresh.wish)
         if waited:
             self._wish(sitting)
@@ -199,7 +201,7 @@ class PhotoTab:
         if sitting.history.look:
             self._wish(sitting)
             return self.at(sitting, sitting.history)
-        gr.Info(say("presets.loaded", name=html.escape(preset["name"])))
+        inform(say("presets.loaded", name=html.escape(preset["name"])))
         return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
     def with_prompt(self, text: str, sitting: Sitting) -> Update:
@@ -210,16 +212,16 @@ class PhotoTab:
                 reading = read(text)
                 self.editor.pipe.check_inputs(**reading.asked)
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
             return self.nothing
         if reading.unknown:
-            gr.Warning(html.escape(say("prompt.unknown", words=say("prompt.and").join(reading.unknown))))
+            warn(html.escape(say("prompt.unknown", words=say("prompt.and").join(reading.unknown))))
         look = sitting.history.look
         sitting.history = replace(sitting.history, wish=(*(look.edits.done if look else ()), reading.asked))
         if look:
             self._wish(sitting)
             return self.at(sitting, sitting.history)
-        gr.Info(say("prompt.first"))
+        inform(say("prompt.first"))
         return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
     def wanted_edits(self, sitting: Sitting, controls: Sequence[Any]) -> Edits:
@@ -229,9 +231,9 @@ class PhotoTab:
     def show_asked(self, photo: str | None, sitting: Sitting, *controls: Any) -> Update:
         """As `show` where a visitor asks for it, so that it is said where there is nothing to do."""
         if not photo:
-            gr.Warning(say("no_photo"))
+            warn(say("no_photo"))
         elif not self._wanted(sitting.history, controls).steps:
-            gr.Warning(say("nothing_yet"))
+            warn(say("nothing_yet"))
         return self.show(sitting, *controls)
 
     def show(self, sitting: Sitting, *controls: Any) -> Update:
@@ -253,9 +255,9 @@ class PhotoTab:
                 stage = on_stage(result.images[0], path)
                 small = thumbnail(result.images[0], self.editor.photos.read(photo).found)
                 for note in notes_of(result.faces[0]):
-                    gr.Info(note)
+                    inform(note)
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
             return False
         if sitting.history.photo == photo:  # else another was given meanwhile
             sitting.history = sitting.history.then(replace(look, result=path, stage=stage, thumbnail=small))
@@ -269,7 +271,7 @@ class PhotoTab:
                 raise gr.Error(say("no_photo"), print_exception=False)
             pictures = self.editor.draw_all(str(history.photo), self._wanted(history, controls))
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
             return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
         named = list(zip(pictures, map(say_emotion, self.editor.offer.emotions)))
         return {stage.eight: gr.update(value=named, visible=True), stage.picture: gr.update(visible=False)}
@@ -311,6 +313,11 @@ class PhotoTab:
         first = history.look and replace(history.looks[0], face=history.look.face)
         return self.at(sitting, history.then(first) if first else history)
 
+    def tell_again(self, sitting: Sitting) -> Update:
+        """What there is to read of what was made, in the language that the page has now."""
+        shown = self._show(sitting.history)
+        return {one: shown[one] for one in (self.page.stage.told, self.page.past.looks)}
+
     def show_animation(
         self, kind: str, seconds: float, loop: bool, sitting: Sitting, *controls: Any
     ) -> Iterator[tuple[Any, ...]]:
@@ -323,7 +330,7 @@ class PhotoTab:
                 gr.update(value=None if video else path, visible=not video),
                 gr.update(value=path if video else None, visible=video),
             )
-            return gr.update(visible=True), *players, gr.update(value=path, label=say("animation.download", kind=kind))
+            return gr.update(visible=True), *players, gr.update(value=path)
 
         def job() -> Iterator[Any]:
             asked: dict[str, Any] = {}
@@ -349,7 +356,7 @@ class PhotoTab:
             with friendly(history.photo):
                 return None, self.editor.heads(drawn, Path(history.look.result).with_suffix(".glb"))
         except gr.Error as error:
-            gr.Warning(error.message)
+            warn(error.message)
             return None, None
 
     # what the page gets

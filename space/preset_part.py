@@ -13,7 +13,7 @@ from jobs import QUIET
 from looks import Edits, Sitting
 from parts import uploaded
 from texts import say
-from visitors import friendly, new_folder
+from visitors import friendly, new_folder, warn
 
 if TYPE_CHECKING:
     from photo_tab import PhotoTab
@@ -37,7 +37,7 @@ def wire(tab: PhotoTab) -> None:
         """Keep what the controls ask of the present face."""
         preset = presets.make(name, tab.wanted_edits(sitting, controls))
         if not preset["edits"]:
-            gr.Warning(say("nothing_yet"))
+            warn(say("nothing_yet"))
             return {shown.kept: kept}
         kept = [one for one in kept if one["name"] != preset["name"]] + [preset]
         return {
@@ -84,5 +84,5 @@ def tried(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
         with friendly():
             return read()
     except gr.Error as error:
-        gr.Warning(error.message)
+        warn(error.message)
         return None

@@ -6,37 +6,66 @@ import json
 from pathlib import Path
 
 import gradio as gr
-from texts import NAMES, say
+from texts import LANGUAGES, NAMES
 
 ACCENT = "#4f46e5"
-EMPTY = {"#result": "result.empty", "#after": "clip.empty"}  # what is said where there is nothing yet
+SAYS = {  # what is said by the page's style, and where
+    "#result .empty::after": "result.empty",
+    "#after .empty::after": "clip.empty",
+    "#sheet .empty::after": "compare.empty",
+    "#batch-table .prose:empty::after": "batch.empty",
+    ":is(#batch-photos, #clip, #scan) .wrap:has(> .or)::after": "drop.file",
+    "#prompt .submit-button::after": "prompt.run",
+}
+WORDS = {"photo": "look.photo"}  # what the page's script says
+SWITCH = "changeLocale"  # what gradio's page calls the function that does it
 
 HEAD = """<script>
-  // gradio's own words follow the browser's language: the one that the address names counts more
-  const named = new URLSearchParams(location.search).get("lang");
-  if (named) Object.defineProperty(navigator, "language", { get: () => named });
+  // one language for gradio's own words, ours, and the server's (texts.wanted_language): the one that the address
+  // names, or else the first of the browser's that is here
+  const asked = [new URLSearchParams(location.search).get("lang") ?? "", ...navigator.languages];
+  const spoken = asked.map((tag) => tag.toLowerCase().split("-")[0]).find((tag) => LANGUAGES.includes(tag)) ?? "en";
+  Object.defineProperty(navigator, "language", { get: () => spoken });
+  document.documentElement.lang = spoken;
 </script>"""
 
 
+def head() -> str:
+    """What the page does before all else."""
+    return HEAD.replace("LANGUAGES", json.dumps(list(LANGUAGES)))
+
+
 def language_links() -> str:
-    """Links to the page in every language."""
+    """Links to the page in every language; page.js takes them without leaving it."""
     links = (f'<a href="?lang={code}" hreflang="{code}" lang="{code}">{name}</a>' for code, name in NAMES.items())
     return f"<nav>{' · '.join(links)}</nav>"
 
 
 def css() -> str:
-    """Of the page, with what it says where there is nothing yet."""
-    says = (f"{where} .empty::after {{ content: {json.dumps(say(key))}; }}" for where, key in EMPTY.items())
+    """Of the page, with what it says."""
+    says = (
+        f'html[lang="{code}"] {where} {{ content: {json.dumps(table[key], ensure_ascii=False)}; }}'
+        for code, table in LANGUAGES.items()
+        for where, key in SAYS.items()
+    )
     return "\n".join([Path(__file__).with_name("page.css").read_text("utf-8"), *says])
 
 
 def script() -> str:
     """What the page does by itself, with the words it needs."""
     source = Path(__file__).with_name("page.js").read_text("utf-8")
-    words = {"BEFORE": say("look.photo"), "LANGUAGE": say("language")}
-    for name, text in words.items():
-        source = source.replace(name, json.dumps(text))
+    words = {code: {name: table[key] for name, key in WORDS.items()} for code, table in LANGUAGES.items()}
+    for name, value in {"WORDS": words, "CORE": core_module(), "SWITCH": SWITCH}.items():
+        source = source.replace(f"${name}", json.dumps(value))
     return source
+
+
+def core_module() -> str:
+    """Path, below the page's address, of the module of gradio's page that switches its language; its name changes with
+    every version."""
+    frontend = Path(gr.__file__).parent / "templates" / "frontend"
+    files = sorted(frontend.glob("assets/core-*.js"))
+    return next((str(file.relative_to(frontend)) for file in files if SWITCH in file.read_text("utf-8")), "")
 
 
 def accents() -> gr.themes.Color:

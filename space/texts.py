@@ -3,24 +3,26 @@ parameters) is not translated, and what the package says in a sentence of its ow
 
 from __future__ import annotations
 
-import base64
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from gradio.context import LocalContext
+from gradio.i18n import I18nData
 
 ENGLISH = {
-    "name": "EmoRig",
-    "language": "en",
     "title": "# EmoRig\nChange the emotion of a face, keep the person.",
     "note": "For photos and clips of yourself or of people who agreed; never to deceive. They are processed on this "
     "machine only.",
     "duplicate": "Duplicate this Space",
     "drop": "# {what}\nDrop it here or click",
+    "drop.file": "Drop here or click",
+    "warning": "Please note",
+    "info": "Note",
     "reset": "Reset to the photo",
     "undo": "Undo",
     "redo": "Redo",
@@ -41,7 +43,7 @@ ENGLISH = {
     "faces.one": "Face {number}: {what}",
     # a sentence
     "prompt": "In words",
-    "prompt.example": "a slight, crooked smile with wide eyes",
+    "prompt.example": "a shy smile with wide eyes",
     "prompt.run": "Do it",
     "prompt.and": ", ",
     "prompt.unknown": "Not understood: {words}.",
@@ -66,7 +68,7 @@ ENGLISH = {
     "all": "All eight at once",
     "all.about": "Click the one to go with",
     "reference": "Reference",
-    "reference.part": "Take the expression of another photo instead",
+    "reference.part": "Expression of another photo",
     "attributes": "Attributes",
     "attributes.which": "Which",
     "attributes.amount": "Amount (below 0: less of it)",
@@ -139,11 +141,11 @@ ENGLISH = {
     "animation.run": "Animate",
     "animation.seconds": "Seconds",
     "animation.loop": "And back again",
-    "animation.download": "Download {kind}",
+    "animation.download": "Download animation",
     # the tab of clips
     "clip.tab": "Video",
     "clip": "Clip",
-    "clip.photo": "Let a photo do what the clip does instead",
+    "clip.photo": "Move a photo by the clip",
     "clip.run": "Change the clip",
     "clip.before": "Before",
     "clip.after": "After",
@@ -200,10 +202,10 @@ ENGLISH = {
     "compare.light": "Light",
     "compare.latent": "Code of the photo",
     "compare.run": "Compare",
+    "compare.empty": "Give two photos: the first one's face with the second one's expression appears here.",
     "compare.none": "Give a source and a target photo first.",
-    "compare.loaded": "Loaded: {names}.",
-    "compare.more": "Others come beside them with `python space/app.py --with FOLDER`, which may be given again; a rig "
-    "with DECA and EMOCA shows each as source and as target.",
+    "compare.about": "Loaded: {names}. Others come beside them with `python space/app.py --with FOLDER`, which "
+    "may be given again; a rig with DECA and EMOCA shows each as source and as target.",
     "compare.download": "Download PNG",
     "compare.times": "How long it took",
     # how far a job is
@@ -215,12 +217,13 @@ ENGLISH = {
     "job.left": " · {seconds:.0f} s left",
 }
 JAPANESE = {
-    "name": "EmoRig",
-    "language": "ja",
     "title": "# EmoRig\n顔の表情だけを変えて、その人らしさはそのままに。",
     "note": "ご自身、または本人の同意を得た方の写真・動画にお使いください。人をだます目的では使わないでください。"
     "処理はすべてこのサーバー内で行われます。",
     "drop": "# {what}\nここにドロップ、またはクリックして選択",
+    "drop.file": "ここにドロップ、またはクリックして選択",
+    "warning": "ご確認ください",
+    "info": "お知らせ",
     "reset": "写真の状態に戻す",
     "undo": "元に戻す",
     "redo": "やり直す",
@@ -242,7 +245,7 @@ JAPANESE = {
     "faces.one": "顔{number}：{what}",
     # a sentence
     "prompt": "言葉で指定",
-    "prompt.example": "少し照れたように笑って、目を大きく",
+    "prompt.example": "照れ笑い、目を大きく",
     "prompt.run": "実行",
     "prompt.and": "、",
     "prompt.unknown": "わからなかった言葉：{words}",
@@ -338,9 +341,9 @@ JAPANESE = {
     "head": "3Dの頭部",
     "animation": "アニメーション",
     "animation.run": "アニメーションにする",
-    "animation.seconds": "秒",
+    "animation.seconds": "長さ（秒）",
     "animation.loop": "元の表情に戻る",
-    "animation.download": "{kind}を保存",
+    "animation.download": "アニメーションを保存",
     # the tab of clips
     "clip.tab": "動画",
     "clip": "動画",
@@ -379,15 +382,16 @@ JAPANESE = {
     "compare.tab": "比較",
     "compare.source": "元の写真（この人の顔を使います）",
     "compare.target": "お手本の写真（この表情にします）",
-    "compare.modes": "お手本から借りるもの",
+    "compare.modes": "お手本から取り入れるもの",
     "compare.exp": "表情",
     "compare.pose": "顔の向き",
     "compare.light": "照明",
     "compare.latent": "写真のコード",
-    "compare.run": "比べる",
+    "compare.run": "比較する",
+    "compare.empty": "2枚の写真を選んで比較すると、ここに結果が表示されます。",
     "compare.none": "先に元の写真とお手本の写真を選んでください。",
-    "compare.loaded": "読み込み済み：{names}。",
-    "compare.more": "`python space/app.py --with FOLDER`（複数指定可）で起動すると、ほかのモデルも並べて表示します。"
+    "compare.about": "読み込み済み：{names}。`python space/app.py --with FOLDER`（複数指定可）で起動すると、"
+    "ほかのモデルも並べて表示します。"
     "DECAとEMOCAを含むモデルでは、それぞれを元とお手本の両方に使った結果を表示します。",
     "compare.download": "PNGを保存",
     "compare.times": "処理時間",
@@ -419,14 +423,15 @@ JAPANESE = {
 LANGUAGES = {"en": ENGLISH, "ja": JAPANESE}
 """Language, as browsers name it -> its table."""
 NAMES = {"en": "English", "ja": "日本語"}
-_MARK = re.compile(rb"\[\[say:([A-Za-z0-9_=-]+)\]\]")
+_MARK = re.compile(r"__i18n__(\{[^}]*\})")
 _marking = ContextVar("marking", default=False)
+_marked: dict[str, tuple[str, dict[str, Any]]] = {}
 
 
 @contextmanager
 def marking() -> Iterator[None]:
-    """In this block, in which a page is built for everybody, `say` gives a mark of what is to be said to each visitor,
-    as `translated` does when the page is sent."""
+    """In this block, in which a page is built for everybody, `say` gives a mark that the visitor's browser replaces by
+    the text in their language, at any time (`translations`)."""
     token = _marking.set(True)
     try:
         yield
@@ -434,19 +439,27 @@ def marking() -> Iterator[None]:
         _marking.reset(token)
 
 
-def translated(page: bytes, wanted: str) -> bytes:
-    """A page, or JSON, whose marks are texts in a language; they stand in JSON there."""
+def mark(key: str, **values: object) -> str:
+    """gradio's own mark of a translated text. The names of texts are none that a component may have as its value, which
+    gradio would translate as well."""
+    name = f"say:{key}"
+    if values:
+        name += f":{zlib.crc32(json.dumps(values).encode()):x}"
+    _marked[name] = key, values
+    return str(I18nData(name))
 
-    def text(mark: re.Match[bytes]) -> bytes:
-        key, values = json.loads(base64.urlsafe_b64decode(mark[1]))
-        return _text(wanted, key, values).encode()
 
-    def escaped(mark: re.Match[bytes]) -> bytes:
-        said = _MARK.sub(text, text(mark)).decode()
-        plain = json.dumps(said)[1:-1]
-        return "".join(f"\\u{ord(c):04x}" if c in "<>&'" else c for c in plain).encode()
+def translations() -> dict[str, dict[str, str]]:
+    """Language -> the text of every mark that was made."""
+    return {
+        wanted: {name: _unmarked(wanted, _text(wanted, key, values)) for name, (key, values) in _marked.items()}
+        for wanted in LANGUAGES
+    }
 
-    return _MARK.sub(escaped, page)
+
+def _unmarked(wanted: str, text: str) -> str:
+    """A text with those of the marks in it."""
+    return _MARK.sub(lambda found: _unmarked(wanted, _text(wanted, *_marked[json.loads(found[1])["key"]])), text)
 
 
 def language() -> str:
@@ -456,18 +469,16 @@ def language() -> str:
 
 
 def wanted_language(headers: Any, query: Any) -> str:
-    """The language that a page's address names (`?lang=ja`), or else the browser asks for first; English if neither
-    is here."""
+    """The language that a page's address names (`?lang=ja`), or else the browser asks for first, of those that are
+    here; English if there is none. `style.head` asks the browser the same."""
     wanted = [query.get("lang", ""), *headers.get("accept-language", "").split(",")]
     tags = (part.split(";")[0].strip().lower().split("-")[0] for part in wanted)
     return next((tag for tag in tags if tag in LANGUAGES), "en")
 
 
 def say(key: str, **values: object) -> str:
-    """The text of a key in the visitor's language, with values in its places."""
-    if _marking.get():
-        return f"[[say:{base64.urlsafe_b64encode(json.dumps([key, values]).encode()).decode()}]]"
-    return _text(language(), key, values)
+    """The text of a key in the visitor's language, with values in its places; a mark of it in `marking`."""
+    return mark(key, **values) if _marking.get() else _text(language(), key, values)
 
 
 def _text(wanted: str, key: str, values: dict[str, Any]) -> str:

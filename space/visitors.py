@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from texts import say
 
 from emorig_diffusers.cli.errors import sentence
 from emorig_diffusers.files.assets import AssetError
@@ -36,6 +37,16 @@ def friendly(*paths: str | None) -> Iterator[None]:
         for path in filter(None, paths):
             message = message.replace(path, Path(path).name)
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+
+
+def warn(message: str) -> None:
+    """Say on the page what cannot be done, or not in full."""
+    gr.Warning(message, title=say("warning"))
+
+
+def inform(message: str) -> None:
+    """Say on the page what else there is to know."""
+    gr.Info(message, title=say("info"))
 
 
 def new_folder() -> Path:

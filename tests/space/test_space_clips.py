@@ -128,7 +128,7 @@ def test_an_edit_is_animated(visit: Visit) -> None:
     assert changed.any() and min(far) < 0.2 * far[0]  # on the way it is the edit
     assert far[-1] > 0.5 * far[0]  # and at the end nearly the photo again
     with visit.page.expect_download(timeout=WAITING) as download:
-        visit.click("Download GIF")
+        visit.click("Download animation")
     assert download.value.suggested_filename == "hopper_animated.gif"
 
 

@@ -143,10 +143,8 @@ def _fits() -> set[threading.Thread]:
 
 
 def test_no_head_is_said(app: ModuleType, pipe: EmoRigPipeline) -> None:
-    from texts import translated
-
-    config = translated(json.dumps(app.build_demo(pipe).get_config_file(), default=str).encode(), "en").decode()
-    assert "start the demo with `--head FOLDER`" in config and "run-scan" not in config
+    config = json.dumps(app.build_demo(pipe).get_config_file(), default=str)
+    assert "say:scan.none" in config and "run-scan" not in config
 
 
 def test_a_head_that_is_none(app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from test_space_panel import CONTRAST, HOPPER, give, slider_values, wait_told
 from emorig_diffusers import EmoRigPipeline
 
 pytest.importorskip("gradio")
+JAPANESE = "ぁ-んァ-ヶ一-龠"
 OVERLAPS = """() => {
   // texts that end in an ellipsis or run out of what holds them, and buttons on each other
   const seen = (one) => one.checkVisibility({ opacityProperty: true, visibilityProperty: true });
@@ -68,15 +69,15 @@ def test_both_tables_say_everything(texts: Any) -> None:
         japanese = texts.JAPANESE[key]
         assert places(japanese) == places(english), key
         assert japanese.strip(" ") and re.findall(r"`[^`]+`", japanese) == re.findall(r"`[^`]+`", english), key
-        written = re.search(r"[ぁ-んァ-ヶ一-龠]", japanese)
+        written = re.search(f"[{JAPANESE}]", japanese)
         assert (
-            written or not re.search(r"[A-Za-z]{3}", re.sub(r"{[^}]*}", "", english)) or key in ("name", "look.then")
+            written or not re.search(r"[A-Za-z]{3}", re.sub(r"{[^}]*}", "", english)) or key == "look.then"
         ), key
 
 
 def test_the_code_asks_for_texts_that_there_are(texts: Any) -> None:
     code = "\n".join(file.read_text("utf-8") for file in Path(texts.__file__).parent.glob("*.py"))
-    asked = re.findall(r"""\bsay\(f?(["'])(.+?)\1""", code)
+    asked = re.findall(r"""\b(?:say|mark)\(f?(["'])(.+?)\1""", code)
     assert len(asked) > 80
     for _, key in asked:
         pattern = re.sub(r"\\{.*?\\}", ".+", re.escape(key))
@@ -94,15 +95,15 @@ def test_who_is_spoken_to_how(texts: Any, browser_asks: str, address: str, wante
     assert texts.wanted_language({"accept-language": browser_asks}, {"lang": address}) == wanted
 
 
-def test_marks_in_json_become_texts(texts: Any) -> None:
+def test_marks_become_texts_in_every_language(texts: Any) -> None:
     with texts.marking():
-        marked = json.dumps({"label": texts.say("drop", what=texts.say("photo")), "plain": 1})
-        faces = texts.say("faces.one", number=2, what="\"<b>'")
-    assert (
-        json.loads(texts.translated(marked.encode(), "ja"))["label"] == "# 写真\nここにドロップ、またはクリックして選択"
-    )
-    sent = texts.translated(json.dumps([faces]).encode(), "en")
-    assert json.loads(sent) == ["Face 2: \"<b>'"] and not {*b"<>'"} & {*sent}
+        marks = texts.say("drop", what=texts.say("photo")), texts.say("faces.one", number=2, what="\"<b>'"), "plain"
+    names = [json.loads(mark.removeprefix("__i18n__"))["key"] for mark in marks[:2]]
+    assert [texts.translations()["ja"][name] for name in names] == [
+        "# 写真\nここにドロップ、またはクリックして選択",
+        "顔2：\"<b>'",
+    ]
+    assert texts.translations()["en"][names[1]] == "Face 2: \"<b>'"
     assert texts.say("photo") == "Photo"  # outside of what is built for everybody
 
 
@@ -136,12 +137,23 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     assert (angry != shy).any()
     page.locator("#undo").click()
     assert (wait_told(visit, told) == shy).all()
-    page.locator("nav").get_by_text("English").click()
-    page.locator("#emotion").get_by_text("Happy").wait_for(timeout=WAITING)
+    kept = slider_values(visit)
+    page.evaluate("window.stayed = true")
+    for language, words in (("English", "Happy 42 %, Inner brows up +0.14, Eyes wide +0.90, AU24 +0.11, Eyes +6° -6°"),
+                            ("日本語", told)):  # fmt: skip
+        page.locator("nav").get_by_text(language).click()
+        assert (wait_told(visit, words) == shy).all()  # the photo, the edit and the controls stay
+        assert slider_values(visit) == kept and page.evaluate("window.stayed")
+        written = re.findall(f"[{JAPANESE}]", page.locator(".tabs").first.inner_text())
+        assert bool(written) == (language == "日本語")
+    alts = page.locator("#result img").evaluate_all("all => all.map((one) => one.alt)")
+    assert alts == ["元の写真", told] and page.locator("html").get_attribute("lang") == "ja"
     say(visit, "hapy")
     visit.says("did you mean 'happy'")
-    say(visit, "smile")
-    visit.says("It is done as soon as there is a photo.")  # as the address says, not the browser
+    page.locator("nav").get_by_text("English").click()
+    page.locator("#emotion").get_by_text("Happy").wait_for(timeout=WAITING)
+    say(visit, "xyzzy smile")
+    visit.says("Not understood: xyzzy.")  # as the page says now, not the browser
     assert not [text for text in visit.errors if "WebGPU" not in text]
     page.context.close()
 
