@@ -191,6 +191,23 @@ class EditUnits(io.ComfyNode):
         return edit(pipeline, image, given | {"intensity": 1.0}, action_units=amounts)
 
 
+class EditWords(io.ComfyNode):
+    """What a sentence says."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """As ComfyUI asks it."""
+        example = "a slight smile with wide eyes, lit from the left"
+        inputs = [io.String.Input("prompt", default=example, multiline=True, tooltip=about("prompt")), *common_inputs()]
+        description = "Edits faces as a sentence says, English or Japanese, read word by word without a network."
+        return edit_schema("EditWords", "emorig: edit in words", description, inputs)
+
+    @classmethod
+    def execute(cls, pipeline: Any, image: torch.Tensor, prompt: str, **given: Any) -> Any:
+        """Pictures and masks."""
+        return edit(pipeline, image, given, prompt=prompt)
+
+
 class EditReference(io.ComfyNode):
     """Another photo's expression."""
 
@@ -271,7 +288,7 @@ class EmorigExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type]:
         """As ComfyUI asks it."""
-        return [LoadPipeline, EditEmotion, EditUnits, EditReference, AllEmotions]
+        return [LoadPipeline, EditEmotion, EditUnits, EditWords, EditReference, AllEmotions]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

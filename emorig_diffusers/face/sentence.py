@@ -19,12 +19,15 @@ from typing import Any
 
 from .emotions import ACTION_UNITS, MAX_INTENSITY, RECIPES, delay_lip_parting, emotion_offset
 from .gaze import MAX_GAZE, Gaze
+from .light import MAX_LIGHT_STRENGTH, MAX_LIGHT_TURN
 
 TABLE = Path(__file__).with_name("words.toml")
 MAX_UNIT = 1.0  # amount of a unit, however strong the words are
 MAX_TURN = 25.0  # degrees of the head about one axis, likewise
 BLEND = {1: 1.0, 2: 0.65, 3: 0.5}  # share of each of so many emotions, by eye: halves are too weak to be told
 LEAST = 0.02  # of an amount that counts
+LOOKS = ("gaze", "rotate", "light_turn", "light_strength")
+"""What a sentence sets besides an expression."""
 LONGEST = 500  # characters that are read
 ONE_SIDE = "right"  # whose one side is meant where none is named: that of contempt's corner
 NEAR = 0.7  # how alike a word must be that is named in the place of an unknown one (difflib's ratio)
@@ -41,7 +44,7 @@ class Reading:
     """What a sentence asks for, as arguments of a pipeline.
 
     Attributes:
-        emotion, intensity, action_units, gaze, rotate: As in `EditRequest`.
+        emotion, intensity, action_units, gaze, rotate, light_turn, light_strength: As in `EditRequest`.
         unknown: Words that were not understood, in order.
     """
 
@@ -50,13 +53,15 @@ class Reading:
     action_units: dict[str, float] = field(default_factory=dict)
     gaze: Gaze | None = None
     rotate: tuple[float, float, float] | None = None
+    light_turn: tuple[float, float] | None = None
+    light_strength: float | None = None
     unknown: tuple[str, ...] = ()
 
     @property
     def asked(self) -> dict[str, Any]:
         """The arguments that it sets."""
-        given = {name: getattr(self, name) for name in ("emotion", "action_units", "gaze", "rotate")}
-        given = {name: value for name, value in given.items() if value}
+        given = {name: getattr(self, name) for name in ("emotion", "action_units", *LOOKS)}
+        given = {name: value for name, value in given.items() if value not in (None, {})}
         return given | ({"intensity": self.intensity} if self.emotion else {})
 
     def __str__(self) -> str:
@@ -67,6 +72,10 @@ class Reading:
             parts.append("gaze " + (self.gaze if isinstance(self.gaze, str) else "{:+.0f} {:+.0f}".format(*self.gaze)))
         if self.rotate is not None:
             parts.append("head " + " ".join(f"{angle:+.0f}" for angle in self.rotate))
+        if self.light_turn is not None:
+            parts.append("light {:+.0f} {:+.0f}".format(*self.light_turn))
+        if self.light_strength is not None:
+            parts.append(f"light's strength {self.light_strength:.2f}")
         return ", ".join(parts)
 
 
@@ -128,7 +137,7 @@ class _Reader:
         self.parts: list[str] = []  # that wait for an action
         self.joined = False  # whether only `and` stands before them
         self.part = ""  # that came last
-        self.action: tuple[str, Word] | None = None  # that waits for a part
+        self.actions: list[tuple[str, Word]] = []  # that wait for a part
         self.degree: float | None = None
         self.side: str | None = None
         self.denied = self.hedged = False
@@ -138,9 +147,9 @@ class _Reader:
         if word is None:
             self.unknown.append(said)
         elif "does" in word:
-            self._drop_action()
+            self._drop_actions()
             self._add(word["does"])
-        elif "part" in word:
+        elif "part" in word and not ("degree" in word and not self._awaited(word["part"])):
             self._part(word["part"])
         elif "action" in word:
             self._action(word["action"], word)
@@ -167,9 +176,9 @@ class _Reader:
             self._add(_table()["parts"][part][plain[part]], part)
         if self.parts and self.joined and last is not None and last.first and last.action:
             self._pair([part for part in self.parts if self._can(part, last.action)], last.action, first=True)
-        if self.action is not None:
-            self._left_over(self.action[0])
-        self._drop_action()
+        for action, _ in tuple(self.actions):
+            self._left_over(action)
+        self._drop_actions()
         if self.heads and self.side is not None:
             self._late_side(self.heads[-1])
         if self.heads and (len(self.heads) > self.segment or kind == "all") and self.heads[-1].degree is None:
@@ -183,6 +192,10 @@ class _Reader:
 
     def _can(self, part: str, action: str) -> bool:
         return action in _table()["parts"][part]
+
+    def _awaited(self, part: str) -> bool:
+        """Whether something came that a part of this name does: "soft light", and not "light smile"."""
+        return any(self._can(part, one) for one in [*(action for action, _ in self.actions), self.side or ""])
 
     def _add(self, does: Mapping[str, Any], action: str | None = None, first: bool = False) -> None:
         self.heads.append(_Head(does, self.degree, self.side, self.denied, self.hedged, action, first))
@@ -201,33 +214,35 @@ class _Reader:
         if self.side is not None and self._can(part, self.side):
             side, self.side = self.side, None
             self._pair([part], side)
-        if self.action is not None and self._can(part, self.action[0]):
-            (action, _), self.action = self.action, None
+        doing = [action for action, _ in self.actions if self._can(part, action)]
+        self.actions = [one for one in self.actions if one[0] not in doing]
+        for action in doing:
             self._pair([part], action, first=True)
-        else:
+        if not doing:
             self.parts.append(part)
             self.part = part
 
     def _action(self, action: str, word: Word) -> None:
         doing = [part for part in self.parts if self._can(part, action)]
         if doing:
+            self._drop_actions()
             self._pair(doing, action)
-            return
-        self._drop_action()
-        self.action = action, word
+        else:
+            self.actions.append((action, word))
 
     def _left_over(self, action: str) -> None:
         """An action without a part of its own: of the part that came last, or of the one whose it always is."""
         part: str = _table()["alone"].get(action) or (self.part if self.heads else "")
         if part and self._can(part, action):
-            self.action = None
+            self.actions = [one for one in self.actions if one[0] != action]
             self._pair([part], action)
 
-    def _drop_action(self) -> None:
-        """An action that came to nothing counts as the degree that its word may be as well."""
-        if self.action is not None and "degree" in self.action[1]:
-            self._more(self.action[1]["degree"])
-        self.action = None
+    def _drop_actions(self) -> None:
+        """Actions that came to nothing count as the degrees that their words may be as well."""
+        for _, word in self.actions:
+            if "degree" in word:
+                self._more(word["degree"])
+        self.actions.clear()
 
     def _more(self, degree: float) -> None:
         """One more degree: of several the weakest counts, or else the strongest."""
@@ -271,6 +286,7 @@ def _meaning(heads: Sequence[_Head]) -> Reading:
             units[base] = -brought[base]
     reading.action_units = {unit: round(amount, 3) for unit, amount in units.items()}
     reading.gaze, reading.rotate = _looks(wanted), _turns(wanted)
+    reading.light_turn, reading.light_strength = _lamp(wanted), _hardness(wanted)
     if not reading.asked and (off or denied):
         reading.emotion = "neutral"  # what is not to be shown, the relaxed face does not show
     return reading
@@ -368,6 +384,29 @@ def _turns(heads: Sequence[_Head]) -> tuple[float, float, float] | None:
     return yaw, pitch, roll
 
 
+def _lamp(heads: Sequence[_Head]) -> tuple[float, float] | None:
+    """Where the light is to come from, from the left where no side is named of what comes from one."""
+    angles, sides = [], _table()["parts"]["light"]
+    for head in heads:
+        if "light" in head.does:
+            yaw, pitch = head.does["light"]
+            if head.side == "right" and head.does.get("one"):
+                yaw = -yaw
+            elif head.side in sides and not yaw:
+                yaw = sides[head.side]["light"][0]  # from the upper left
+            angles.append([head.amount * yaw, head.amount * pitch])
+    if not angles:
+        return None
+    yaw, pitch = _farthest(angles, MAX_LIGHT_TURN)
+    return yaw, pitch
+
+
+def _hardness(heads: Sequence[_Head]) -> float | None:
+    """How hard the light is to be: as far from the photo's as the degree says."""
+    amounts = [1 + head.amount * (head.does["hardness"] - 1) for head in heads if "hardness" in head.does]
+    return round(min(max(amounts[-1], 0.0), MAX_LIGHT_STRENGTH), 2) if amounts else None
+
+
 # words
 
 
@@ -378,7 +417,7 @@ def _table() -> dict[str, Any]:
     table["says"] = {part: about.pop("say") for part, about in table["parts"].items()}
     for part in table["parts"].values():
         for action, does in part.items():
-            others = {key: does.pop(key) for key in ("off", "gaze", "turn") if key in does}
+            others = {key: does.pop(key) for key in ("off", "gaze", "turn", "light", "hardness") if key in does}
             part[action] = {"units": does, **others}
     return table
 

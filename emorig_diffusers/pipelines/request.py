@@ -122,8 +122,9 @@ class EditRequest:
     prompt: str | None = argument(
         None,
         "A sentence in words that `face.sentence` knows, English or Japanese, such as 'a slight, crooked smile with "
-        "wide eyes': it sets emotion, intensity, action units, gaze and rotation. What is given besides it counts "
-        "more: an emotion, reference or codes instead of its emotions, an intensity other than 1 instead of its own.",
+        "wide eyes, lit from the left': it sets emotion, intensity, action units, gaze, rotation and light. What is "
+        "given besides it counts more: an emotion, reference or codes instead of its emotions, an intensity other than "
+        "1 instead of its own.",
         asks="a prompt", option="--prompt", metavar="SENTENCE",
         help="what to show, in words, e.g. 'a slight smile with wide eyes' or '少し笑って、目を大きく'",
     )  # fmt: skip
@@ -251,7 +252,7 @@ class EditRequest:
         """Read the prompt, once: fields that are replaced later are not set by it again."""
         if self.prompt is None or isinstance(self.prompt, Understood):
             return
-        from ..face.sentence import read
+        from ..face.sentence import LOOKS, read
 
         reading = read(self.prompt)
         changes: dict[str, Any] = {"prompt": Understood.of(self.prompt, reading)}
@@ -259,7 +260,7 @@ class EditRequest:
             own = self.intensity == ARGUMENTS["intensity"].default
             changes |= {"emotion": reading.emotion} | ({"intensity": reading.intensity} if own else {})
         changes["action_units"] = {**reading.action_units, **(self.action_units or {})} or None
-        changes |= {name: getattr(reading, name) for name in ("gaze", "rotate") if getattr(self, name) is None}
+        changes |= {name: getattr(reading, name) for name in LOOKS if getattr(self, name) is None}
         for name, value in changes.items():
             object.__setattr__(self, name, value)
 

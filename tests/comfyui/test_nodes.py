@@ -61,7 +61,8 @@ def test_every_node_is_listed() -> None:
 
     names = [node.GET_SCHEMA().node_id for node in asyncio.run(listed())]
     assert names == [
-        "EmorigLoadPipeline", "EmorigEditEmotion", "EmorigEditUnits", "EmorigEditReference", "EmorigAllEmotions",
+        "EmorigLoadPipeline", "EmorigEditEmotion", "EmorigEditUnits", "EmorigEditWords", "EmorigEditReference",
+        "EmorigAllEmotions",
     ]  # fmt: skip
 
 
@@ -119,6 +120,13 @@ def test_units_at_zero_change_nothing(image: torch.Tensor, pipe: EmoRigPipeline)
     still = {name: 0.0 for name in inputs_of(nodes.EditUnits) if name.startswith("AU")}
     images, edited = nodes.EditUnits.execute(pipe, image, **still | COMMON).args
     assert torch.equal(images, image) and not edited.any()
+
+
+def test_words(image: torch.Tensor) -> None:
+    pipeline = BatchRecorder()
+    nodes.EditWords.execute(pipeline, image, "左から光", **COMMON)
+    assert pipeline.asked["prompt"] == "左から光" and pipeline.asked["intensity"] == 1.0
+    assert inputs_of(nodes.EditWords)["prompt"].multiline
 
 
 def test_reference(image: torch.Tensor, hopper: np.ndarray) -> None:

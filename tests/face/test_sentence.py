@@ -45,6 +45,7 @@ EMOTIONS = {
     "surprised, not afraid": "surprise",
     "happy and surprised": {"happy", "surprise"},
     "sad and a bit happy": {"happy", "sad"},
+    "a soft, light smile": "happy",
 }
 """Sentence -> its emotion, or those of its blend."""
 
@@ -84,8 +85,20 @@ LOOKS: dict[str, dict[str, Any]] = {
     "顔を左に向けて": {"rotate": (15, 0, 0)},
     "head tilted": {"rotate": (0, 0, 10)},
     "head down and eyes up": {"gaze": (0, 14), "rotate": (0, -12, 0)},
+    "lit from the left": {"light_turn": (60, 0)},
+    "slightly lit from the right": {"light_turn": (-24, 0)},
+    "hard light from the upper left": {"light_turn": (60, 40), "light_strength": 1.6},
+    "soft light": {"light_strength": 0.4},
+    "dramatic lighting": {"light_strength": 1.6},
+    "side light from the right": {"light_turn": (-60, 0)},
+    "looking left, light from above": {"gaze": (20, 0), "light_turn": (0, 40)},
+    "左から光": {"light_turn": (60, 0)},
+    "右上から光を当てて": {"light_turn": (-60, 40)},
+    "左上からの柔らかい光": {"light_turn": (60, 40), "light_strength": 0.4},
+    "下から強い光で照らして": {"light_turn": (0, -40), "light_strength": 1.6},
+    "均一な照明": {"light_strength": 0.4},
 }
-"""Sentence -> where eyes and head turn, and nothing else."""
+"""Sentence -> where eyes, head and light turn, and how hard the light is, and nothing else."""
 
 
 @pytest.mark.parametrize("sentence", EMOTIONS)
@@ -202,6 +215,8 @@ def test_prompts_are_arguments_of_a_call(pipe: EmoRigPipeline, hopper_face: Enco
         said, codes(emotion="sad", intensity=1.2, action_units=read("very sad, brows down").action_units, gaze=(20, 0))
     )
     assert np.array_equal(said, codes(edits=[{"prompt": "very sad, looking left, brows down"}], action_units={}))
+    lit = EditRequest(prompt="happy, softly lit from the left", light_strength=0.8)
+    assert (lit.light_turn, lit.light_strength) == ((60, 0), 0.8)
 
 
 def test_what_is_given_besides_counts_more(pipe: EmoRigPipeline) -> None:
