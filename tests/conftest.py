@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
+# before torch is imported: workers share the cores, and sums are in one order in all processes
+os.environ["OMP_NUM_THREADS"] = "1"
 
+import random
 import runpy
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -80,6 +82,20 @@ unet:
   dropout: 0.1
   condition_channels: [rendered, normal, albedo]
 """
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test draws the same random numbers whichever ran before it."""
+    number = zlib.crc32(item.nodeid.encode())
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def visitors_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Demos that are not told where their visitors' files go would share a folder with others on this machine."""
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("visitors"))
 
 
 @pytest.fixture(scope="session")
@@ -214,9 +230,7 @@ def photos(astronaut: np.ndarray, hopper: np.ndarray, tmp_path_factory: pytest.T
 def prepared(run_script: Callable[..., None], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What train/prepare.py makes of `photos`: shards of the astronaut and of Hopper, aligned crops of 256 pixels."""
     folder = tmp_path_factory.mktemp("prepared")
-    threads = torch.get_num_threads()
     run_script("prepare", photos, folder)
-    torch.set_num_threads(threads)  # prepare.py asks for one
     return folder
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from processes import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
@@ -106,7 +107,7 @@ class Child:
     @cached_property
     def output(self) -> str:
         """What it printed, once it has ended well."""
-        printed = self.process.communicate(timeout=300)[0]
+        printed = self.process.communicate(timeout=PATIENCE)[0]
         assert self.process.returncode == 0, printed
         return printed
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import secrets
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,7 +21,7 @@ PRELOADED = (
     "torch", "accelerate", "matplotlib.figure", "diffusers.training_utils", "emorig_diffusers.pipelines.emorig",
 )  # fmt: skip
 TRAIN = Path(__file__).parents[1] / "train"  # the scripts of training
-PATIENCE = 300  # seconds
+PATIENCE = 900  # seconds, on a busy machine
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
@@ -72,11 +74,17 @@ def start_script(folder: Path, script: str | Path, *arguments: object, **environ
 
 def start_two(folder: Path, script: str | Path, *arguments: object) -> list[Script]:
     """Two processes of a script that find each other, as `accelerate launch` starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [start_script(folder, script, *arguments, **shared, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+
+
+def free_port() -> int:
+    """A port that is still free when a server has started, as systems give none of these to outgoing connections."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _run(script: str, arguments: list[str], environment: dict[str, str], output: Path) -> None:

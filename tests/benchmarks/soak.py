@@ -42,6 +42,9 @@ from PIL import Image
 from skimage import data
 
 REPOSITORY = Path(__file__).parents[2]
+sys.path.append(str(REPOSITORY / "tests"))
+from processes import free_port  # noqa: E402
+
 STARTING = 300  # seconds a server may take to start on a busy machine
 PATIENCE = 300  # seconds a request may take there
 BLOCK = 16  # side of a bit of a mark, pixels
@@ -138,9 +141,7 @@ def expect(askers: Sequence[Asker], emotions: Sequence[str], pipe: Any) -> None:
 @contextmanager
 def serve(command: Sequence[str | Path], folder: Path, path: str = "") -> Iterator[tuple[str, subprocess.Popen]]:
     """Run a server with its files in a folder; its address as soon as a path of it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, "GRADIO_TEMP_DIR": str(folder / "files")}
     with (folder / "log").open("w") as log:
@@ -155,7 +156,7 @@ def serve(command: Sequence[str | Path], folder: Path, path: str = "") -> Iterat
             yield url, server
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(STARTING)
 
 
 def answers(address: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from processes import PATIENCE
 
 from emorig_diffusers.cli import main
 
@@ -33,8 +34,8 @@ def emorig(*args: str | Path) -> int:
 
 def run_process(code: list[str], *args: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *code, *map(str, args)]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:

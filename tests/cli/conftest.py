@@ -28,7 +28,15 @@ def calls(recorder: RecordingPipeline, monkeypatch: pytest.MonkeyPatch) -> list[
     return recorder.calls
 
 
+@pytest.fixture(scope="session")
+def astronaut_png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The astronaut's file, as coding it takes longer than most tests of what the command refuses."""
+    return write(tmp_path_factory.mktemp("astronaut") / "astronaut.png", ASTRONAUT).read_bytes()
+
+
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    return write(tmp_path / "astronaut.png", ASTRONAUT)
+def photo(astronaut_png: bytes, tmp_path: Path) -> Path:
+    file = tmp_path / "astronaut.png"
+    file.write_bytes(astronaut_png)
+    return file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,6 @@ from emorig_diffusers.diffusion.sampling import Sampling  # noqa: E402
 from emorig_diffusers.painting.diffusion_rig import published_scheduler  # noqa: E402
 
 Run = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The scripts ask for one."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from test_space import ASTRONAUT, REPOSITORY, host, wait_for
+from processes import free_port
+from test_space import ASTRONAUT, REPOSITORY, STARTING, WAITING, host, wait_for
 
 from emorig_diffusers.cli import main
 from emorig_diffusers.evaluation.study.plan import Question
 from emorig_diffusers.evaluation.study.store import Store
 
 TOTAL = 9  # 6 questions and 3 attention checks
-WAITING = 20_000  # milliseconds
 METHODS = ("ours-secret", "rival-secret")
 
 
@@ -30,9 +31,7 @@ class Server:
     """`emorig study` as a process that can be killed and started again at the same address."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.url = folder, f"http://127.0.0.1:{self.port}/"
         self.study = folder / "study"
 
@@ -49,7 +48,7 @@ class Server:
 
     def stop(self, how: int) -> int:
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(STARTING)
 
 
 def _heed_interrupts() -> None:
@@ -99,6 +98,15 @@ class Visitor:
         self.page.get_by_text(f"{number} of {TOTAL}", exact=True).wait_for()
         self.page.wait_for_timeout(300)  # a quicker answer is not taken
 
+    def come_back(self) -> None:
+        """Load the page again; a page whose server is back does so itself, which may interrupt the first try."""
+        from playwright.sync_api import Error
+
+        for _ in range(2):
+            with suppress(Error):
+                self.page.goto(f"{self.server.url}?participant={self.who}")
+                break
+
     def next(self) -> tuple[int, Question]:
         return Store(self.server.study).next_question(self.who)
 
@@ -129,6 +137,7 @@ def choose(question: Question) -> str:
 
 
 def test_two_participants_and_a_killed_server(browser: Any, server: Server) -> None:
+    begun = time.monotonic()
     random = Visitor(browser, server, viewport={"width": 1280, "height": 860})
     named = Visitor(browser, server, "P-7", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     random.agree()
@@ -142,7 +151,7 @@ def test_two_participants_and_a_killed_server(browser: Any, server: Server) -> N
     assert Store(server.study).progress(random.who) == Store(server.study).progress("P-7") == (4, TOTAL)
     named.page.click("#left:visible, #other:visible")  # nobody is there to take it
     server.start()
-    named.page.goto(f"{server.url}?participant=P-7")
+    named.come_back()
     named.asked(5)
     for _ in range(4, TOTAL):  # the other one never loaded the page again
         random.answer(key=True)
@@ -151,13 +160,13 @@ def test_two_participants_and_a_killed_server(browser: Any, server: Server) -> N
     named.thanked()
     named.page.reload()
     named.thanked()
-    people = {person.id: person for person in Store(server.study).participants()}
+    people, taken = {person.id: person for person in Store(server.study).participants()}, time.monotonic() - begun
     assert people.keys() >= {random.who, "P-7"}
     for visitor in (random, named):
         answers = people[visitor.who].answers
         assert {i: answer.answer for i, answer in enumerate(answers)} == visitor.given
         assert len(answers) == TOTAL
-        assert all(0.25 <= answer.seconds < 120 for answer in answers)
+        assert all(0.25 <= answer.seconds < taken for answer in answers)
         assert visitor.hosts == {"127.0.0.1"}
         assert [text for text in visitor.errors if "ERR_CONNECTION" not in text] == []
     assert not (server.folder / "files").exists() or not any((server.folder / "files").rglob("*.png"))

@@ -17,9 +17,9 @@ import pytest
 from emorig_diffusers.evaluation.study.plan import Question
 from emorig_diffusers.evaluation.study.store import FILE, Store, StudyError, is_study
 
-QUESTIONS = 150
+QUESTIONS, AT_ONCE = 150, 20  # of which a server that is to be killed answers so many, then waits for that
 SERVER = f"""
-import os, sqlite3, sys
+import os, signal, sqlite3, sys
 from pathlib import Path
 from emorig_diffusers.evaluation.study.plan import Question
 from emorig_diffusers.evaluation.study.store import Store
@@ -36,7 +36,7 @@ class Dying(sqlite3.Connection):
             os.kill(os.getpid(), 9)
         return result
 
-commits, moment, connect = 0, sys.argv[2], sqlite3.connect
+commits, moment, left, connect = 0, sys.argv[2], int(sys.argv[3]), sqlite3.connect
 sqlite3.connect = lambda *values, **options: connect(*values, factory=Dying, **options)
 store = Store(Path(sys.argv[1]))
 store.join("p", lambda number: [Question("emotion", f"{{i}}.png", "sad", ("a",)) for i in range({QUESTIONS})])
@@ -44,6 +44,9 @@ while (following := store.next_question("p")) is not None:
     position, question = following
     store.record("p", position, question.answers[position % 9], 1.0)
     print(position, flush=True)
+    left -= 1
+    if not left:
+        signal.pause()
 """
 
 
@@ -56,9 +59,9 @@ def questions(number: int) -> list[Question]:
     return [Question("real", f"{number}-{i}.png", "happy", ("a", "b"), "left" if i else None) for i in range(3)]
 
 
-def serve(folder: Path, moment: str = "never") -> subprocess.Popen[str]:
+def serve(folder: Path, moment: str = "never", most: int = QUESTIONS + 1) -> subprocess.Popen[str]:
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-c", SERVER, str(folder), moment]
+    command = [sys.executable, "-c", SERVER, str(folder), moment, str(most)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths})
 
 
@@ -74,10 +77,11 @@ def stored(store: Store) -> dict[int, str]:
 def test_no_answer_is_lost_or_doubled_by_kills(store: Store) -> None:
     random, confirmed = Random(0), []
     for _ in range(7):
-        server = serve(store.path.parent)
-        for _ in range(random.randint(1, 12)):
-            confirmed.append(int(server.stdout.readline()))
-        time.sleep(random.uniform(0, 0.02))
+        server = serve(store.path.parent, most=AT_ONCE)
+        confirmed.append(int(server.stdout.readline()))
+        begun, more = time.monotonic(), random.randint(1, 12)
+        confirmed += [int(server.stdout.readline()) for _ in range(more)]
+        time.sleep(random.uniform(0, 3 * (time.monotonic() - begun) / more))  # in which it gives another three or so
         server.send_signal(signal.SIGKILL)
         confirmed += [int(line) for line in server.communicate()[0].split("\n")[:-1]]
         kept = stored(store)

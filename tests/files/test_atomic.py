@@ -125,7 +125,7 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
     write_file(tmp_path / "pipe", b"through")
-    assert reader.communicate(timeout=10)[0] == b"through" and (tmp_path / "pipe").is_fifo()
+    assert reader.communicate(timeout=60)[0] == b"through" and (tmp_path / "pipe").is_fifo()
 
 
 def test_long_names(picture: Image.Image, tmp_path: Path) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE, start_script
 from run import HERE, SUITES
 
 CASES = {"photos": 100, "checkpoints": 40, "media": 60}
 
 
 @pytest.mark.parametrize("what", SUITES)
-def test_broken_files_get_clear_errors(what: str) -> None:
+def test_broken_files_get_clear_errors(what: str, tmp_path: Path) -> None:
     """In a process of its own, as its forks must have no other's threads."""
-    paths = os.pathsep.join(filter(None, (str(HERE.parents[1]), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(HERE / "run.py"), what, "--count", str(CASES[what]), "--short"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "; 0 bad" in done.stdout and " refused" in done.stdout and " read" in done.stdout
+    script = start_script(tmp_path, HERE / "run.py", what, "--count", CASES[what], "--short")
+    assert script.wait() == 0, script.output
+    assert "; 0 bad" in script.output and " refused" in script.output and " read" in script.output
 
 
 LIMITS = """
@@ -45,7 +43,7 @@ print([outcome.what for outcome in worker.run(suite, range(7), lambda text: None
 
 def test_the_rule_is_held() -> None:
     """Accidents, files that stay, endless loops, too much memory and deaths are seen, and the next case goes on."""
-    done = subprocess.run([sys.executable, "-c", LIMITS], cwd=HERE, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", LIMITS], cwd=HERE, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "['crash', 'left', 'hang', 'crash', 'refused', 'dead', 'read']", done.stderr
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import fake_hub
 import pytest
 import torch
+from processes import PATIENCE
 from small_clip import small_clip
 
 from emorig_diffusers import EmoRigPipeline
@@ -137,7 +138,7 @@ def said(hub: fake_hub.FakeHub, trace: Path, tmp_path_factory: pytest.TempPathFa
     (folder / "leaves_a_trace.py").write_text(code(trace))
     environment = {**hub.environment(folder / "home"), "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
     command = [sys.executable, "-c", OPEN_ALL, str(folder / "said.json"), str(trace), *KINDS]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (folder / "said.json").is_file(), run.stderr
     return json.loads((folder / "said.json").read_text())
 

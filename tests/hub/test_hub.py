@@ -26,13 +26,11 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("one_thread")
 ID = "someone/emorig-open"
 
 START = """
 import sys
 import numpy as np, skimage.data, torch
-torch.set_num_threads(1)
 def edit(pipe, name):
     generator = torch.Generator().manual_seed(0)
     np.save(name, pipe(skimage.data.astronaut(), "sad", generator=generator, output_type="np").images[0])

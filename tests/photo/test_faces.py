@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from processes import PATIENCE
 
 from emorig_diffusers.photo import faces
 from emorig_diffusers.photo.faces import BLENDSHAPES, NoFaceError, choose_faces, find_faces
@@ -172,6 +173,6 @@ def test_nothing_is_written_to_stderr() -> None:
     code = "import skimage.data, emorig_diffusers.photo.faces as f; f.find_faces(skimage.data.astronaut())"
     environment = os.environ | {"PYTHONPATH": str(Path(faces.__file__).parents[1])}
     result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert result.stderr == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from processes import free_port
 from small_diffae import small_diffae
 
 from emorig_diffusers import EmoRigPipeline
@@ -31,7 +31,7 @@ from emorig_diffusers.pipelines.base import FacePipeline
 
 REPOSITORY = Path(__file__).parents[2]
 STARTING = 240  # seconds a server may take to start on a busy machine
-WAITING = 40_000  # milliseconds an edit may take on a busy machine
+WAITING = 180_000  # milliseconds an edit, a page or a click may take on a busy machine
 NO_FACE = "No face was found: use a photo in which a face is clearly visible."
 
 pytest.importorskip("gradio")
@@ -88,9 +88,7 @@ def demo_of(pipe: FacePipeline, folder: Path, **options: Any) -> Iterator[str]:
 @contextmanager
 def serve(folder: Path, *options: str | Path) -> Iterator[str]:
     """Run the demo with its files in a folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, "GRADIO_TEMP_DIR": str(folder / "files")}
     command = [sys.executable, str(REPOSITORY / "space" / "app.py"), "--port", str(port), *map(str, options)]
@@ -100,7 +98,7 @@ def serve(folder: Path, *options: str | Path) -> Iterator[str]:
             yield wait_for(f"http://127.0.0.1:{port}/", server, folder / "log")
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(STARTING)
 
 
 def wait_for(address: str, server: subprocess.Popen, log: Path) -> str:
@@ -162,6 +160,7 @@ def visit(browser: Any, url: str) -> Iterator[Visit]:
 def opened(browser: Any, url: str) -> Iterator[Visit]:
     """A demo, freshly opened; afterwards: no error on the console, nothing asked of another host."""
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(WAITING)
     visit = Visit(context.new_page())
     visit.page.on("console", lambda m: visit.errors.append(m.text) if m.type == "error" else None)
     visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
@@ -223,8 +222,8 @@ def ask(url: str, event: int, data: list) -> dict[str, Any]:
     session = f"raw{event}"
     body = json.dumps({"data": data, "fn_index": event, "session_hash": session}).encode()
     request = urllib.request.Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=60).close()
-    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+    urllib.request.urlopen(request, timeout=WAITING / 1000).close()
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={session}", timeout=WAITING / 1000) as lines:
         messages = (json.loads(line[5:]) for line in lines if line.startswith(b"data:"))
         return next(m for m in messages if m["msg"] in ("process_completed", "unexpected_error"))
 

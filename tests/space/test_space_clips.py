@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from made_clips import make_video, panned
 from PIL import Image, ImageSequence
-from test_space import ASTRONAUT, REPOSITORY, WAITING, Visit, opened, serve
+from test_space import ASTRONAUT, REPOSITORY, WAITING, Visit, demo_of, opened
 
+from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.video.clips import ClipError, ClipSettings, Frame
 from emorig_diffusers.video.reading import open_clip
 
@@ -33,8 +34,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(files: Path) -> Iterator[str]:
-    with serve(files) as address:
+def url(pipe: EmoRigPipeline, files: Path) -> Iterator[str]:
+    """Address of the demo of the bundled pipeline, in this process."""
+    with demo_of(pipe, files) as address:
         yield address
 
 
@@ -97,7 +99,7 @@ def test_a_clip_that_is_stopped_leaves_nothing(visit: Visit, files: Path, tmp_pa
     visit.page.locator("#clip-emotion").get_by_text("Sad").click()
     visit.page.locator("#run-clip").click()
     visit.says("of 150 · ")
-    begun = [folder for folder in files.glob(f"files/{'?' * 32}") if not any(folder.glob("*.mp4"))]
+    begun = [folder for folder in files.glob(f"{'?' * 32}") if not any(folder.glob("*.mp4"))]
     assert begun
     visit.page.locator("#clip-mood-part").get_by_role("button", name="Stop").click()
     visit.says("Stopped.")

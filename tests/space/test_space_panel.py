@@ -235,6 +235,7 @@ def test_keys_and_what_is_told_to_those_who_do_not_see(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_stand_out_and_fit_a_phone(browser: Any, url: str, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context.set_default_timeout(WAITING)
     visit = Visit(context.new_page())
     visit.page.goto(url)
     visit.page.locator("#emotion").wait_for()

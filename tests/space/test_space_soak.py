@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,16 +27,30 @@ import soak
 
 CLIENTS = 3
 SECONDS, RATE = 0.6, 1000.0  # for a request, in which 100 bytes are worth a sixth of it
+PATIENCE = 60  # seconds for what is there at once on an idle machine
+
+
+OTHERS = {"h5py", "tensorboard", "lmdb", "cma", "peft", "c2pa", "torch_fidelity", "torchvision", "pytest"}
+"""Packages of other extras than the demo's, which its server must not need."""
+DEMO = f"""
+import runpy, sys
+sys.modules |= dict.fromkeys({OTHERS})
+sys.path.insert(0, {str(REPOSITORY / "space")!r})
+runpy.run_path({str(REPOSITORY / "space" / "app.py")!r}, run_name="__main__")
+"""
 
 
 def test_many_at_once_get_their_own_and_nobody_elses(pipe: EmoRigPipeline, tmp_path: Path) -> None:
+    """From a server that has no more packages than the demo's requirements."""
     report, askers = soak.Report(), soak.marked_photos(tmp_path, CLIENTS)
     soak.expect(askers, ["happy"], pipe)
-    with soak.serve([REPOSITORY / "space" / "app.py"], tmp_path) as (url, server):
+    with soak.serve(["-c", DEMO], tmp_path) as (url, server):
         halves = soak.Halves(url, 12)
         threads = [threading.Thread(target=soak.edit, args=(url, asker, "happy", report)) for asker in askers]
         for thread in threads:
             thread.start()
+        while any(thread.is_alive() for thread in threads) and not work_at(url):
+            time.sleep(0.01)
         soak.flood(url, MOST_WAITING + 10, report)  # while edits are made
         for thread in threads:
             thread.join()
@@ -53,6 +66,12 @@ def test_many_at_once_get_their_own_and_nobody_elses(pipe: EmoRigPipeline, tmp_p
     told = json.loads(answer)
     assert status == 200 and told["model"] == "emorig-open" and re.fullmatch(r"\d+\.\d+.*", told["version"])
     assert told["queue"]["most_waiting"] == MOST_WAITING
+
+
+def work_at(url: str) -> int:
+    """How many jobs a server has."""
+    queue = json.loads(soak.request(url, "health")[1])["queue"]
+    return queue["running"] + queue["waiting"]
 
 
 @pytest.fixture
@@ -88,17 +107,18 @@ def timed_server() -> Iterator[int]:
 def test_requests_that_do_not_arrive_are_ended(begun: str, again: bool, timed_server: int) -> None:
     if again and not begun:
         return  # nothing at all after an answer is what uvicorn limits itself
-    with socket.create_connection(("127.0.0.1", timed_server), timeout=20) as connection:
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", timed_server), timeout=PATIENCE) as connection:
         if again:  # on a connection that has had an answer
             connection.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
             answer = b""
             while not answer.endswith(b"done"):
                 answer += connection.recv(1000)
-        start = time.monotonic()
+            start = time.monotonic()
         connection.sendall(begun.encode())
         connection.setblocking(False)
         closed = False
-        while not closed and time.monotonic() < start + 20 * SECONDS:
+        while not closed and time.monotonic() < start + PATIENCE:
             time.sleep(SECONDS / 10)
             try:
                 connection.send(b"a")  # a byte now and then does not help
@@ -111,11 +131,13 @@ def test_requests_that_do_not_arrive_are_ended(begun: str, again: bool, timed_se
 
 
 def test_requests_that_arrive_slowly_but_surely_are_answered(timed_server: int) -> None:
-    with socket.create_connection(("127.0.0.1", timed_server), timeout=20) as connection:
-        connection.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6000\r\n\r\n")
-        for _ in range(10):
-            time.sleep(SECONDS / 5)
-            connection.sendall(b"x" * 600)
+    """A part is worth more than the pause behind it, so that a busy machine may pause longer."""
+    part = b"x" * int(2 * SECONDS * RATE)
+    with socket.create_connection(("127.0.0.1", timed_server), timeout=PATIENCE) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (9 * len(part)) + part)
+        for _ in range(8):
+            time.sleep(SECONDS / 4)
+            connection.sendall(part)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
@@ -232,15 +254,6 @@ def test_visitors_files_are_this_users_alone(
     folder.symlink_to(tmp_path)
     with pytest.raises(OSError, match="is a link: set GRADIO_TEMP_DIR"):
         visitors.files_folder()
-
-
-def test_the_demo_needs_no_more_than_its_requirements() -> None:
-    """Its modules are imported where the packages of other extras cannot be."""
-    others = {"h5py", "tensorboard", "lmdb", "cma", "peft", "c2pa", "torch_fidelity", "torchvision", "pytest"}
-    code = f"import sys; sys.modules |= dict.fromkeys({others!r}); import app"
-    paths = os.pathsep.join([str(REPOSITORY / "space"), str(REPOSITORY)])
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-1000:]
 
 
 def test_a_space_can_be_duplicated(pipe: EmoRigPipeline, visitors: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +50,6 @@ semantic_encoder:
   norm_num_groups: 4
   cond_dim: 8
 """
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """The scripts' settings stay theirs."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

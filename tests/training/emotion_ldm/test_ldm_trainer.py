@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,14 +76,6 @@ def trained(train: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     train(out)
     return out
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """The scripts' settings stay theirs."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def weights(folder: Path, part: str) -> dict[str, Tensor]:

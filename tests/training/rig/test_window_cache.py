@@ -84,7 +84,7 @@ class Process:
     num_processes, is_local_main_process = 2, False
 
     def __init__(self, process_index: int, barrier: Barrier) -> None:
-        self.process_index, self.wait_for_everyone = process_index, partial(barrier.wait, timeout=20)
+        self.process_index, self.wait_for_everyone = process_index, partial(barrier.wait, timeout=300)
 
 
 def test_processes_share_the_drawing(
