@@ -10,9 +10,15 @@ import pytest
 import torch
 import trimesh
 from command import emorig, refused
+from quick_alignment import align_quickly
 from scipy.spatial import KDTree
 
 from emorig_diffusers.models.nphm import NeuralHeadModel
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    align_quickly(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from quick_alignment import align_quickly
 from scipy.spatial import KDTree
 from test_space import REPOSITORY, WAITING, demo_of, opened
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.neural_heads import read_codes
-from emorig_diffusers.models import scan_alignment
 from emorig_diffusers.models.nphm import NeuralHeadModel
 
 pytest.importorskip("gradio")
@@ -53,8 +53,7 @@ def app() -> Iterator[ModuleType]:
 
         patch.setattr(scans, "STEPS", STEPS)
         patch.setattr(scans, "RESOLUTION", 64)
-        for name, value in {"COARSE": (100, 3), "FINE": (400, 6), "BEST": 2, "TARGET": 4000}.items():
-            patch.setattr(scan_alignment, name, value)
+        align_quickly(patch)
         yield app
 
 
