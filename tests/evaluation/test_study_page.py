@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,19 @@ class Visitor:
 
     def __init__(self, browser: Any, server: Server, participant: str = "", **options: Any) -> None:
         self.server, self.hosts, self.errors, self.given = server, set(), [], {}
-        self.page = browser.new_context(**options).new_page()
-        self.page.set_default_timeout(WAITING)
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(WAITING)
+        self.open(participant)
+
+    def open(self, participant: str = "") -> None:
+        """The page in a new tab; one that has lost its server loads itself anew at any moment, with what is done."""
+        for page in self.context.pages:
+            page.close()
+        self.page = self.context.new_page()
         self.page.on("request", lambda request: self.hosts.add(host(request.url)))
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(server.url + (f"?participant={participant}" if participant else ""))
+        self.page.goto(self.server.url + (f"?participant={participant}" if participant else ""))
 
     def agree(self) -> None:
         self.page.get_by_text("What is stored:").wait_for()
@@ -97,15 +103,6 @@ class Visitor:
     def asked(self, number: int) -> None:
         self.page.get_by_text(f"{number} of {TOTAL}", exact=True).wait_for()
         self.page.wait_for_timeout(300)  # a quicker answer is not taken
-
-    def come_back(self) -> None:
-        """Load the page again; a page whose server is back does so itself, which may interrupt the first try."""
-        from playwright.sync_api import Error
-
-        for _ in range(2):
-            with suppress(Error):
-                self.page.goto(f"{self.server.url}?participant={self.who}")
-                break
 
     def next(self) -> tuple[int, Question]:
         return Store(self.server.study).next_question(self.who)
@@ -151,7 +148,7 @@ def test_two_participants_and_a_killed_server(browser: Any, server: Server) -> N
     assert Store(server.study).progress(random.who) == Store(server.study).progress("P-7") == (4, TOTAL)
     named.page.click("#left:visible, #other:visible")  # nobody is there to take it
     server.start()
-    named.come_back()
+    named.open("P-7")
     named.asked(5)
     for _ in range(4, TOTAL):  # the other one never loaded the page again
         random.answer(key=True)
