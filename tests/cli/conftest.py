@@ -39,4 +39,3 @@ def photo(astronaut_png: bytes, tmp_path: Path) -> Path:
     file = tmp_path / "astronaut.png"
     file.write_bytes(astronaut_png)
     return file
-

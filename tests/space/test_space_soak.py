@@ -131,12 +131,12 @@ def test_requests_that_do_not_arrive_are_ended(begun: str, again: bool, timed_se
 
 
 def test_requests_that_arrive_slowly_but_surely_are_answered(timed_server: int) -> None:
-    """A part is worth more than the pause behind it, so that a busy machine may pause longer."""
+    """It takes longer than its first part alone may; a part is worth four pauses, as busy machines pause longer."""
     part = b"x" * int(2 * SECONDS * RATE)
     with socket.create_connection(("127.0.0.1", timed_server), timeout=PATIENCE) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (9 * len(part)) + part)
         for _ in range(8):
-            time.sleep(SECONDS / 4)
+            time.sleep(SECONDS / 2)
             connection.sendall(part)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
