@@ -91,31 +91,39 @@ def report(folder: Path) -> None:
     print(json.dumps(found))
 
 
-def on_a_disk(folder: Path, then: str) -> dict[str, list]:
-    """`report` on a disk of 300 kB."""
-    tests = Path(__file__).parents[1]
+def report_disk(folder: Path) -> None:
+    """`report` on a disk that is soon full, then on the same where nothing may be written."""
+    report(folder)
+    for name in WRITERS:
+        (folder / name).mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    report(folder)
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list]]:
+    """What `report` prints on a disk of 300 kB, and when it is read-only."""
+    folder, tests = tmp_path_factory.mktemp("disk"), Path(__file__).parents[1]
     paths = [str(tests.parent), *(str(path) for path in tests.iterdir() if path.is_dir()), str(tests)]
     places = " ".join(f"{folder}/{name}" for name in WRITERS)
-    code = f"from pathlib import Path; import test_places; test_places.report(Path({str(folder)!r}))"
-    script = f"mount -t tmpfs -o size=300k tmpfs {folder} && mkdir {places} && {then} {sys.executable} -c {code!r}"
+    code = f"from pathlib import Path; import test_places; test_places.report_disk(Path({str(folder)!r}))"
+    script = f"mount -t tmpfs -o size=300k tmpfs {folder} && mkdir {places} && {sys.executable} -c {code!r}"
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(("full", "read-only"), map(json.loads, done.stdout.splitlines()[-2:]), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("then", "reason"),
-    [("", "no space|full|make room|free space"), ("mount -o remount,ro {folder} &&", "read-only|readonly|unable")],
-    ids=["full", "read-only"],
-)  # fmt: skip
-def test_disks(then: str, reason: str, tmp_path: Path) -> None:
+    ("state", "reason"),
+    [("full", "no space|full|make room|free space"), ("read-only", "read-only|readonly|unable")],
+)
+def test_disks(disks: dict[str, dict[str, list]], state: str, reason: str) -> None:
     """Whatever is written is refused by the package's own error, in one line that says why, and leaves nothing."""
-    found = on_a_disk(tmp_path, then.format(folder=tmp_path))
     for name, (_, error) in WRITERS.items():
-        kind, words, there = found[name]
+        kind, words, there = disks[state][name]
         kinds = {one.__name__ for one in (error, *error.__subclasses__(), OSError, PermissionError)}
         assert kind in kinds and words and "\n" not in words, (name, kind, words)
         assert any(word in words.lower() for word in reason.split("|")), (name, words)

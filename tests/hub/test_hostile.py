@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,9 +88,9 @@ def without_shims(folder: Path) -> None:
     write_index(folder, _class_name="EmoRigPipeline", **plain)
 
 
-def hostile(pipe: EmoRigPipeline, folder: Path, trace: Path) -> Path:
+def hostile(honest: Path, folder: Path, trace: Path) -> Path:
     """A repository that would make `trace`; its name says how."""
-    export_hub(pipe, folder)
+    shutil.copytree(honest, folder)
     match folder.name:
         case "component":
             shim = folder / "unet/unet_emorig.py"
@@ -123,10 +124,15 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hub(tiny_pipe: EmoRigPipeline, trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fake_hub.FakeHub]:
+def honest(tiny_pipe: EmoRigPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_hub(tiny_pipe, tmp_path_factory.mktemp("exports") / "honest")
+
+
+@pytest.fixture(scope="module")
+def hub(honest: Path, trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fake_hub.FakeHub]:
     with fake_hub.serve(tmp_path_factory.mktemp("hub")) as hub:
         for kind in KINDS:
-            hostile(tiny_pipe, hub.root / "evil" / kind, trace)
+            hostile(honest, hub.root / "evil" / kind, trace)
         yield hub
 
 
@@ -162,8 +168,8 @@ def test_trust_is_the_users_to_give(said: dict[str, Any]) -> None:
 # folders; nothing is downloaded
 
 
-def test_a_pickle_in_a_folder_is_not_read(tiny_pipe: EmoRigPipeline, tmp_path: Path) -> None:
-    folder = hostile(tiny_pipe, tmp_path / "pickle", tmp_path / "trace")
+def test_a_pickle_in_a_folder_is_not_read(honest: Path, tmp_path: Path) -> None:
+    folder = hostile(honest, tmp_path / "pickle", tmp_path / "trace")
     for opened in (lambda: EmoRigPipeline.from_pretrained(folder), lambda: RigUNet.from_pretrained(folder / "unet")):
         with pytest.raises((OSError, ValueError), match="safetensors"):
             opened()
@@ -180,8 +186,8 @@ def test_an_honest_pickle_is_read_on_demand(tiny_pipe: EmoRigPipeline, tmp_path:
     assert all(torch.equal(value, opened.state_dict()[key]) for key, value in tiny_pipe.head.state_dict().items())
 
 
-def test_a_component_that_the_user_gives_is_not_asked_for(tiny_pipe: EmoRigPipeline, tmp_path: Path) -> None:
-    folder = hostile(tiny_pipe, tmp_path / "installed", tmp_path / "trace")
+def test_a_component_that_the_user_gives_is_not_asked_for(honest: Path, tmp_path: Path) -> None:
+    folder = hostile(honest, tmp_path / "installed", tmp_path / "trace")
     with pytest.raises(ValueError, match="needs trust_remote_code=True, as it asks for leaves_a_trace.Evil"):
         refuse_code(folder)
     refuse_code(folder, given={"unet"})

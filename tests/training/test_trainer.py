@@ -13,7 +13,7 @@ import pytest
 import torch
 import toy_trainer
 from PIL import Image
-from processes import start_script, start_two
+from processes import PATIENCE, start_script, start_two
 from safetensors.torch import load_file
 
 from emorig_diffusers.training.checkpoints import checkpoints
@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on(train: Train, tmp_path: Path) -> None:
     """SIGKILL at any moment; then the run is the same as one that was left alone."""
     out = tmp_path / "killed"
     steps = {"max_train_steps": 100_000, "checkpointing_steps": 1, "validation_steps": 100_000}
-    script, end = start_script(tmp_path, toy_trainer.__file__, *arguments(out, **steps)), time.monotonic() + 100
+    script, end = start_script(tmp_path, toy_trainer.__file__, *arguments(out, **steps)), time.monotonic() + PATIENCE
     while not (out / "checkpoint-9").exists() and script.process.is_alive() and time.monotonic() < end:
         time.sleep(0.001)
     script.kill()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import TRAIN, start_script, start_two
+from processes import PATIENCE, TRAIN, start_script, start_two
 from safetensors.torch import load_file
 
 from emorig_diffusers import EmoRigPipeline
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on(run_script: Run, prepared: Path, window_cache: Pat
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, SCRIPT, *map(str, arguments)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    end = time.monotonic() + 200
+    end = time.monotonic() + PATIENCE
     while not (tmp_path / "checkpoint-6").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
