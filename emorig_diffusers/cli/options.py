@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files.texts import parse_json
 from ..photo.files import WRITABLE
 from ..pipelines.request import ARGUMENTS, options
 from .amounts import by_name, parse_amounts
@@ -67,9 +68,27 @@ def _blend(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _edits(text: str) -> Any:
+    """Edits from JSON, in a text or in the file that it names; those of a preset of the demo, too. Faces' numbers are
+    whole numbers, as in code."""
+    try:
+        known = text if text.lstrip()[:1] in ("[", "{") else Path(text).read_text("utf-8")
+        edits = parse_json(known)
+    except OSError:
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}, and no JSON begins like that") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"this is no JSON such as {_EDITS}: {text[:60]!r}") from None
+    if isinstance(edits, dict) and "edits" in edits:
+        edits = edits["edits"]
+    if isinstance(edits, dict):
+        return {int(face) if face.isdecimal() else face: steps for face, steps in edits.items()}
+    return edits
+
+
+_EDITS = '{"1": [{"emotion": "happy"}], "2": [{"emotion": "sad", "intensity": 0.5}]}'
 _AMOUNTS = {"type": _amounts, "action": "extend", "default": []}
 _READERS = {"--reference": {"type": path}, "--face": {"type": _face}, "--au": _AMOUNTS, "--attribute": _AMOUNTS,
-            "--gaze": {"action": _Gaze}}  # fmt: skip
+            "--gaze": {"action": _Gaze}, "--edits": {"type": _edits}}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: about | _READERS.get(name, {}) for name, about in options().items()},
     "--blend": {"metavar": "BLEND", "dest": "emotion", "type": _blend,
@@ -91,7 +110,7 @@ SHARED = ("intensity", "face", "num_inference_steps")
 MARKS = ("--no-mark", "--strip-metadata", "--sign")
 """How a photo's result says that it was edited."""
 SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
-EDITS = [name for name in options() if name not in ("--emotion", "--reference", *SAMPLING)]
+EDITS = [name for name in options() if name not in ("--emotion", "--reference", "--edits", *SAMPLING)]
 
 
 def new_command(

@@ -133,7 +133,8 @@ class EditRequest:
         "Edits that come first, one after the other, each from the codes that the one before made, e.g. "
         "`[{'emotion': 'happy', 'intensity': .5}, {'action_units': {'AU1': .3}}]`; the codes are painted once. By "
         "number, `{1: [...], 2: [...]}`, each face has its own, and these are the faces that are edited.",
-        needs="head", asks="edits",
+        needs="head", asks="edits", option="--edits", metavar="JSON",
+        help="edits one after the other, or each face's own by its number, as in code: JSON or a file with it",
     )  # fmt: skip
     face: int | Literal["largest", "all"] = argument(
         "largest",

@@ -63,6 +63,8 @@ def test_every_way_to_say_what_to_do(photo: Path, tmp_path: Path, calls: list[tu
         (("--light-turn", "-20", "5", "--light-strength", "0"), {"light_turn": [-20.0, 5.0], "light_strength": 0.0}),
         (("--gaze", "-20", "5"), {"gaze": [-20.0, 5.0]}),
         (("--gaze", "camera", "--au", "AU1=.5"), {"gaze": "camera", "action_units": {"AU1": 0.5}}),
+        (("--edits", '[{"emotion": "fear"}, {"action_units": {"AU1": 0.3}}]'),
+         {"edits": [{"emotion": "fear"}, {"action_units": {"AU1": 0.3}}]}),
         (("--emotion", "sad", "--intensity", ".8", "--steps", "2"),
          {"emotion": "sad", "intensity": 0.8, "num_inference_steps": 2}),
     ]  # fmt: skip
@@ -89,6 +91,15 @@ def test_choose_the_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert (changed[:, :300].any(), changed[:, 300:].any()) == expected
     assert "shows 2 faces" in refused(capsys, "edit", photo, "--emotion", "sad", "--face", "3", "-o", out)
     assert np.array_equal(read(out) != two, changed), "a failed run must leave the older result"
+
+
+def test_edits_come_from_a_file(photo: Path, tmp_path: Path, calls: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Faces by their numbers, as in code; and those of a preset, which names none."""
+    steps, file = [{"emotion": "sad", "intensity": 0.5}], tmp_path / "edits.json"
+    for written, asked in ({"1": steps, "2": []}, {1: steps, 2: []}), ({"name": "Blue", "edits": steps}, steps):
+        file.write_text(json.dumps(written))
+        assert emorig("edit", photo, "--edits", file, "-o", tmp_path / "out.png") == 0
+        assert calls[-1][1]["edits"] == asked
 
 
 # grid, codes, export, fetch

@@ -95,6 +95,12 @@ def test_bad_photos(
         (("--gaze", "10", "left"), "two angles or camera"),
         (("--gaze", "10"), "gaze must be two angles"),
         (("--rotate", "nan", "0", "0"), "three angles"),
+        (("--edits", "none.json"), "there is no file 'none.json'"),
+        (("--edits", '[{"emotion": "happy"'), "this is no JSON such as"),
+        (("--edits", '{"left": [{"emotion": "happy"}]}'), "by their numbers from 1, got ['left']"),
+        (("--edits", '{"1": {"emotion": "happy"}}'), "edits must be a list such as"),
+        (("--edits", '[{"emotion": "joyful"}]'), ", ".join(EMOTIONS)),
+        (("--edits", '[{"face": 2}]'), "edits cannot have 'face'"),
         ((), "Nothing to do"),
     ],
 )
