@@ -205,18 +205,23 @@ class Api:
     def batch(
         self,
         photos: list[Given],
-        emotion: str | None = "happy",
+        emotion: str | None = None,
         intensity: float = 1.0,
         face: str = "largest",
+        prompt: str = "",
+        edits: str = "",
         seed: int = 0,
     ) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
-        """Change the emotion of a face in each of many photos.
+        """Change the emotion of a face in each of many photos; where nothing is asked, make it happy.
 
         Returns:
             A zip of the edited photos, each under its own name; and of each photo its name, that of its result, which
             is empty where it could not be edited, and notes that say why.
         """
-        for made in batch.edit_batch(self.editor, photos, face, seed, request(emotion, intensity)):
+        with friendly():
+            others = {"prompt": prompt.strip(), "edits": self._read_edits(edits)}
+        asked = request(emotion if emotion or any(others.values()) else "happy", intensity, **others)
+        for made in batch.edit_batch(self.editor, photos, face, seed, asked):
             yield made.result and str(made.result), made.report
 
     @documented

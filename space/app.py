@@ -69,8 +69,8 @@ def build_demo(
             gr.HTML(style.language_links(), elem_id="languages", padding=False)
         retell = gr.Button(visible="hidden", elem_id="retell")
         with gr.Tabs():
-            photo_tab.build(edits, Path(get_upload_folder()) / "examples", retell)
-            batch_tab.build(edits)
+            photo = photo_tab.build(edits, Path(get_upload_folder()) / "examples", retell)
+            batch_tab.build(edits, photo.presets.kept)
             clip_tab.build(edits)
             compare_tab.build(comparer)
             scan_tab.build(head)

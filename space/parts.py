@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from gradio.processing_utils import save_base64_to_cache, save_url_to_cache
 from gradio.utils import get_upload_folder, is_in_or_equal
 from gradio_client.utils import is_http_url_like
 from texts import say, say_emotion
+from visitors import friendly, warn
 
+from emorig_diffusers.face.sentence import Reading, read
 from emorig_diffusers.photo.files import READABLE
 from emorig_diffusers.pipelines.request import ARGUMENTS
 
@@ -169,3 +172,16 @@ def strength_slider(elem_id: str) -> gr.Slider:
     intensity = ARGUMENTS["intensity"]
     limits = intensity.metadata["limits"]
     return gr.Slider(*limits, intensity.default, step=0.05, label=say("strength"), elem_id=elem_id)
+
+
+def heard(text: str) -> Reading:
+    """What a sentence asks; what of it is not understood is said on the page.
+
+    Raises:
+        gr.Error: That is all of it.
+    """
+    with friendly():
+        reading = read(text)
+    if reading.unknown:
+        warn(html.escape(say("prompt.unknown", words=say("prompt.and").join(reading.unknown))))
+    return reading

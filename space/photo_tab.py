@@ -18,11 +18,11 @@ from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, steps, wire_job
 from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
+from parts import heard
 from photos import thumbnail
 from texts import say, say_emotion
 from visitors import friendly, inform, warn
 
-from emorig_diffusers.face.sentence import read
 from emorig_diffusers.pipelines.outputs import notes_of
 
 Update = dict[Any, Any]
@@ -30,10 +30,10 @@ Update = dict[Any, Any]
 UNIT_STEP = 0.05  # of the sliders of single movements
 
 
-def build(editor: Editor, examples: Path, retell: gr.Button) -> None:
+def build(editor: Editor, examples: Path, retell: gr.Button) -> page.Page:
     """Create the tab; example photos are written into a folder, and a button is pressed when the language changes."""
     with gr.Tab(say("photo.tab")):
-        PhotoTab(editor, page.lay_out(editor.offer, examples), retell)
+        return PhotoTab(editor, page.lay_out(editor.offer, examples), retell).page
 
 
 class PhotoTab:
@@ -208,14 +208,12 @@ class PhotoTab:
         """What a sentence asks, in the controls' place and as far as they can show it; on the next photo where there is
         none."""
         try:
+            reading = heard(text)
             with friendly():
-                reading = read(text)
                 self.editor.pipe.check_inputs(**reading.asked)
         except gr.Error as error:
             warn(error.message)
             return self.nothing
-        if reading.unknown:
-            warn(html.escape(say("prompt.unknown", words=say("prompt.and").join(reading.unknown))))
         look = sitting.history.look
         sitting.history = replace(sitting.history, wish=(*(look.edits.done if look else ()), reading.asked))
         if look:

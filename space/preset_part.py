@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,6 +15,8 @@ from looks import Edits, Sitting
 from parts import uploaded
 from texts import say
 from visitors import friendly, new_folder, warn
+
+from emorig_diffusers.pipelines.base import FacePipeline
 
 if TYPE_CHECKING:
     from photo_tab import PhotoTab
@@ -57,9 +60,7 @@ def wire(tab: PhotoTab) -> None:
 
     def load(path: str, sitting: Sitting) -> dict[Any, Any]:
         """One from a file."""
-        with open(str(uploaded(path)), encoding="utf-8", errors="replace") as file:
-            text = file.read(presets.MOST_BYTES + 1)
-        return apply(sitting, tried(lambda: presets.read(pipe, presets.parse(text))))
+        return apply(sitting, of_file(pipe, path))
 
     def arrive(kept: list[dict[str, Any]], sitting: Sitting, visitor: gr.Request) -> dict[Any, Any]:
         """One from the page's own link, and the names of those that the browser keeps."""
@@ -76,6 +77,14 @@ def wire(tab: PhotoTab) -> None:
     shown.chosen.input(choose, [shown.chosen, shown.kept, tab.sitting], **told)
     shown.load.upload(load, [shown.load, tab.sitting], **told)
     Context.root_block.load(arrive, [shown.kept, tab.sitting], [*tab.everything, shown.chosen], **QUIET)
+
+
+def of_file(pipe: FacePipeline, path: str) -> dict[str, Any] | None:
+    """The preset of an uploaded file, or none and a sentence for the visitor; without a name it has the file's."""
+    with open(str(uploaded(path)), encoding="utf-8", errors="replace") as file:
+        text = file.read(presets.MOST_BYTES + 1)
+    preset = tried(lambda: presets.read(pipe, presets.parse(text)))
+    return preset and {**preset, "name": preset["name"] or Path(path).stem[: presets.MOST_NAME]}
 
 
 def tried(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:

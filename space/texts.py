@@ -171,9 +171,11 @@ ENGLISH = {
     # the tab of many photos
     "batch.tab": "Many photos",
     "batch.photos": "Photos",
+    "batch.prompt": "Or in words",
+    "batch.preset": "Or a preset",
     "batch.face": "Which face of each photo?",
     "batch.run": "Change all photos",
-    "batch.empty": "Give photos and choose an emotion: what becomes of each appears here.",
+    "batch.empty": "Give photos and say what to change: what becomes of each appears here.",
     "batch.none": "Upload photos first.",
     "batch.many": "These are {count} photos, and {most} are the most here: give fewer, or use `emorig edit FOLDER`.",
     "batch.large": "The photos have more than {most} MB in all, which are the most here: give fewer, or use `emorig "
@@ -357,9 +359,11 @@ JAPANESE = {
     # the tab of many photos
     "batch.tab": "まとめて編集",
     "batch.photos": "写真（複数）",
+    "batch.prompt": "または言葉で指定",
+    "batch.preset": "またはプリセット",
     "batch.face": "各写真で編集する顔",
     "batch.run": "すべての写真を変える",
-    "batch.empty": "写真をまとめて選び、表情を選んで実行すると、1枚ごとの結果がここに表示されます。",
+    "batch.empty": "写真をまとめて選び、変え方を指定して実行すると、1枚ごとの結果がここに表示されます。",
     "batch.none": "先に写真を選んでください。",
     "batch.many": "写真が{count}枚あります。一度に編集できるのは{most}枚までです。枚数を減らすか、"
     "`emorig edit FOLDER` をお使いください。",

@@ -127,6 +127,24 @@ def test_too_much_is_refused(
     ]
 
 
+def test_a_batch_takes_a_preset_or_words_or_an_emotion(editor: Any) -> None:
+    from batch_tab import BatchTab, preset_choices
+
+    kept = [{"name": "Blue", "edits": [{"emotion": "sad"}]}, {"name": "Odd", "edits": [{"emotion": "joy"}]}, "broken"]
+    loaded = {"name": "Blue", "edits": [{"emotion": "fear"}]}
+    assert preset_choices([*kept, loaded]) == [("–", ""), ("Blue", "Blue"), ("Odd", "Odd")]
+    asked = lambda *wanted: {k: v for k, v in BatchTab(editor).asked("happy", 0.5, *wanted).items() if v is not None}
+    assert asked("", "", None, None) == {"emotion": "happy", "intensity": 0.5}
+    assert asked("左から光", "", kept, None) == {"prompt": "左から光", "intensity": 0.5}
+    assert asked("left", "Blue", kept, None) == {"edits": [{"emotion": "sad"}]}
+    assert asked("", "Blue", kept, loaded) == {"edits": [{"emotion": "fear"}]}
+    for wanted, sentence in (("", "Odd"), "Unknown emotion 'joy'"), (("xyzzy", ""), "Nothing of 'xyzzy'"):
+        with pytest.raises(Exception, match=sentence):
+            asked(*wanted, kept, None)
+    with pytest.warns(UserWarning, match="Not understood: xyzzy"):
+        assert asked("xyzzy smile", "", None, None)["prompt"] == "xyzzy smile"
+
+
 def test_nothing_is_left_where_nobody_waits(editor: Any, given: Callable[..., list[Any]], files: Path) -> None:
     from batch import edit_batch
 
@@ -152,7 +170,11 @@ def test_many_photos_become_a_table_and_a_zip(browser: Any, url: str, photos: di
             "#batch-photos input", [str(p) for p in (photos["astronaut"], again, photos["coffee"], letter)]
         )
         page.locator("#batch-photos .file").nth(3).wait_for()
-        page.locator("#batch-emotion").get_by_text("Surprise", exact=True).click()
+        preset = {"name": "astonished.json", "mimeType": "application/json",
+                  "buffer": b'{"name": "Astonished", "edits": [{"emotion": "surprise"}]}'}  # fmt: skip
+        page.set_input_files("#batch-presets input[type=file]", preset)
+        chosen = "() => document.querySelector('#batch-preset input')?.value === 'Astonished'"
+        page.wait_for_function(chosen, timeout=WAITING)
         page.locator("#run-batch").click()
         visit.says("2 of 4 photos edited, 2 failed.")
         rows = [row.inner_text().split("\n") for row in page.locator("#batch-table tbody tr").all()]
@@ -338,7 +360,7 @@ def test_tools_look_at_photos_and_edit_many(url: str, photos: dict[str, Path]) -
             "emotions": {"photo": photo},
             "head": {"photo": photo},
             "buffers": {"photo": photo},
-            "batch": {"photos": [photo, coffee], "emotion": "sad"},
+            "batch": {"photos": [photo, coffee], "prompt": "very sad"},
         }
         return {name: await session.call_tool(name, one, progress_callback=heard) for name, one in asked.items()}
 
