@@ -49,6 +49,7 @@ class FakeHub:
 
     def __init__(self, root: Path, url: str) -> None:
         self.root, self.url, self.log = root, url, []
+        self._known: dict[Path, tuple[tuple[int, int], bytes, str]] = {}
 
     def environment(self, home: Path) -> dict[str, str]:
         """Environment of a process that uses this Hub, with caches of its own below `home`."""
@@ -64,14 +65,27 @@ class FakeHub:
 
     def files(self, repo: str) -> dict[str, bytes]:
         """Path -> content of a repository."""
-        folder = self.root / repo
-        found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+        return {path: content for path, (content, _) in self._read(repo).items()}
+
+    def ids(self, repo: str) -> dict[str, str]:
+        """Path -> git's id of a file."""
+        return {path: id_ for path, (_, id_) in self._read(repo).items()}
 
     def commit(self, repo: str) -> str:
         """Id of the newest commit, 40 hex digits; it follows the content."""
-        ids = "".join(f"{path} {git_id(content)}\n" for path, content in self.files(repo).items())
-        return hashlib.sha1(ids.encode()).hexdigest()
+        return hashlib.sha1("".join(f"{path} {id_}\n" for path, id_ in self.ids(repo).items()).encode()).hexdigest()
+
+    def _read(self, repo: str) -> dict[str, tuple[bytes, str]]:
+        """Path -> content and id; a file is read once, and again when it has changed."""
+        folder, found = self.root / repo, {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                stamp = path.stat().st_mtime_ns, path.stat().st_size
+                if path not in self._known or self._known[path][0] != stamp:
+                    content = path.read_bytes()
+                    self._known[path] = stamp, content, git_id(content)
+                found[path.relative_to(folder).as_posix()] = self._known[path][1:]
+        return found
 
     def has(self, repo: str, revision: str | None) -> bool:
         """Whether there is such a revision: main or the newest commit."""
@@ -167,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, repo: str, revision: str) -> None:
         if self._exists(repo, revision):
-            files = self.hub.files(repo).items()
-            self._json([{"type": "file", "path": p, "size": len(c), "oid": git_id(c)} for p, c in files])
+            files, ids = self.hub.files(repo).items(), self.hub.ids(repo)
+            self._json([{"type": "file", "path": path, "size": len(c), "oid": ids[path]} for path, c in files])
 
     def _resolve(self, repo: str, revision: str, path: str) -> None:
         if not self._exists(repo, revision):
@@ -177,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._missing("EntryNotFound", commit)
         else:
-            self._send(200, content, {"ETag": f'"{git_id(content)}"', **commit})
+            self._send(200, content, {"ETag": f'"{self.hub.ids(repo)[path]}"', **commit})
 
     def _create(self, body: dict[str, Any]) -> None:
         repo = f"{body['organization']}/{body['name']}"
