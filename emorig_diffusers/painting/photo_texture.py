@@ -33,7 +33,7 @@ from ..photo.resample import invert, transform_points, warp_crop
 from ..photo.sharpness import photo_blur
 from ..timing import timed
 from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
-from .stages import composite, flow, frown_lines, gaze, inpaint, lids, lips, shading
+from .stages import composite, creases, flow, frown_lines, gaze, inpaint, lids, lips, shading
 from .stages.face_light import eyes_hidden
 from .stages.relight import relight_photo
 
@@ -194,7 +194,8 @@ def plan_inpainting(state: EditState) -> EditState:
     """Masks of what motion cannot give, and plain teeth and skin that stand there."""
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
     near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
-    release = 0.0 if state.face.covered else inpaint.fold_release(state.unit_changes)
+    change = {} if state.face.covered else state.unit_changes
+    release = creases.fold_release(change), creases.corner_release(change)
     fine = warp_crop(state.moved, grid, state.grid)
     plan = composite.plan(state.flow, fine, size, release, near, state.mouth_share)
     return replace(state, plan=plan, inpainted=plan.base)

@@ -13,7 +13,6 @@ from emorig_diffusers.painting.stages.flow import Warp
 from emorig_diffusers.painting.stages.inpaint import (
     CONDITIONS,
     fill,
-    fold_release,
     make_base,
     paint_mouth,
     regions,
@@ -134,19 +133,3 @@ def test_order_of_conditions() -> None:
     stack = stack_conditions(*(torch.full((1, c, 2, 2), float(v)) for v, c in parts.values()))
     assert tuple(parts) == CONDITIONS
     assert stack[0, :, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5]
-
-
-ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
-SMILE = {f"mouth{unit}{side}": 0.4 for unit in ("Smile", "UpperUp") for side in ("Left", "Right")}
-FROWN = {"mouthFrownLeft": 1.0, "mouthFrownRight": 1.0}
-
-
-def test_folds_go_when_a_smile_goes_but_not_when_sorrow_or_anger_takes_its_place() -> None:
-    gone = {unit: -amount for unit, amount in SMILE.items()}
-    assert fold_release({}) == fold_release(SMILE) == fold_release(FROWN) == fold_release(ANGER) == 0
-    assert fold_release(gone) == 1
-    assert fold_release(gone | FROWN) < 0.2
-    assert fold_release(gone | dict.fromkeys(("noseSneerLeft", "noseSneerRight"), 0.8)) < 0.2
-    assert fold_release({unit: 0.15 * amount for unit, amount in gone.items()}) == 0  # hardly a smile
-    shares = [fold_release({unit: part * amount for unit, amount in gone.items()}) for part in np.linspace(0, 1, 11)]
-    assert shares == sorted(shares) and any(0.1 < share < 0.9 for share in shares)

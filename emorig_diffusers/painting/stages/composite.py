@@ -15,6 +15,7 @@ from ...photo.landmarks import lips_apart
 from ...photo.masks import any_channel, ramp
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
+from .creases import corner_creases, evenness
 from .face_light import Adaptation
 from .flow import MOUTH_SHUT, PhotoTexture, Warp
 from .inpaint import Seen, fill, make_base, mouth_cover, paint_mouth, regions, shrink, shrink_mask
@@ -29,6 +30,8 @@ DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixel
 SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
 ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged
 FAINT = 0.004  # share of a pixel that makes no grey level
+LINE = 0.06, 0.14  # of full range: differences that leave the detail of skin as it is, and that take all of it
+CROP_BLUR = 0.55  # pixels of a crop: standard deviation of what it loses when it is made and enlarged again
 LIGHT_RANGE = (0.5, 1.25)  # within which a network that is asked for the light alone may spread it
 
 
@@ -66,6 +69,7 @@ class Plan:
         blur: Standard deviation of the blur that it gets, pixels of that grid.
         tone: Of a monochrome photo.
         adaptation: Of a photo in dim or coloured light: `moved`, `base` and `drawn` are in usual light.
+        even: How much of the photo's finer detail goes with a crease.
     """
 
     moved: np.ndarray
@@ -81,6 +85,7 @@ class Plan:
     blur: float = 0.0
     tone: Tone | None = None
     adaptation: Adaptation | None = None
+    even: float = 0.0
 
     def picture(self) -> Image.Image:
         """The repainted pixels as an 8-bit mask."""
@@ -110,7 +115,7 @@ def plan(
     warp: Warp,
     fine: np.ndarray,
     size: int,
-    fold_release: float = 0.0,
+    release: tuple[float, float] = (0.0, 0.0),
     near: CloseUp | None = None,
     mouth_share: float = 1.0,
 ) -> Plan:
@@ -120,8 +125,8 @@ def plan(
         warp: On a grid of side G.
         fine: The crop after motion on that grid, uint8 [G, G, 3].
         size: Side S of what the network sees.
-        fold_release: Share in [0, 1] of smooth cheeks to paint over folds that a smile leaves behind; folds that deepen
-            stay the photo's own skin, for shading.py to shade.
+        release: Shares in [0, 1] of smooth skin to paint over folds that a smile leaves behind, and over creases beside
+            the mouth's corners; folds that deepen stay the photo's own skin, for shading.py to shade.
         near: Where the mouth is drawn, if not on that grid.
         mouth_share: How much of the mouth that is drawn is taken.
     """
@@ -129,14 +134,18 @@ def plan(
     seen, nowhere = Seen.of(warp, fine, size), np.zeros((size, size), bool)
     edge = seen.area.edge if mouth_changes(warp) else nowhere
     mouth = seen.area.mouth & edge
-    folds = seen.area.folds & ~edge if fold_release > 0 else nowhere
+    folds = seen.area.folds & ~edge if release[0] > 0 else nowhere
+    creases = nowhere
+    if release[1] > 0:
+        creases = shrink_mask(corner_creases(warp, fine), size) & ~edge & ~seen.area.lips
+    even = evenness(warp, fine) if any(release) else 0.0
     skin_hole = shrink_mask(warp.hole & ~warp.mouth, size).astype(np.uint8)
     hole = cv2.dilate(skin_hole, np.ones((3, 3), np.uint8)) > 0
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
     moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1
-    base = make_base(moved, painted, flat(edge | folds | (hole & ~mouth)), flat(mouth))
+    base = make_base(moved, painted, flat(edge | folds | creases | (hole & ~mouth)), flat(mouth))
     place = _then(len(warp.mouth) / size * np.eye(2, 3), near.matrix)
     inside, drawn = np.zeros(near.warp.mouth.shape, np.float32), np.zeros(near.picture.shape, np.float32)
     if edge.any():
@@ -145,10 +154,12 @@ def plan(
         picture = seen.adaptation(near.picture) if seen.adaptation else near.picture
         drawn = draw_fine(near.warp, edges, picture, seen.light)
         drawn = seen.tone(drawn) if seen.tone else drawn
-    skin = np.maximum(fold_release * _feather(folds, 2.0), _feather(hole, 2.0))
+    shares = (release[0], folds, 2.0), (even * release[1], creases, 1.2), (1.0, hole, 2.0)
+    skin = np.max([share * _feather(area, sigma) for share, area, sigma in shares], axis=0)
     skin = skin * (1 - _shrunk_mask(inside, place, size))
-    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge | folds), flat(mouth), skin,
-                inside * np.float32(mouth_share), drawn, place, near.warp.blur, seen.tone, seen.adaptation)  # fmt: skip
+    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge), flat(mouth), skin,
+                inside * np.float32(mouth_share), drawn, place, near.warp.blur, seen.tone, seen.adaptation,
+                even)  # fmt: skip
 
 
 def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
@@ -214,7 +225,7 @@ def finish(
     result = chosen.tone(result) if chosen.tone else result
     own_light = chosen.adaptation.undo if chosen.adaptation else lambda x: x
     change = own_light(result - chosen.moved.astype(np.float32) / 255) * chosen.skin[..., None]
-    skin = add_change(moved, change, matrix)
+    skin = add_change(moved, change, matrix, chosen.even * line_share(change))
     if not chosen.inside.any():
         return skin
     large = lambda x: enlarge(x, invert(chosen.place), (0, 0, *chosen.inside.shape))
@@ -263,13 +274,31 @@ def light_inside(painted: np.ndarray, base: np.ndarray, mouth: np.ndarray, blur:
     return 1 + cv2.GaussianBlur(mouth, (0, 0), 1.0) * (gain - 1)
 
 
-def add_change(photo: np.ndarray, change: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing."""
+def add_change(
+    photo: np.ndarray, change: np.ndarray, matrix: np.ndarray, smooth: np.ndarray | None = None
+) -> np.ndarray:
+    """Add a crop's difference [S, S, 3], in units of full range, to a photo uint8 [H, W, 3]; 0 changes nothing.
+
+    Args:
+        matrix: Similarity [2, 3] from photo pixels to the crop.
+        smooth: How much of the photo's finer detail is taken away [S, S].
+    """
     left, top, right, bottom = reach(any_channel(change), matrix, photo.shape)
     if right <= left or bottom <= top:
         return photo
     large = enlarge(change.astype(np.float32) * 255, matrix, (left, top, right, bottom))
     result = photo.copy()
     part = result[top:bottom, left:right]
+    fine = 1 / float(np.linalg.norm(matrix[:, 0]))  # photo pixels a crop pixel
+    if smooth is not None and smooth.any() and fine > 1:
+        detail = part - cv2.GaussianBlur(part, (0, 0), CROP_BLUR * fine).astype(np.float32)
+        large -= enlarge(smooth, matrix, (left, top, right, bottom))[..., None] * detail
     part[:] = np.clip(np.round(part + large), 0, 255).astype(np.uint8)
     return result
+
+
+def line_share(change: np.ndarray) -> np.ndarray:
+    """Where a difference [S, S, 3] is so large that what it takes away has a line in the photo's finer detail, too:
+    from 0 to 1 [S, S]."""
+    return cv2.GaussianBlur(ramp(np.abs(change).max(-1), *LINE), (0, 0), 1.0)
+

@@ -16,8 +16,8 @@ from ...photo.masks import fill_polygon, ramp
 from ...photo.resample import warp_crop
 from .composite import FAINT, add_change
 from .flow import Warp
-from .shading import skin_around, skin_colour
-from .skin import WARMTH, apply_field, splat
+from .shading import skin_colour
+from .skin import WARMTH, apply_field, skin_around, splat
 
 BETWEEN = (6, 193, 55, 107, 108, 151, 337, 336, 285, 417)  # landmarks around the skin between the brows
 EDGE = 0.002  # metres over which it fades

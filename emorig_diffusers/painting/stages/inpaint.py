@@ -8,7 +8,6 @@ what the base lacks. Training windows are drawn by the same stages as edits, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -29,9 +28,6 @@ FOLDS = (
     (129, 142, 36, 205, 207, 212, 202, 57, 186, 92, 165, 98),
     (358, 371, 266, 425, 427, 432, 422, 287, 410, 322, 391, 327),
 )  # MediaPipe points around the nasolabial fold: wing of the nose, cheek, jowl, corner of the mouth
-CHEEK = {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "noseSneer": 0.6, "mouthFrown": 0.5, "mouthStretch": 0.2}
-"""What pushes the cheek against the lip, and so deepens the nasolabial fold: expression unit -> share."""
-KEPT = 0.25, 0.45  # units of CHEEK: less of them up to which a photo's own fold stays, and from which it is gone
 LIP_EDGE = 0.0022  # metres on each side of the inner lip line that are painted with the mouth's inside
 TEETH_EDGE = 0.0012  # metres around the photo's open mouth that may still show teeth
 DEEP, DARKENING = 0.006, 0.008  # metres behind the lips from which light falls, and over which it falls to 1/e
@@ -126,12 +122,6 @@ def shrink_warp(warp: Warp, size: int) -> Warp:
         source_points=warp.source_points * ratio,
         scale=warp.scale * ratio,
     )
-
-
-def fold_release(change: Mapping[str, float]) -> float:
-    """How much of a photo's nasolabial folds a change of expression smooths out, from 0 (they stay or deepen) to 1."""
-    pull = sum(w * (change.get(u + "Right", 0.0) + change.get(u + "Left", 0.0)) / 2 for u, w in CHEEK.items())
-    return float(ramp(-pull, *KEPT))
 
 
 def mouth_cover(warp: Warp) -> np.ndarray:

@@ -7,7 +7,7 @@ skin (`train/fit_expressions.py`); the photo's own colours are multiplied, so hu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -15,15 +15,13 @@ import torch
 
 from ...models.head import HeadModel
 from ...photo.landmarks import LIDS, MOUTH_CORNERS
-from ...photo.masks import any_channel, fill_polygon, ramp, wide_blur
+from ...photo.masks import fill_polygon, ramp, wide_blur
 from ...photo.resample import warp_crop
 from .flow import SKIN_GRID, Warp
-from .skin import PALE, SAFE, WARMTH, apply_field
+from .skin import AROUND, PALE, SAFE, WARMTH, apply_field, darker
 
 DARKEST, LIGHTEST = -0.9, 0.25  # natural logarithms: what people's expressions reach on skin
-DIM = 4.0  # grey levels that shades in the dark are told from
 SPREAD = np.array([30, 9, 9], np.float32)  # Lab: standard deviations of skin about its samples; shadows are skin
-AROUND = 0.006  # metres: standard deviation of what is around
 CORNER = 0.01, 0.02  # metres from the corners of the mouth within which little is lightened, and from which all may be
 CORNER_LIGHT, NARROW_LIGHT = 0.04, 0.1
 """Logarithms by which skin near those corners, and elsewhere what is narrower than AROUND, may get lighter than around:
@@ -60,8 +58,8 @@ def shade_expression(
     field = sample_maps(head.shading(amounts).numpy(), warp)
     lift = amounts.clamp(max=0)
     # before and after painting: not every face has the measured creases, and some were painted over
-    darker = _darker((moved, photo), matrix, warp)
-    dark, light = np.maximum(darker.min(-1), 0), np.minimum(darker.max(-1), 0)
+    both = darker([warp_crop(picture, matrix, len(warp.normal)) for picture in (moved, photo)], warp)
+    dark, light = np.maximum(both.min(-1), 0), np.minimum(both.max(-1), 0)
     if lift.any():  # no further than skin is darker or lighter than around
         lifted = sample_maps(head.shading(lift).numpy(), warp)
         field -= lifted - np.clip(lifted, light, dark)
@@ -112,20 +110,3 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
     around = blur(skin * bare) / (blur(bare) + 1e-3)
     return cv2.GaussianBlur(bare * skin + (1 - bare) * around, (0, 0), 0.8), np.float32(colour)
-
-
-def _darker(photos: Sequence[np.ndarray], matrix: np.ndarray, warp: Warp) -> np.ndarray:
-    """By how much pixels of N photos are darker than the skin around them [G, G, N] float32, natural logarithm; < 0
-    where lighter."""
-    greys = [cv2.cvtColor(warp_crop(photo, matrix, len(warp.normal)), cv2.COLOR_RGB2GRAY) for photo in photos]
-    tone = np.log(np.stack(greys, -1).astype(np.float32) + DIM)
-    return skin_around(tone, warp, AROUND) - tone
-
-
-def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
-    """What is shown on the grid [G, G] or [G, G, N] float32, averaged over skin with a standard deviation in metres."""
-    size = len(warp.normal)
-    bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
-    bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
-    blur = lambda x: wide_blur(x, width * warp.scale).reshape(x.shape)
-    return blur(values * bare) / blur(bare)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from ...photo.masks import ramp
+from ...photo.masks import any_channel, ramp, wide_blur
 from ...photo.resample import enlarge, reach
+from .flow import Warp
 
 SAFE = (50, 280, 101, 330, 205, 425, 36, 266, 5, 195, 197, 151, 108, 337, 69, 299)
 """Landmarks that lie on skin in almost every photo: cheeks, bridge of the nose, forehead."""
 PALE = 12.0  # Lab: a pale chroma
 ROOM = (1 - ramp(np.arange(256), 236, 252)).astype(np.float32)  # for a shade, at each grey level
 UNEVEN = 2  # grid pixels over which it is averaged: noise at the limit leaves no specks
+DIM = 4.0  # grey levels that shades in the dark are told from
+AROUND = 0.006  # metres: standard deviation of what is around
 WARMTH = np.array([0.75, 1.0, 1.15], np.float32)  # light scattered in skin fills grooves with red
 
 
@@ -56,3 +61,20 @@ def _unclipped(photo: np.ndarray, near: int) -> np.ndarray:
     red, green, blue = cv2.split(photo)
     middle = cv2.max(cv2.min(red, green), cv2.min(cv2.max(red, green), blue))
     return cv2.blur(cv2.LUT(middle, ROOM), (2 * near + 1, 2 * near + 1))
+
+
+def darker(pictures: Sequence[np.ndarray], warp: Warp) -> np.ndarray:
+    """By how much pixels of N pictures uint8 [G, G, 3] on a warp's grid are darker than the skin around them [G, G, N]
+    float32, natural logarithm; < 0 where lighter."""
+    greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
+    tone = np.log(np.stack(greys, -1).astype(np.float32) + DIM)
+    return skin_around(tone, warp, AROUND) - tone
+
+
+def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
+    """What is shown on the grid [G, G] or [G, G, N] float32, averaged over skin with a standard deviation in metres."""
+    size = len(warp.normal)
+    bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
+    bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
+    blur = lambda x: wide_blur(x, width * warp.scale).reshape(x.shape)
+    return blur(values * bare) / blur(bare)

@@ -1,0 +1,87 @@
+"""What a smile leaves on the cheeks when it goes: told from the change, found in the photo, taken out of its detail."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from plain_faces import GRID, SIZE, SKIN
+
+from emorig_diffusers.painting.stages.composite import add_change, finish, line_share, plan
+from emorig_diffusers.painting.stages.creases import corner_creases, corner_release, evenness, fold_release
+from emorig_diffusers.painting.stages.flow import Warp
+
+ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
+SMILE = {f"mouth{unit}{side}": 0.4 for unit in ("Smile", "UpperUp") for side in ("Left", "Right")}
+FROWN = {"mouthFrownLeft": 1.0, "mouthFrownRight": 1.0}
+
+
+def test_folds_go_when_a_smile_goes_but_not_when_sorrow_or_anger_takes_its_place() -> None:
+    gone = {unit: -amount for unit, amount in SMILE.items()}
+    assert fold_release({}) == fold_release(SMILE) == fold_release(FROWN) == fold_release(ANGER) == 0
+    assert fold_release(gone) == 1
+    assert fold_release(gone | FROWN) < 0.2
+    assert fold_release(gone | dict.fromkeys(("noseSneerLeft", "noseSneerRight"), 0.8)) < 0.2
+    assert fold_release({unit: 0.15 * amount for unit, amount in gone.items()}) == 0  # hardly a smile
+    shares = [fold_release({unit: part * amount for unit, amount in gone.items()}) for part in np.linspace(0, 1, 11)]
+    assert shares == sorted(shares) and any(0.1 < share < 0.9 for share in shares)
+
+
+def test_creases_at_the_corners_go_with_a_smile_whatever_comes() -> None:
+    gone = {unit: -amount for unit, amount in SMILE.items()}
+    assert corner_release({}) == corner_release(SMILE) == corner_release(FROWN) == corner_release(ANGER) == 0
+    assert corner_release(gone) == corner_release(gone | FROWN) == corner_release(gone | ANGER) == 1
+
+
+def plain(marks: list[np.ndarray], dark: float = 0.6) -> np.ndarray:
+    """Skin [G, G, 3] with dark dots of 2 mm at points [2]."""
+    skin = np.full((GRID, GRID, 3), SKIN, np.float32)
+    for x, y in marks:
+        spot = np.zeros((GRID, GRID), np.float32)
+        cv2.circle(spot, (round(x), round(y)), 3, 1.0, -1)
+        skin *= 1 - (1 - dark) * cv2.GaussianBlur(spot, (0, 0), 1.0)[..., None]
+    return skin.round().astype(np.uint8)
+
+
+def test_dark_creases_beside_the_mouth_are_found_and_no_others(still: Warp) -> None:
+    beside = [still.points[57], still.points[210], still.points[287]]
+    cheek, chin = still.points[205], still.points[199]
+    assert not corner_creases(still, plain([])).any()
+    found = corner_creases(still, plain([*beside, cheek, chin]))
+    at = lambda point: found[round(point[1]), round(point[0])]
+    assert all(at(point) for point in beside) and not at(cheek) and not at(chin)
+    assert not corner_creases(still, plain(beside, dark=0.97)).any()  # as skin varies
+
+
+def test_beards_are_not_even(still: Warp) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (GRID, GRID))
+    hair = noise - cv2.GaussianBlur(noise, (0, 0), 0.0015 * still.scale)
+    rough = np.clip(plain([]) * (1 + 0.4 * hair[..., None]), 0, 255).astype(np.uint8)
+    fine = np.clip(plain([]) * (1 + 0.02 * hair[..., None]), 0, 255).astype(np.uint8)
+    assert evenness(still, plain([])) == evenness(still, fine) == 1 and evenness(still, rough) == 0
+
+
+def test_a_crease_is_filled_with_the_skin_around_it(still: Warp) -> None:
+    """At the photo's own resolution, without a bright or a dark line where it was."""
+    x, y = still.points[210]
+    creased, whole = plain([(x, y)]), plain([])
+    chosen = plan(still, creased, SIZE, release=(0.0, 1.0))
+    assert chosen.even == 1 and not chosen.network_mask.any()
+    result = finish(creased, chosen, chosen.base, np.array([[0.5, 0, 0], [0, 0.5, 0]]))
+    near = np.s_[round(y) - 12 : round(y) + 13, round(x) - 12 : round(x) + 13]
+    off = lambda picture: np.abs(picture[near].astype(int) - whole[near]).max()
+    assert off(creased) > 60 and off(result) < 12
+    assert np.array_equal(result[:200], creased[:200])
+
+
+def test_thin_lines_go_with_what_is_added_and_pores_stay() -> None:
+    photo = np.full((1024, 1024, 3), 150, np.uint8)
+    photo[:, 510:514] = 60  # a line of one pixel of the crop
+    photo[::7, 100] = 140
+    crop = cv2.resize(photo, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    change, matrix = (150 - crop.astype(np.float32)) / 255, np.array([[0.25, 0, 0], [0, 0.25, 0]])
+    change[:, :100] = 0
+    part = np.s_[300:700, 480:544]
+    off = lambda picture: np.abs(picture[part].astype(int) - 150).max()
+    kept, gone = add_change(photo, change, matrix), add_change(photo, change, matrix, line_share(change))
+    assert off(gone) < 0.6 * off(kept)
+    assert np.array_equal(gone[:, :300], photo[:, :300])
