@@ -1,16 +1,19 @@
 """What servers that strangers reach have to bear: requests that never end, that are too large, that nobody offers to
-answer, and more work than two cores do. How a server is, says `/health`.
+answer, more connections than there are files, and more work than two cores do. How a server is, says `/health`.
 
-`asgi_options` go to gradio's `launch`, `limit_reading` to what has been launched.
+`asgi_options` go to gradio's `launch`, `limit_connections` to what has been launched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import ipaddress
 import json
 import math
+import os
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -21,14 +24,22 @@ from .version import __version__
 
 READ_SECONDS = 20.0  # in which a request has to arrive, as Apache's mod_reqtimeout has it
 READ_RATE = 500.0  # bytes a second by which that time grows, likewise
+MOST_CONNECTIONS = 500  # at once; a page keeps two, and a process may often open 1024 files
+MOST_OF_ONE = 60  # of one address: those of ten browsers
+MOST_REFUSED = 100  # further connections that are told why they are refused; those after them are closed
+REFUSED_SECONDS = 2.0  # in which the request of a refused connection has to arrive
+AGAIN = 10.0  # seconds after which who is refused a connection may try again
 MOST_WAITING = 32  # jobs of all queues that wait; whoever comes then is asked to come again
+MOST_OF_ONE_WAITING = 8  # of them, those of one address
 REQUEST_BYTES = 20_000_000  # of a request that is no upload: values of a page, photos that agents give as text
 FREE_BYTES = 1_000_000_000  # that an upload leaves on the disk
 ARENAS = 2  # places from which all threads take memory, one for each of two cores
+GIVING_BACK = 60.0  # seconds between two times that free memory is given back
 _M_ARENA_MAX = -8  # of malloc.h
 REFUSED = ("/gradio_api/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/gradio_api/process_recording",
-           "/monitoring")  # fmt: skip
-"""What gradio serves beside the page: other servers' files, FFmpeg for screen recordings, and figures of its queue."""
+           "/gradio_api/deep_link", "/monitoring")  # fmt: skip
+"""What gradio serves beside the page: other servers' files, FFmpeg for screen recordings, links to what a page shows,
+whose files nobody deletes, and figures of its queue."""
 QUEUED = "/gradio_api/queue/join", "/gradio_api/call/"  # what adds a job
 
 Message = MutableMapping[str, Any]
@@ -112,6 +123,9 @@ class Guard:
             if queue.max_size is not None and len(queue) >= queue.max_size:
                 seconds = waiting_seconds(queue)
                 raise _Refused(429, busy(len(queue), seconds), seconds)
+            if (own := _waiting_of(queue, scope.get("client"))) >= MOST_OF_ONE_WAITING:
+                seconds = waiting_seconds(queue)
+                raise _Refused(429, f"{own} jobs of your address wait: please try again {_when(seconds)}.", seconds)
         if _uploads(path):
             if self.folder is None:
                 raise _Refused(404, "There is nothing to upload here.")
@@ -140,10 +154,19 @@ class Guard:
 
 
 def share_memory() -> None:
-    """Let the threads of this process share their memory, where its C library is GNU's: with places of its own for each
-    of gradio's threads, a server keeps 1.2 GB for edits of which 0.8 are needed."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
+    """Let the threads of this process share their memory, and give back what is free of it, where its C library is
+    GNU's: with places of its own for each of gradio's threads, a server keeps 1.2 GB for edits of which 0.8 are needed,
+    and of a place with something in use at its end nothing is given back by itself."""
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
+
+    def give_back() -> None:
+        while True:
+            time.sleep(GIVING_BACK)
+            library.malloc_trim(0)
+
+    with suppress(AttributeError):
+        library.mallopt(_M_ARENA_MAX, ARENAS)
+        threading.Thread(target=give_back, name="memory", daemon=True).start()
 
 
 def _uploads(path: str) -> bool:
@@ -166,15 +189,33 @@ def waiting_seconds(queue: Any) -> float:
 
 def busy(jobs: int, seconds: float) -> str:
     """What is said to whoever comes when too many wait."""
-    when = "in a while" if seconds < 1 else f"in about {_spoken(seconds)}"
-    return f"Many people are here at the moment, and {jobs} jobs wait: please try again {when}."
+    return f"Many people are here at the moment, and {jobs} jobs wait: please try again {_when(seconds)}."
 
 
-def _spoken(seconds: float) -> str:
+def _when(seconds: float) -> str:
+    if seconds < 1:
+        return "in a while"
     if seconds < 60:
-        return f"{max(math.ceil(seconds / 10) * 10, 10)} seconds"
+        return f"in about {max(math.ceil(seconds / 10) * 10, 10)} seconds"
     minutes = math.ceil(seconds / 60)
-    return "a minute" if minutes == 1 else f"{minutes} minutes"
+    return "in about a minute" if minutes == 1 else f"in about {minutes} minutes"
+
+
+def one_person(address: str) -> bool:
+    """Whether an address may be taken for one person's: none of a private network, nor of a proxy that uvicorn was told
+    to trust (FORWARDED_ALLOW_IPS), behind which many are."""
+    proxies = [word.strip() for word in os.environ.get("FORWARDED_ALLOW_IPS", "").split(",")]
+    with suppress(ValueError):
+        return ipaddress.ip_address(address).is_global and address not in proxies and "*" not in proxies
+    return False
+
+
+def _waiting_of(queue: Any, client: tuple[str, int] | None) -> int:
+    """How many jobs of a client wait; 0 where it may be many people."""
+    if not client or not one_person(client[0]):
+        return 0
+    waiting = [job for each in list(queue.event_queue_per_concurrency_id.values()) for job in each.queue]
+    return sum(bool(job.request.client) and job.request.client.host == client[0] for job in waiting)
 
 
 async def _answer(send: Send, status: int, content: dict[str, Any], seconds: float | None = None) -> None:
@@ -194,17 +235,26 @@ def asgi_options(facts: dict[str, Any], folder: Path | None = None, largest: int
     return {"app_kwargs": {"middleware": [Middleware(Guard, facts=facts, folder=folder, largest=largest)]}}
 
 
-def limit_reading(server: Any, seconds: float = READ_SECONDS, rate: float = READ_RATE) -> None:
-    """Let a running uvicorn server close connections whose request does not arrive in time, of those made from now on.
+def limit_connections(
+    server: Any,
+    seconds: float = READ_SECONDS,
+    rate: float = READ_RATE,
+    most: int = MOST_CONNECTIONS,
+    most_of_one: int = MOST_OF_ONE,
+) -> None:
+    """Let a running uvicorn server close connections whose request does not arrive in time, counted from now for those
+    that are open, and answer no more than so many.
 
     Args:
         server: The server.
         seconds: For a request of no bytes.
         rate: Bytes that add a second.
+        most: Connections at once.
+        most_of_one: Of one address, where that is one person's.
     """
     base = server.config.http_protocol_class
 
-    class Timed(base):
+    class Limited(base):
         """A connection that waits so long for a request; uvicorn itself limits the time between requests only."""
 
         _timer: asyncio.TimerHandle | None = None
@@ -213,11 +263,18 @@ def limit_reading(server: Any, seconds: float = READ_SECONDS, rate: float = READ
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._begin()
+            if len(self.connections) > most + MOST_REFUSED:
+                transport.abort()
+                return
+            sentence = self._too_many()
+            if sentence:
+                self.app = _refusing(self.app, sentence)
+            self.begin(REFUSED_SECONDS if sentence else seconds)
 
         def data_received(self, data: bytes) -> None:
             if self._timer is None:
-                self._begin()
+                self._before = self.cycle
+                self.begin(seconds)
             self._end += len(data) / rate
             super().data_received(data)
             if self.cycle is not self._before and not self.cycle.more_body:  # it is complete, and may be answered
@@ -227,9 +284,21 @@ def limit_reading(server: Any, seconds: float = READ_SECONDS, rate: float = READ
             self._stop()
             super().connection_lost(exc)
 
-        def _begin(self) -> None:
-            self._end, self._before = self.loop.time() + seconds, self.cycle
-            self._timer = self.loop.call_later(seconds, self._look)
+        def begin(self, limit: float) -> None:
+            """Wait so long for the rest of a request."""
+            self._end = self.loop.time() + limit
+            self._timer = self.loop.call_later(limit, self._look)
+
+        def _too_many(self) -> str | None:
+            """What is said to a connection that is one too many."""
+            if len(self.connections) > most:
+                return f"Many people are here at the moment: please try again {_when(AGAIN)}."
+            address = self.client[0] if self.client else ""
+            if one_person(address):
+                own = sum(bool(one.client) and one.client[0] == address for one in self.connections)
+                if own > most_of_one:
+                    return f"{most_of_one} connections of your address are open: please try again {_when(AGAIN)}."
+            return None
 
         def _stop(self) -> None:
             if self._timer is not None:
@@ -244,4 +313,25 @@ def limit_reading(server: Any, seconds: float = READ_SECONDS, rate: float = READ
                 self._timer = None
                 self.transport.abort()
 
-    server.config.http_protocol_class = Timed
+    def adopt() -> None:
+        """Limit the connections that were made while the server was launched."""
+        for one in list(server.server_state.connections):
+            if type(one) is base:
+                one.__class__ = Limited
+                if one.cycle is None or one.cycle.more_body:
+                    one.begin(seconds)
+
+    server.config.http_protocol_class = Limited
+    server.servers[0].get_loop().call_soon_threadsafe(adopt)
+
+
+def _refusing(app: App, sentence: str) -> App:
+    """An app that refuses everything but to say how it is."""
+
+    async def refuse(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].rstrip("/") != "/health":
+            await _answer(send, 503, {"detail": sentence}, AGAIN)
+        else:
+            await app(scope, receive, send)
+
+    return refuse

@@ -39,7 +39,8 @@ from emorig_diffusers.cli.neural_heads import open_head
 from emorig_diffusers.evaluation.compare import OtherPipeline
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.pipelines.base import FacePipeline
-from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_reading, share_memory
+from emorig_diffusers.serving import MOST_WAITING, REQUEST_BYTES, asgi_options, limit_connections, share_memory
+from emorig_diffusers.sessions import limit_sessions
 
 MOST_BYTES = 200_000_000  # of a file; those of a batch come together
 
@@ -59,6 +60,7 @@ def build_demo(
         others: Further pipelines by their names, to compare it with.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ |= dict.fromkeys(("GRADIO_ANALYTICS_MAX_EVENTS", "GRADIO_ANALYTICS_CACHE_FREQUENCY"), "1")
     visitors.files_folder()
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     comparer = Comparer(edits, name, others or {})
@@ -92,7 +94,8 @@ def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:
     where |= {"max_file_size": MOST_BYTES, "ssr_mode": False, "prevent_thread_lock": True, "mcp_server": agents}
     guard = asgi_options({"model": Path(name).name}, folder, batch.MAX_BYTES + REQUEST_BYTES)
     _, address, _ = demo.launch(**looks, **guard, **where)
-    limit_reading(demo.server)
+    limit_connections(demo.server)
+    limit_sessions(demo)
     visitors.keep_clearing(folder, demo)
     return address
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
+from threading import Lock
 from time import monotonic
 
 import gradio as gr
 import numpy as np
 import torch
+from clips import TICK
 from jobs import Progress
 from texts import say
 from visitors import friendly, new_folder
@@ -27,6 +29,7 @@ from emorig_diffusers.models.scan_alignment import largest_part
 KINDS = (".ply", ".obj", ".glb", ".npz")  # of scans that are taken
 THREAD = "scan-fit"  # begins the name of a thread that fits
 RESOLUTION = 128  # cells of the shown surface a side: 2 mm, in seconds
+TURN = Lock()  # one fit works at a time: one that has been stopped may be at a step yet
 SHOWN, FITTED, CODES = "shown.glb", "{name}_head.glb", "{name}_codes.json"  # files of a fit
 
 
@@ -55,7 +58,8 @@ class _Stopped(Exception):
 
 
 def fit_steps(head: NeuralHeadModel, path: str | None) -> Iterator[FitProgress]:
-    """Fit a head to an uploaded scan, and say how far that is; where the visitor stops it, nothing is left.
+    """Fit a head to an uploaded scan, and say how far that is, after every step, and every TICK without one; where the
+    visitor stops it, nothing is left, and the thread ends at its next step without keeping anybody up.
 
     Raises:
         gr.Error: With one sentence for the visitor.
@@ -78,20 +82,29 @@ def fit_steps(head: NeuralHeadModel, path: str | None) -> Iterator[FitProgress]:
 
         def fit() -> HeadFit:
             try:
-                return fit_scan(head, cloud.points, cloud.normals, unit, bool(name), steps=STEPS, progress=count)
+                with TURN:
+                    return fit_scan(head, cloud.points, cloud.normals, unit, bool(name), steps=STEPS, progress=count)
             finally:
                 steps.put(None)
 
-        with ThreadPoolExecutor(1, thread_name_prefix=THREAD) as pool:
-            job, first = pool.submit(fit), 0.0
-            try:
-                while (done := steps.get()) is not None:
-                    first = first or monotonic()
-                    made = replace(made, done=done, seconds=monotonic() - first)
+        pool = ThreadPoolExecutor(1, thread_name_prefix=THREAD)
+        job, first = pool.submit(fit), 0.0
+        try:
+            while True:
+                try:
+                    done = steps.get(timeout=TICK)
+                except Empty:
                     yield made
-                found = job.result()
-            finally:
-                stopped = True  # where the visitor does not wait for it
+                    continue
+                if done is None:
+                    break
+                first = first or monotonic()
+                made = replace(made, done=done, seconds=monotonic() - first)
+                yield made
+            found = job.result()
+        finally:
+            stopped = True  # where the visitor does not wait for it
+            pool.shutdown(wait=False, cancel_futures=True)
         folder = write_files(head, scan, found, Path(path).stem)
         notes = (say("scan.poor"),) if found.misfit > POOR else ()
         yield replace(made, result=folder, misfit=found.misfit, seconds=monotonic() - start, notes=notes)

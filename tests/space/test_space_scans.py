@@ -121,17 +121,34 @@ def _bytes(visit: Any, address: str) -> Any:
 def test_steps_are_told_and_stopped(
     app: ModuleType, neural: NeuralHeadModel, mesh: trimesh.Trimesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step is said; a visitor who stops it leaves no files, and no thread at work."""
-    from scans import fit_steps
+    """Each step is said; a visitor who stops it waits for none, and leaves no files, and soon no thread at work."""
+    import scans
 
+    fit, going_on = scans.fit_scan, threading.Event()
+
+    def held(*given: Any, progress: Any, **named: Any) -> Any:
+        """A fit whose fourth step takes as long as the test wants."""
+
+        def count(step: int, loss: float) -> None:
+            assert step < 3 or going_on.wait(60)
+            progress(step, loss)
+
+        return fit(*given, **named, progress=count)
+
+    monkeypatch.setattr(scans, "fit_scan", held)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
     mesh.export(tmp_path / "me.ply")
-    others, job = _fits(), fit_steps(neural, str(tmp_path / "me.ply"))
-    said = [next(job).html for _ in range(4)]
-    assert "Looking how" in said[0] and "Step 3 of 12" in said[3] and 'value="3"' in said[3]
-    assert _fits() - others
+    others, job = _fits(), scans.fit_steps(neural, str(tmp_path / "me.ply"))
+    said = [next(job)]
+    while said[-1].done < 3:
+        said.append(next(job))
+    assert "Looking how" in said[0].html and "Step 3 of 12" in said[-1].html and 'value="3"' in said[-1].html
     job.close()
-    assert not (tmp_path / "files").exists() and not _fits() - others
+    assert not (tmp_path / "files").exists()
+    [mine] = _fits() - others  # which is at its step yet
+    going_on.set()
+    mine.join(60)
+    assert not mine.is_alive()
 
 
 def _fits() -> set[threading.Thread]:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from test_space import REPOSITORY
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.serving import MOST_WAITING, Guard, limit_reading
+from emorig_diffusers.serving import MOST_WAITING, Guard, limit_connections, one_person
 
 pytest.importorskip("gradio")
 sys.path.append(str(REPOSITORY / "tests" / "benchmarks"))
@@ -74,9 +75,9 @@ def work_at(url: str) -> int:
     return queue["running"] + queue["waiting"]
 
 
-@pytest.fixture
-def timed_server() -> Iterator[int]:
-    """The port of a server that answers after a while, and waits SECONDS for requests."""
+@contextmanager
+def answering() -> Iterator[tuple[Any, int]]:
+    """A server that answers after a while, and its port."""
     import uvicorn
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -91,14 +92,21 @@ def timed_server() -> Iterator[int]:
     config = uvicorn.Config(app, port=0, log_level="error", lifespan="off", timeout_keep_alive=30)
     config.load()
     server = uvicorn.Server(config)
-    limit_reading(server, SECONDS, RATE)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server, server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def timed_server() -> Iterator[int]:
+    """The port of a server that waits SECONDS for requests."""
+    with answering() as (server, port):
+        limit_connections(server, SECONDS, RATE)
+        yield port
 
 
 @pytest.mark.parametrize("begun", ["", "GET / HTTP/1.1\r\nHost: h\r\nX: ", "POST / HTTP/1.1\r\nHost: h\r\n"
@@ -141,13 +149,78 @@ def test_requests_that_arrive_slowly_but_surely_are_answered(timed_server: int) 
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def connected(port: int, text: str = "") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(text.encode())
+    return connection
+
+
+def test_connections_of_the_launch_are_limited_too() -> None:
+    """Those that were made before; who has sent all of a request is answered however long that takes."""
+    with answering() as (server, port):
+        halves = [connected(port), connected(port, "GET / HTTP/1.1\r\nHost: h\r\nX: ")]
+        halves.append(connected(port, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc"))
+        whole = connected(port, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        while len(server.server_state.connections) < 4 or not server.server_state.total_requests:
+            time.sleep(0.01)
+        limit_connections(server, SECONDS, RATE)
+        start = time.monotonic()
+        assert whole.recv(1000).startswith(b"HTTP/1.1 200")
+        for one in halves:
+            with suppress(ConnectionResetError):
+                assert one.recv(1000) == b""
+            one.close()
+        assert time.monotonic() - start < 20 * SECONDS
+        whole.close()
+
+
+@pytest.mark.parametrize("whose", ["all", "one"])
+def test_connections_are_so_many_and_no_more(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is refused is told in a sentence, and how the server is; those that come in masses are closed."""
+    monkeypatch.setattr("emorig_diffusers.serving.one_person", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr("emorig_diffusers.serving.MOST_REFUSED", 3)
+    with answering() as (server, port):
+        limit_connections(server, 30, RATE, **({"most": 2} if whose == "all" else {"most_of_one": 2}))
+        first = [connected(port, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
+        refused = connected(port, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        said = "".join(part.decode() for part in iter(lambda: refused.recv(1000), b""))  # until it is closed
+        assert said.startswith("HTTP/1.1 503") and "retry-after: 10" in said
+        what = {"all": "Many people are here at the moment", "one": "2 connections of your address are open"}[whose]
+        assert f"{what}: please try again in about 10 seconds." in said
+        assert connected(port, "GET /health HTTP/1.1\r\nHost: h\r\n\r\n").recv(1000).startswith(b"HTTP/1.1 200")
+        assert all(one.recv(1000).startswith(b"HTTP/1.1 200") for one in first)
+        if whose == "all":
+            idle = [connected(port) for _ in range(6)]
+            with suppress(ConnectionResetError):
+                assert idle[-1].recv(1000) == b""
+        for one in first:
+            one.close()
+        until = time.monotonic() + 20
+        while len(server.server_state.connections) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        again = connected(port, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert again.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_who_may_be_many_is_not_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private networks, this machine, and proxies that uvicorn was told of."""
+    assert [one_person(it) for it in ("8.8.8.8", "2606:4700::1", "10.0.0.7", "127.0.0.1", "::1", "testclient")] == [
+        True, True, False, False, False, False,
+    ]  # fmt: skip
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "1.1.1.1, 8.8.8.8")
+    assert not one_person("8.8.8.8") and one_person("9.9.9.9")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    assert not one_person("9.9.9.9")
+
+
 class Queue:
     """A queue of gradio's, in which so many jobs of so many seconds wait."""
 
     max_size = 3
 
-    def __init__(self, waiting: int, seconds: float) -> None:
-        jobs = [SimpleNamespace(fn="edit")] * waiting
+    def __init__(self, waiting: int, seconds: float, host: str = "127.0.0.1") -> None:
+        asked = SimpleNamespace(client=SimpleNamespace(host=host))
+        jobs = [SimpleNamespace(fn="edit", request=asked)] * waiting
         self.event_queue_per_concurrency_id = {"edit": SimpleNamespace(queue=jobs, concurrency_limit=1)}
         self.process_time_per_fn = {"edit": SimpleNamespace(avg_time=seconds)}
 
@@ -158,8 +231,10 @@ class Queue:
         return 1
 
 
-def ask_guard(path: str, queue: Queue, folder: Path | None, chunks: list[bytes]) -> tuple[int, dict, dict]:
-    """Status, headers and content of what a guard before an app answers to a POST."""
+def ask_guard(
+    path: str, queue: Queue, folder: Path | None, chunks: list[bytes], host: str = "127.0.0.1"
+) -> tuple[int, dict, dict]:
+    """Status, headers and content of what a guard before an app answers to a POST from an address."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
@@ -176,7 +251,7 @@ def ask_guard(path: str, queue: Queue, folder: Path | None, chunks: list[bytes])
         sent.append(message)
 
     blocks = SimpleNamespace(get_blocks=lambda: SimpleNamespace(_queue=queue))
-    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "app": blocks}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "app": blocks, "client": (host, 1)}
     asyncio.run(Guard(app, {"model": "m"}, folder, 5_000_000)(scope, receive, send))
     start, body = sent
     return start["status"], dict(start["headers"]), json.loads(body["body"])
@@ -190,6 +265,18 @@ def test_whoever_comes_when_too_many_wait_is_told_how_long(tmp_path: Path) -> No
     assert content["detail"].endswith("and 3 jobs wait: please try again in about 2 minutes.")
     status, _, content = ask_guard("/health", Queue(3, 30.0), tmp_path, [b""])
     assert status == 200 and content["queue"] == {"running": 1, "waiting": 3, "most_waiting": 3, "seconds": 90.0}
+
+
+def test_nobody_has_all_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one address so many jobs may wait; others, and those who may be many, are let in."""
+    monkeypatch.setattr("emorig_diffusers.serving.MOST_OF_ONE_WAITING", 2)
+    path = "/gradio_api/call/edit"
+    ask = lambda waiting, of, host: ask_guard(path, Queue(waiting, 30.0, of), tmp_path, [b"{}"], host)
+    status, headers, content = ask(2, "8.8.8.8", "8.8.8.8")
+    assert status == 429 and headers[b"retry-after"] == b"60"
+    assert content["detail"] == "2 jobs of your address wait: please try again in about a minute."
+    let_in = (1, "8.8.8.8", "8.8.8.8"), (2, "8.8.8.8", "9.9.9.9"), (2, "10.0.0.1", "10.0.0.1")
+    assert {ask(*one)[0] for one in let_in} == {200}
 
 
 def test_bodies_are_counted_whatever_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
-from ...serving import asgi_options, limit_reading
+from ...serving import asgi_options, limit_connections
 from .pictures import Folders, picture_address, ruined_address
 from .plan import ASKED, NAMED, SIDES, Design, Question, plan_questions
 from .store import Store, StudyError
@@ -314,6 +314,6 @@ def serve(study: Study, host: str, port: int | None, announce: Callable[[str], N
     except OSError as error:
         where = f"{host}:{port}" if port else host
         raise StudyError(f"Cannot serve at {where}: give another --host or --port.") from error
-    limit_reading(blocks.server)
+    limit_connections(blocks.server)
     announce(address)
     blocks.block_thread()
