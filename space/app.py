@@ -60,7 +60,7 @@ def build_demo(
         others: Further pipelines by their names, to compare it with.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ |= dict.fromkeys(("GRADIO_ANALYTICS_MAX_EVENTS", "GRADIO_ANALYTICS_CACHE_FREQUENCY"), "1")
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # of which gradio makes a table after each; nobody may see it
     visitors.files_folder()
     edits = editor.Editor(editor.open_default() if pipe is None else pipe)
     comparer = Comparer(edits, name, others or {})

@@ -53,7 +53,7 @@ EMOTIONS = ("happy", "sad", "surprise", "anger")
 ALIKE = 0.25  # grey levels by which a result may differ from the expected one on the average, of sums in another order
 WARM = 0.25  # share of the time that counts as warming up
 SLOPE = 2.0  # MB a minute by which memory may grow after it
-SETTLED = 15  # seconds from the first page on, in which gradio's launch is not over and reading not limited
+SETTLED = 15  # seconds from the first page on, in which gradio's launch may not be over: reading is limited after it
 LORIS = 60  # connections that send a request by halves
 
 
@@ -99,6 +99,13 @@ class Report:
         start = time.monotonic()
         yield
         self.seconds.setdefault(kind, []).append(time.monotonic() - start)
+
+    def minutely(self) -> list[float]:
+        """Bytes of memory, the median of every minute."""
+        minutes: dict[int, list[int]] = {}
+        for at, size in self.memory:
+            minutes.setdefault(int(at // 60), []).append(size)
+        return [statistics.median(sizes) for _, sizes in sorted(minutes.items())]
 
     def slope(self) -> float:
         """MB a minute of memory after the warm-up."""
@@ -444,10 +451,8 @@ def soak(folder: Path, clients: int, minutes: float) -> Report:
             return turn
 
         def trouble(done: int) -> None:
-            if done == 0:
-                time.sleep(SETTLED)
             if done % 4 == 0:
-                send_halves(url, LORIS, 1.5 * READ_SECONDS, report)
+                send_halves(url, LORIS, 1.5 * READ_SECONDS + SETTLED * (done == 0), report)
             elif done % 4 == 1:
                 ask_for_others(url, askers[0], folder / "files", report)
             elif done % 4 == 2:
@@ -538,6 +543,7 @@ def print_report(title: str, report: Report) -> None:
         warm, last, most = (size / 1e6 for size in (after[0], after[-1], max(after)))
         print(f"  memory (RSS): {warm:.0f} MB after warm-up, {last:.0f} MB at the end, {most:.0f} MB at most", end="")
         print(f"; {report.slope():+.2f} MB a minute")
+        print("  memory minute by minute, MB:", *(f"{size / 1e6:.0f}" for size in report.minutely()))
     print(f"  faults: {len(report.faults)}")
     for fault in report.faults[:20]:
         print(f"    {fault}")
