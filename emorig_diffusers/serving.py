@@ -203,11 +203,15 @@ def _when(seconds: float) -> str:
 
 def one_person(address: str) -> bool:
     """Whether an address may be taken for one person's: none of a private network, nor of a proxy that uvicorn was told
-    to trust (FORWARDED_ALLOW_IPS), behind which many are."""
-    proxies = [word.strip() for word in os.environ.get("FORWARDED_ALLOW_IPS", "").split(",")]
+    to trust, behind which many are."""
     with suppress(ValueError):
-        return ipaddress.ip_address(address).is_global and address not in proxies and "*" not in proxies
+        return ipaddress.ip_address(address).is_global and address not in _proxies()
     return False
+
+
+def _proxies() -> list[str]:
+    """Addresses whose word on who asks uvicorn takes; "*" for all."""
+    return [word.strip() for word in os.environ.get("FORWARDED_ALLOW_IPS", "").split(",")]
 
 
 def _waiting_of(queue: Any, client: tuple[str, int] | None) -> int:
@@ -294,7 +298,7 @@ def limit_connections(
             if len(self.connections) > most:
                 return f"Many people are here at the moment: please try again {_when(AGAIN)}."
             address = self.client[0] if self.client else ""
-            if one_person(address):
+            if one_person(address) and "*" not in _proxies():
                 own = sum(bool(one.client) and one.client[0] == address for one in self.connections)
                 if own > most_of_one:
                     return f"{most_of_one} connections of your address are open: please try again {_when(AGAIN)}."

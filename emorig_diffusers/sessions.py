@@ -15,7 +15,7 @@ from gradio.blocks import Blocks
 from gradio.state_holder import SessionState, StateHolder
 
 MOST = 1000  # sessions; of more the one that was used longest ago is forgotten
-IDLE = 60.0  # seconds after which a session is forgotten that holds nothing, such as that of a program
+IDLE = 600.0  # seconds after which a session is forgotten that holds nothing, as that of a program, and its result
 CLOSED = 3600.0  # after which that of a page is that was closed, or has lost its network
 OPEN = 86400.0  # after which that of a page is that is open yet: its files go after a day
 
@@ -54,27 +54,39 @@ class Sessions(StateHolder):
     """Of a server: those that are not forgotten yet."""
 
     def __getitem__(self, session_id: str) -> SessionState:
-        if session_id not in self.session_data:
-            self.session_data[session_id] = Session(self.blocks)
-        self.session_data[session_id].used = time.monotonic()
+        session = self.session_data.get(session_id)
+        if not isinstance(session, Session):
+            session = self.session_data[session_id] = Session(self.blocks)
+        session.used = time.monotonic()
         return super().__getitem__(session_id)
+
+    def update(self, session_id: str) -> None:
+        """Note that a session is used now, and forget those that are too many."""
+        if session_id in self.session_data:
+            self.session_data.move_to_end(session_id)
+        while len(self.session_data) > self.capacity:
+            self._forget(next(iter(self.session_data)))
 
     def delete_all_expired_state(self) -> None:
         """What gradio calls every second: forget sessions that wait for nothing and were not used for their time."""
         super().delete_all_expired_state()
-        queue, now = self.blocks._queue, time.monotonic()
+        now = time.monotonic()
         for name, session in list(self.session_data.items()):
-            asked = queue.pending_event_ids_session.get(name, ())
-            if now - session.used > session.seconds and not any(one in queue.event_ids_to_events for one in asked):
+            old = isinstance(session, Session) and now - session.used > session.seconds
+            if old and not self._waits(name):
                 self._forget(name)
 
-    def _forget(self, name: str) -> None:
-        with self.lock:
-            self.session_data.pop(name, None)
-            self.time_last_used.pop(name, None)
+    def _waits(self, name: str) -> bool:
         queue = self.blocks._queue
-        queue.pending_event_ids_session.pop(name, None)  # which gradio keeps for ever, and messages until 2000 others
-        queue.pending_messages_per_session.pop(name, None)
+        return any(job in queue.event_ids_to_events for job in queue.pending_event_ids_session.get(name, ()))
+
+    def _forget(self, name: str) -> None:
+        self.session_data.pop(name, None)
+        self.time_last_used.pop(name, None)
+        if not self._waits(name):  # else the job's messages have to arrive; gradio itself keeps names for ever
+            queue = self.blocks._queue
+            queue.pending_event_ids_session.pop(name, None)
+            queue.pending_messages_per_session.pop(name, None)
 
 
 def limit_sessions(blocks: Blocks) -> None:

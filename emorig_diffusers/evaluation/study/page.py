@@ -22,6 +22,7 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from ...serving import asgi_options, limit_connections
+from ...sessions import limit_sessions
 from .pictures import Folders, picture_address, ruined_address
 from .plan import ASKED, NAMED, SIDES, Design, Question, plan_questions
 from .store import Store, StudyError
@@ -315,5 +316,6 @@ def serve(study: Study, host: str, port: int | None, announce: Callable[[str], N
         where = f"{host}:{port}" if port else host
         raise StudyError(f"Cannot serve at {where}: give another --host or --port.") from error
     limit_connections(blocks.server)
+    limit_sessions(blocks)
     announce(address)
     blocks.block_thread()
