@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from test_space import REPOSITORY
 from test_space_soak import soak
 
 gr = pytest.importorskip("gradio")
@@ -15,18 +16,32 @@ sessions = pytest.importorskip("emorig_diffusers.sessions")
 VISITS = 12
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:This MCP server includes a tool that has a gr.State")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A page, served as the demo is, with buttons that use a session's state, none of it, and change the page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY / "space"))
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
+        import app
+
+        with gr.Blocks(analytics_enabled=False) as blocks:
+            count, shown = gr.State([]), gr.Textbox(label="text")
+            gr.Button().click(lambda count: count.append(1) or str(len(count)), count, shown, api_name="count")
+            gr.Button().click(lambda text: text, shown, shown, api_name="say")
+            gr.Button().click(lambda: gr.update(label="other"), None, shown, api_name="change")
+        app.launch(blocks, quiet=True)
+        yield blocks
+        blocks.close()
+
+
 @pytest.fixture
-def demo() -> Iterator[Any]:
-    """A page whose one button counts in state of the session, and whose other one does not."""
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        count, shown = gr.State([]), gr.Textbox(label="text")
-        gr.Button().click(lambda count: count.append(1) or str(len(count)), count, shown, api_name="count")
-        gr.Button().click(lambda text: text, shown, shown, api_name="say")
-        gr.Button().click(lambda: gr.update(label="other"), None, shown, api_name="change")
-    blocks.launch(prevent_thread_lock=True, quiet=True)
-    sessions.limit_sessions(blocks)
-    yield blocks
-    blocks.close()
+def demo(served: Any) -> Any:
+    """It, with no sessions."""
+    served.app.state_holder.session_data.clear()
+    return served
 
 
 def left_after(demo: Any, done: Callable[[], bool]) -> None:
