@@ -46,7 +46,7 @@ def demo(served: Any) -> Any:
 
 def left_after(demo: Any, done: Callable[[], bool]) -> None:
     """Wait until something is so, for some of gradio's rounds of forgetting."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not done():
         assert time.monotonic() < end, list(demo.app.state_holder.session_data)
         time.sleep(0.05)
