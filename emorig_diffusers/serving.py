@@ -80,12 +80,15 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, answered = scope["path"], False
+        path, answered, full = scope["path"], False, False
 
         async def sending(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
+            nonlocal answered, full
+            if path.startswith(QUEUED) and message.get("status") == 503:
+                full = True  # gradio says so in its own words where others came in the meantime
+            if not full:
+                answered = True
+                await send(message)
 
         try:
             if path.rstrip("/") == "/health":
@@ -93,6 +96,8 @@ class Guard:
                 return
             self._check(scope, path)
             await self.app(scope, self._limited(scope, receive), sending)
+            if full:
+                raise _too_many_wait(_queue_of(scope))
         except _Refused as refused:
             if not answered:
                 await _answer(send, refused.status, {"detail": str(refused)}, refused.seconds)
@@ -121,8 +126,7 @@ class Guard:
         if path.startswith(QUEUED):
             queue = _queue_of(scope)
             if queue.max_size is not None and len(queue) >= queue.max_size:
-                seconds = waiting_seconds(queue)
-                raise _Refused(429, busy(len(queue), seconds), seconds)
+                raise _too_many_wait(queue)
             if (own := _waiting_of(queue, scope.get("client"))) >= MOST_OF_ONE_WAITING:
                 seconds = waiting_seconds(queue)
                 raise _Refused(429, f"{own} jobs of your address wait: please try again {_when(seconds)}.", seconds)
@@ -185,6 +189,11 @@ def waiting_seconds(queue: Any) -> float:
         known = [times[job.fn].avg_time for job in each.queue if job.fn in times]
         longest = max(longest, sum(known) / (each.concurrency_limit or max(len(known), 1)))
     return longest
+
+
+def _too_many_wait(queue: Any) -> _Refused:
+    seconds = waiting_seconds(queue)
+    return _Refused(429, busy(len(queue), seconds), seconds)
 
 
 def busy(jobs: int, seconds: float) -> str:

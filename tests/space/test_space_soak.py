@@ -229,14 +229,14 @@ class Queue:
 
 
 def ask_guard(
-    path: str, queue: Queue, folder: Path | None, chunks: list[bytes], host: str = "127.0.0.1"
+    path: str, queue: Queue, folder: Path | None, chunks: list[bytes], host: str = "127.0.0.1", answer: int = 200
 ) -> tuple[int, dict, dict]:
     """Status, headers and content of what a guard before an app answers to a POST from an address."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
             pass
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": answer, "headers": []})
         await send({"type": "http.response.body", "body": b'"let in"'})
 
     sent, left = [], list(chunks)
@@ -260,6 +260,8 @@ def test_whoever_comes_when_too_many_wait_is_told_how_long(tmp_path: Path) -> No
     status, headers, content = ask_guard(path, Queue(3, 30.0), tmp_path, [b"{}"])
     assert status == 429 and headers[b"retry-after"] == b"90"
     assert content["detail"].endswith("and 3 jobs wait: please try again in about 2 minutes.")
+    status, _, content = ask_guard(path, Queue(2, 30.0), tmp_path, [b"{}"], answer=503)  # others came meanwhile
+    assert status == 429 and "2 jobs wait: please try again" in content["detail"]
     status, _, content = ask_guard("/health", Queue(3, 30.0), tmp_path, [b""])
     assert status == 200 and content["queue"] == {"running": 1, "waiting": 3, "most_waiting": 3, "seconds": 90.0}
 
