@@ -63,18 +63,19 @@ RECIPES: dict[str, dict[str, float]] = {
               "mouthUpperUp": 0.5, "mouthLowerDown": 0.5, "jawOpen": 0.14, "mouthClose": -0.001},
     # The units move and shade as the median person of train/fit_expressions.py does, so that amounts only say which
     # of them share an emotion; how far the jaw drops is people's.
-    "sad": {"AU1": 0.8, "AU4": 0.5, "AU15": 0.8, "AU17": 0.5, "AU43": 0.12, "AU7": 0.1},
+    "sad": {"AU1": 0.85, "AU4": 0.55, "AU15": 0.65, "AU17": 0.45, "AU43": 0.12, "AU7": 0.1},
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "AU18": 0.35},
     # unlike surprise: brows drawn together, teeth bared behind stretched lips; eyes are wider, brows raised more at the
     # outside and lips stretched less than in `training.expressions.units.MORE`, the median of the two people whose
     # fear a judge names
     "fear": {"AU1": 0.75, "AU2": 0.15, "AU4": 0.43, "AU5": 0.8, "AU43": -0.1, "AU20": 0.7, "AU16": 0.45, "AU10": 0.15,
              "AU26": 0.3, "AU18": 0.1},
-    # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more than the median
-    # person's (`training.expressions.units.MORE`), as that is what tells it from anger
-    "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.6, "AU6": 0.7, "AU16": 0.3,
-                "AU26": 0.14},
-    "anger": {"AU4": 0.9, "AU9": 0.3, "AU7": 0.5, "AU5": 0.1, "AU23": 0.4, "AU24": 0.3, "AU15": 0.3, "AU17": 0.4},
+    # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more, jaw higher and
+    # lids lower than the median person's (`training.expressions.units.MORE`), as that is what tells it from anger
+    "disgust": {"AU9": 0.8, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.8, "AU6": 0.7, "AU16": 0.3,
+                "AU26": 0.05, "AU43": 0.08},
+    # brows a sixth lower than units were fitted with: landmarks that photos were aligned by go down with them
+    "anger": {"AU4": 1.05, "AU9": 0.3, "AU7": 0.5, "AU5": 0.1, "AU23": 0.25, "AU24": 0.3, "AU15": 0.3, "AU17": 0.4},
     # one corner is raised by what four people raise theirs, the lips stay shut
     "contempt": {"mouthSmileRight": 0.46, "mouthDimpleRight": 0.18, "R10": 0.08, "R6": 0.25, "AU7": 0.3, "AU24": 0.2,
                  "mouthClose": 0.025},

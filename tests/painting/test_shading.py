@@ -127,6 +127,21 @@ def test_shade_is_bounded_whatever_is_asked(plain: np.ndarray, warp: Warp, head:
     assert np.exp(DARKEST) - 0.01 <= ratio.min() and ratio.max() <= np.exp(LIGHTEST) + 0.01
 
 
+def test_dark_skin_is_shaded_more_above_all_where_it_gets_lighter(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float]
+) -> None:
+    sneer = still | {"noseSneerLeft": 0.8, "noseSneerRight": 0.8, "mouthUpperUpLeft": 0.5, "mouthUpperUpRight": 0.5}
+    tones = [(plain * exposure).astype(np.uint8) for exposure in (1.0, 0.8, 0.3)]
+    light, dimmer, dark = (
+        np.log(shade_expression(p, p, IDENTITY, warp, head, sneer)[..., 1] / p[..., 1]) for p in tones
+    )
+    raised, fold = light > 0.08, light < -0.15
+    assert raised.sum() > 100 and fold.sum() > 100
+    more = lambda tone, where: np.median(tone[where] / light[where])
+    assert more(dark, raised) > 1.3 and 1.1 < more(dark, fold) < 1.35
+    assert 0.9 < more(dimmer, raised) < 1.1 and 0.9 < more(dimmer, fold) < 1.1
+
+
 def test_a_head_without_maps_shades_nothing(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:
     config = {k: v for k, v in head.config.items() if not k.startswith("_")} | {"shading_units": (), "shading_size": 0}
     bare = HeadModel(**config)

@@ -84,7 +84,7 @@ def draw_frown(
     if not ink.any() or not strength > 0:
         return photo
     line = lambda sigma: cv2.GaussianBlur(ink, (0, 0), sigma) * np.float32(sigma * np.sqrt(2 * np.pi))
-    skin, colour = skin_colour(moved, matrix, warp)
+    skin, colour, _ = skin_colour(moved, matrix, warp)
     bare = cv2.resize(skin * (1 - warp.features), ink.shape)
     field = strength * (RIDGE * line(RING * WIDTH * warp.scale) - line(WIDTH * warp.scale)) * bare
     field = np.where(np.abs(field) < FAINTEST, 0, field if warp.free is None else field * warp.free)

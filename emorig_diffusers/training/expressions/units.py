@@ -40,6 +40,8 @@ MORE = {
     "fear": {"AU1": 0.7, "AU4": 0.45, "AU5": 0.8, "AU20": 0.9, "AU16": 0.6, "AU10": 0.25, "AU26": 0.06},
     "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.4, "AU7": 0.5, "AU17": 0.5, "AU15": 0.4, "AU6": 0.4, "AU16": 0.3,
                 "AU26": 0.14},
+    "sad": {"AU1": 0.8, "AU4": 0.5, "AU15": 0.8, "AU17": 0.5, "AU43": 0.12, "AU7": 0.1},
+    "anger": {"AU4": 0.9, "AU9": 0.3, "AU7": 0.5, "AU5": 0.1, "AU23": 0.4, "AU24": 0.3, "AU15": 0.3, "AU17": 0.4},
 }  # fmt: skip
 """Recipes of the median person, of expressions that are no emotion of their own or whose recipe is another."""
 STEADY = 0.01  # ridge of the corrections, of the mean square of what units can do at a vertex
