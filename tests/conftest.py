@@ -11,6 +11,7 @@ import random
 import runpy
 import shutil
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from processes import TRAIN
 from torch import nn
+from tqdm import tqdm
 
 from emorig_diffusers import EmoRigOutput, EmoRigPipeline
 from emorig_diffusers.data.shards import CodeShards, write_manifest, write_shard
@@ -46,6 +48,8 @@ HERE = Path(__file__).parent
 FOLDERS = [f for f in sorted(HERE.iterdir()) if f.is_dir() and f.name != "benchmarks"]
 sys.path[:0] = map(str, FOLDERS)
 os.environ["ACCELERATE_USE_CPU"] = "true"  # the same numbers on all machines
+tqdm.set_lock(threading.RLock())  # the usual one is shared with forks: one that dies with it stops all bars
+tqdm.monitor_interval = 0  # nor does a thread take it at any moment, such as that of a fork
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
