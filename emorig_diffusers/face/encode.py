@@ -117,8 +117,10 @@ class EncodedFace:
         seen: The crop [1, 3, S, S] in [0, 1] that an encoder of DECA's kind looked at.
         picture: The picture as the networks' authors resample photos; `None` where it is resampled by area.
         covered: Whether something is before the mouth; not asked where a network draws the whole crop.
-        speaks: Whether the lips speak, in a clip: then the mouth shows what the photo does.
+        speaks: How surely the lips speak, in a clip, in [0, 1]: as far the mouth shows what the photo does.
         blur: As `photo_blur` finds it, in photo pixels, where that is known of more pictures than this one.
+        eyes_hidden: Whether dark lenses hide the eyes, likewise.
+        grid: Side of the grid on which its motion is computed, pixels, likewise; `None` for a photo's.
     """
 
     face: Face
@@ -132,8 +134,10 @@ class EncodedFace:
     seen: Tensor | None = None
     picture: Picture | None = None
     covered: bool = False
-    speaks: bool = False
+    speaks: float = 0.0
     blur: float | None = None
+    eyes_hidden: bool | None = None
+    grid: int | None = None
 
     @property
     def shut_eyes(self) -> tuple[bool, bool]:
@@ -181,6 +185,7 @@ class RigMixin:
         branch: str | None = None,
         shape: Tensor | None = None,
         light: Tensor | None = None,
+        covered: bool | None = None,
     ) -> EncodedFace:
         """Codes of a detected face; light is fitted where the encoder gives none.
 
@@ -190,6 +195,7 @@ class RigMixin:
             frame: Which square of the photo is the picture; `None` for the checkpoint's.
             branch: "deca" or "emoca" for encoders that can be both; `None` for the checkpoint's.
             shape, light: The person's shape [1, S] and the light [1, 9, 3] on the face where they are known.
+            covered: Whether something is before the mouth, where that is known.
         """
         frame = str(frame or self.config.crop)
         view = self._view(photo, face, frame)
@@ -200,11 +206,13 @@ class RigMixin:
         known = self.head.landmark_weight[:MESH].numpy() > 0
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(view.transform).float()[None]
+        if covered is None:
+            covered = self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks)
         encoded = EncodedFace(
             face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform,
             seen=view.crop(self.encoder.config.image_size) if self.encoder.crop == "deca" else None,
             picture=view.picture,
-            covered=self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks),
+            covered=covered,
         )  # fmt: skip
         if light is not None:
             return replace(encoded, codes=fit.codes.with_(light=light))

@@ -211,13 +211,16 @@ class HeadModel(AlignedMixin, ModelMixin, ConfigMixin):
     def shading(self, expression: Tensor) -> Tensor:
         """How much lighter or darker skin becomes by expression units [E]: natural logarithms [A, A], columns from the
         person's right to left, rows from the forehead down, as `shading_place` has them."""
-        maps = self.shading_maps * SHADING_STEP
         amounts = dict(zip(self.config.expression_names, expression.tolist()))
-        total = maps.new_zeros(maps.shape[1:])
-        for unit, field in zip(self.config.shading_units, maps):
+        total = self.template.new_zeros(self.shading_maps.shape[1:])
+        for unit, steps in zip(self.config.shading_units, self.shading_maps):
+            other = amounts[unit.removesuffix("Left") + "Right"] if unit.endswith("Left") else 0.0
+            if not amounts[unit] and not other:
+                continue
+            field = steps * SHADING_STEP
             total += amounts[unit] * field
-            if unit.endswith("Left"):
-                total += amounts[unit.removesuffix("Left") + "Right"] * field.flip(-1)
+            if other:
+                total += other * field.flip(-1)
         return total
 
     def landmarks(self, vertices: Tensor) -> Tensor:

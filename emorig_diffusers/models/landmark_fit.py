@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -172,6 +173,45 @@ def _linear_algebra() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+@dataclass(frozen=True)
+class _Bases:
+    """A head at its N landmarks, float64.
+
+    Attributes:
+        read: What tells whether the head has changed since.
+        template: [N, 3].
+        shapes, units: Bases of shape [S, N, 3] and expression [E, N, 3].
+        free: Units that landmarks tell [E] bool.
+        shapes_flat, units_flat: Bases of shape and of those units, [3, N * S] and [3, N * F].
+    """
+
+    read: tuple
+    template: np.ndarray
+    shapes: np.ndarray
+    units: np.ndarray
+    free: np.ndarray
+    shapes_flat: np.ndarray
+    units_flat: np.ndarray
+
+
+_bases: WeakKeyDictionary[HeadModel, _Bases] = WeakKeyDictionary()
+
+
+def _bases_of(head: HeadModel) -> _Bases:
+    """They are read once, and again when the head's numbers are others."""
+    tensors = head.template, head.shape_basis, head.expression_basis, head.landmark_bary
+    read = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    known = _bases.get(head)
+    if known is None or known.read != read:
+        corners = head.faces[head.landmark_faces]
+        place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
+        template, shapes, units = place(head.template), place(head.shape_basis), place(head.expression_basis)
+        free = np.array([not name.startswith(UNSEEN_UNITS) for name in head.config.expression_names])
+        flat = lambda basis: np.ascontiguousarray(basis.transpose(2, 1, 0)).reshape(3, -1)
+        known = _bases[head] = _Bases(read, template, shapes, units, free, flat(shapes), flat(units[free]))
+    return known
+
+
 @dataclass
 class _State:
     rotation: np.ndarray  # 3x3
@@ -192,10 +232,9 @@ class _Problem:
         scores: dict[str, float],
         shape: Tensor | None = None,
     ) -> None:
-        corners = head.faces[head.landmark_faces]
-        place = lambda basis: (basis[..., corners, :] * head.landmark_bary[..., None]).sum(-2).double().numpy()
-        self.template = place(head.template)
-        self.shapes, self.units = place(head.shape_basis), place(head.expression_basis)
+        bases = _bases_of(head)
+        self.template, self.shapes, self.units, self.free = bases.template, bases.shapes, bases.units, bases.free
+        self.bends = [bases.units_flat] if shape is not None else [bases.shapes_flat, bases.units_flat]
         self.known_shape = None if shape is None else shape[0].double().numpy()
         if self.known_shape is not None:
             self.template = self.template + np.tensordot(self.known_shape, self.shapes, 1)
@@ -208,7 +247,6 @@ class _Problem:
         self.weight[MESH:] = 0  # irises tell the gaze, not the shape
         self.weight /= self.spread * encoder.config.noise
         names = head.config.expression_names
-        self.free = np.array([not n.startswith(UNSEEN_UNITS) for n in names])
         offset, scale = encoder.prior_offset.double().numpy(), encoder.prior_scale.double().numpy()
         self.prior = (offset + scale * [scores.get(n, 0.0) for n in names]) * self.free
         self.config = encoder.config
@@ -250,7 +288,7 @@ class _Problem:
         rigid = np.array([[zero, -s * z], [s * z, zero], [-s * y, s * x], [s * x, s * y], [one * unit, zero],
                           [zero, one * unit]]).transpose(2, 1, 0)  # fmt: skip
         plane = s * state.rotation[:2]
-        bend = [np.einsum("knc,dc->ndk", basis, plane) for basis in (self.shapes, self.units[self.free])]
+        bend = [(plane @ basis).reshape(2, len(x), -1).transpose(1, 0, 2) for basis in self.bends]
         columns = np.concatenate([rigid, *bend], 2) * self.weight[:, None, None]
         return columns.reshape(-1, columns.shape[-1])
 

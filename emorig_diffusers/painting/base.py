@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ from ..render.buffers import Buffers
 
 if TYPE_CHECKING:
     from ..pipelines.request import EditRequest
+    from .stages.mouth_light import TeethLight
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class PhotoEdits:
         reference: The photo that lends an expression, uint8, and its face.
         redraw: Whether a network that draws the whole crop draws a face under its own codes, too.
         moving: Whether they are pictures of faces that move: then what is drawn anew comes little by little.
+        lights: For each face, what gives the light on its teeth, where that is known of more pictures than this one.
     """
 
     rgb: np.ndarray
@@ -39,6 +41,7 @@ class PhotoEdits:
     reference: tuple[np.ndarray, Any] | None = None
     redraw: bool = False
     moving: bool = False
+    lights: Sequence[Callable[[], TeethLight]] = ()
 
     @property
     def appearance(self) -> tuple[np.ndarray, Any] | None:

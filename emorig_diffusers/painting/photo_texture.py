@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -28,19 +29,24 @@ from ..face.gaze import (
     with_looks_of,
 )
 from ..face.light import possible_light
-from ..photo.landmarks import IRISES
+from ..photo.landmarks import IRISES, lips_apart
+from ..photo.masks import ramp
 from ..photo.resample import invert, transform_points, warp_crop
 from ..photo.sharpness import photo_blur
 from ..timing import timed
 from .base import PaintedFace, PaintedPhoto, Painter, PhotoEdits
 from .stages import composite, creases, flow, frown_lines, gaze, inpaint, lids, lips, shading
 from .stages.face_light import eyes_hidden
+from .stages.mouth_light import TeethLight
 from .stages.relight import relight_photo
 
 if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
 
 FLOW_SIZE = 512  # side of the grid on which motion is computed, pixels; training has a coarser one
+MOVING_FINE, MOVING_LEAST, MOVING_STEP = 0.8, 256, 64  # pixels of that grid for each of the picture's, for a face that
+# moves; its side at least; and steps in which that grows
+SHOWS_TEETH = 0.0015, 0.006  # metres between lips from which teeth begin to show, and from which they are well lit
 _FOUND: WeakKeyDictionary[EncodedFace, dict[tuple, tuple[ref[np.ndarray], Any]]] = WeakKeyDictionary()
 """Face -> what its photo alone tells of it, and in which photo that was found."""
 LATER: Any = None  # what a stage has yet to fill in
@@ -58,6 +64,7 @@ class EditState:
         sampling: How the network is sampled.
         grid: Side of the flow's grid, pixels.
         moving: Whether it is a picture of a face that moves: then a mouth that is drawn anew comes little by little.
+        light: What gives the light on its teeth; `None` where the photo does.
         moves_eyes: Whether eyes open and close, which takes the face's detection; of prepared photos only codes are
             kept.
         source_vertices, target_vertices: Heads [V, 3] in pixels of the flow's grid.
@@ -75,6 +82,7 @@ class EditState:
     sampling: Sampling
     grid: int = FLOW_SIZE
     moving: bool = False
+    light: Callable[[], TeethLight] | None = None
     moves_eyes: bool = True
     source_vertices: Tensor = LATER
     target_vertices: Tensor = LATER
@@ -111,6 +119,8 @@ class EditState:
         """Whether dark lenses hide the eyes, or nothing is known of them."""
         if not self.moves_eyes:
             return True
+        if self.face.eyes_hidden is not None:
+            return self.face.eyes_hidden
         size, landmarks = self.painter.config.crop_size, self.face.face.landmarks[:, :2]
         points = transform_points(self.photo_to_crop, landmarks)
         look = lambda: eyes_hidden(warp_crop(self.photo, self.photo_to_crop, size), points)
@@ -197,7 +207,7 @@ def plan_inpainting(state: EditState) -> EditState:
     change = {} if state.face.covered else state.unit_changes
     release = creases.fold_release(change), creases.corner_release(change)
     fine = warp_crop(state.moved, grid, state.grid)
-    plan = composite.plan(state.flow, fine, size, release, near, state.mouth_share)
+    plan = composite.plan(state.flow, fine, size, release, near, state.mouth_share, state.light)
     return replace(state, plan=plan, inpainted=plan.base)
 
 
@@ -294,6 +304,13 @@ OPTIONAL = ("limit_lip_thickness", "paint_lids", "network", "draw_lip_line", "sh
 """Stages that may be left out: the others make what later ones need."""
 
 
+def moving_grid(face: EncodedFace) -> int:
+    """Side of the grid on which a face that moves is drawn: with a finer one than the picture's own pixels, a small
+    face's motion would take the time of a large one's, and show in none of them."""
+    shown = 1 / float(np.linalg.norm(face.grid_matrix(1)[:, 0]))  # pixels of the picture along the crop's side
+    return int(np.clip(np.ceil(MOVING_FINE * shown / MOVING_STEP) * MOVING_STEP, MOVING_LEAST, FLOW_SIZE))
+
+
 def run_stages(state: EditState, skip: Collection[str] = ()) -> EditState:
     """Take a face through STAGES.
 
@@ -356,15 +373,29 @@ class PhotoTexturePainter(Painter):
     ) -> PaintedPhoto:
         rgb = edits.rgb
         painted: list[PaintedFace | None] = []
-        for face, target in faces:
+        for (face, target), light in zip_longest(faces, edits.lights):
             if unchanged(face.codes, target):
                 painted.append(None)
                 continue
-            state = run_stages(EditState(self, rgb, face, target, sampling, moving=edits.moving), self.skip)
+            grid = face.grid if edits.moving and face.grid else FLOW_SIZE
+            state = run_stages(EditState(self, rgb, face, target, sampling, grid, edits.moving, light), self.skip)
             rgb = state.result
             kept = state.eyes_hidden and any(map(any, eye_turns(state.unit_changes)))
             painted.append(PaintedFace(state.plan.picture(), notes=(EYES_KEPT,) * kept))
         return PaintedPhoto(rgb, painted)
+
+    def teeth_light(self, crop: np.ndarray, face: EncodedFace) -> tuple[TeethLight, float]:
+        """The light on a face's teeth as a photo shows it, and how surely it shows teeth, in [0, 1].
+
+        Args:
+            crop: The network's, uint8 [S, S, 3].
+            face: The face, whose blur is known.
+        """
+        size = self.config.crop_size
+        still = EditState(self, crop, replace(face, speaks=0.0), face.codes, Sampling(1), size, moves_eyes=False)
+        warp = facial_flow(place_heads(still)).flow
+        open_by = lips_apart(warp.source_points) / warp.scale
+        return inpaint.Seen.of(warp, crop, size).light, float(ramp(open_by, *SHOWS_TEETH))
 
     def inpaint(self, plan: composite.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
         """Base plus the network's correction [1, 3, S, S] within the network's mask."""

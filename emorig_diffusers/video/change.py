@@ -38,13 +38,10 @@ SPEECH_UNITS = ("jaw", "mouthClose", "mouthFunnel", "mouthPucker", "mouthRoll", 
 LID_UNITS = ("eyeBlink", "eyeWide")
 EYE_OPEN = 0.25, 0.8  # of its opening at rest, from which the change of lids sets in, and from which it is whole
 SYLLABLE = 0.12  # seconds before and after a moment in which lips move when they speak
-SPEAKS = (
-    0.04,
-    0.12,
-)  # range of the lips' distance in that time, in distances of the eyes, which begins to count as speech,
-# and which is speech: of people who keep still .01 to .03, of talking ones .1 to .4
-SPEECH_WINDOW = 0.4  # seconds before and after it in which speech counts, and
-SPEECH_WHOLE = 0.15  # in which it does so in full: lips part and close over the time between
+SPEAKS = 0.03, 0.08  # range of the lips' distance in that time, in distances of the eyes, which begins to count as
+# speech, and which is speech: of people who keep still .01 to .03, of talking ones .05 to .4
+SPEECH_COMES = 0.4, 0.15  # seconds before a syllable from which it counts, and from which it does so in full, and
+SPEECH_GOES = 0.5, 1.0  # after it: lips part and close over the time between, and not in the pauses of a sentence
 LEAST_TURN = 0.02  # of a turn that a head is left in where it has turned too far itself
 
 
@@ -163,5 +160,5 @@ def speaking(distances: Sequence[tuple[float, float]]) -> float:
     times, values = np.array(distances, float).reshape(-1, 2).T
     near = np.abs(times[:, None] - times) <= SYLLABLE + 1e-6
     ranges = np.array([np.ptp(values[row]) for row in near])
-    surely = ramp(ranges, *SPEAKS) * ramp(-np.abs(times), -SPEECH_WINDOW, -SPEECH_WHOLE)
-    return float(surely.max(initial=0.0))
+    surely = ramp(ranges, *SPEAKS) * ramp(-times, *(-second for second in SPEECH_COMES))
+    return float((surely * ramp(times, *(-second for second in SPEECH_GOES[::-1]))).max(initial=0.0))

@@ -30,7 +30,7 @@ from ..pipelines.request import EditRequest
 from .change import EYE_OPEN, eye_openings
 from .clips import ClipSettings, Frame
 from .edit import AHEAD, presence
-from .follow import People, Watched, ahead, follow
+from .follow import People, Watched, ahead, follow, without_pixels
 from .portrait import Portrait
 from .reading import Clip
 from .survey import Sighting, choose_people, survey
@@ -102,7 +102,7 @@ class Drive:
         times: deque[Fraction] = deque()
 
         def targets() -> Iterator[list[FaceCodes]]:
-            for now, around in ahead(follow(self.clip.frames(), self.people), AHEAD):
+            for now, around in ahead(follow(self.clip.frames(), self.people), AHEAD, done=without_pixels):
                 times.append(now.frame.time)
                 yield self._targets(now, around)
 

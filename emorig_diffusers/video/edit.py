@@ -1,10 +1,11 @@
-"""Change the emotion of faces in a clip, frame by frame: nothing holds more of it than AHEAD frames on both sides."""
+"""Change the emotion of faces in a clip, frame by frame: nothing holds more of its pictures than those of AHEAD
+frames, and what was found in BEHIND."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from ..evaluation.metrics.identity import IdentityJudge
 from ..face.encode import EncodedFace
 from ..models.occlusion import mouth_covered
 from ..painting.base import PhotoEdits
+from ..painting.photo_texture import PhotoTexturePainter
+from ..painting.stages.face_light import lenses_worn
 from ..photo.io import read_photo
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
@@ -26,16 +29,18 @@ from ..pipelines.marking import edit_of
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
 from ..timing import timed
-from .change import SPEECH_WINDOW, SYLLABLE, Change, lip_distance, speaking
+from .change import SPEECH_GOES, SYLLABLE, Change, lip_distance, speaking
 from .clips import Frame
-from .follow import Followed, People, Watched, ahead, follow
+from .follow import Followed, People, Watched, ahead, follow, without_pixels
 from .reading import Clip
 from .survey import SAMPLE, Sighting, choose_people, find_rest, survey
+from .teeth import TeethLights
 from .workers import in_order
 
-AHEAD = 12  # frames before and after one that tell what to do in it
+AHEAD, BEHIND = 12, 36  # frames after and before one that tell what to do in it: of those before, faces alone are kept
 FADE = 0.25  # seconds in which an edit comes and goes with a face
-SURE = 0.99  # likelihood from which a mouth speaks or is covered, for what is drawn there
+SURE = 0.99  # likelihood from which a mouth is covered for what is drawn there, and shows nothing but its speech
+LOOK_EVERY = 0.1  # seconds from one look at what covers mouth or eyes to the next
 COVERED = 0.2, 0.6  # share of the frames within FADE in which a mouth is covered, from which it is left alone little by
 # little, and from which it is left alone: a frame or two may be mistaken
 _LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback",
@@ -95,7 +100,7 @@ class _Frames:
         taken: deque[Frame] = deque()
 
         def jobs() -> Iterator[Callable[[], np.ndarray]]:
-            for now, around in ahead(watched, AHEAD):
+            for now, around in ahead(watched, AHEAD, BEHIND, without_pixels):
                 faces = [one for person, one in sorted(now.faces.items()) if chosen is None or person in chosen]
                 shares = [presence(one, now, around) for one in faces]
                 job: Callable[[], np.ndarray] = lambda rgb=now.frame.rgb: rgb
@@ -151,9 +156,11 @@ class _Person:
 
     shape: Tensor
     blur: float
+    grid: int
     change: Change
     shot: int = -1
     light: Tensor | None = None
+    teeth: TeethLights = field(default_factory=TeethLights)
 
 
 class _Editor(_Frames):
@@ -162,7 +169,7 @@ class _Editor(_Frames):
     def __init__(self, pipe: EmoRigPipeline, request: EditRequest, seed: int) -> None:
         super().__init__(pipe, request, seed)
         self.people: dict[int, _Person] = {}
-        self.covers: dict[tuple[int, Fraction], bool] = {}
+        self.covers, self.lenses = _Looks(mouth_covered), _Looks(lenses_worn)
         self.reference: tuple[np.ndarray, EncodedFace] | None = None
         if request.reference is not None:
             with naming_reference():
@@ -172,16 +179,20 @@ class _Editor(_Frames):
     def prepare(
         self, now: Watched, around: Sequence[Watched], faces: Sequence[tuple[Followed, float]]
     ) -> Callable[[], np.ndarray]:
-        encoded, targets = [], []
+        encoded, targets, lights = [], [], []
         for one, share in faces:
             person = self._person(one, around)
             with timed("fit codes"):
                 hidden, speech = self._hidden(one, now, around), self._speaking(one, now, around)
                 face = self._encode(now, one, person)
-            encoded.append(replace(face, covered=hidden >= SURE, speaks=speech >= SURE, blur=person.blur))
+            speaks, blind = speech if speech < SURE else 1.0, self._blind(one, now, around)
+            shown = {"covered": hidden >= SURE, "speaks": speaks, "eyes_hidden": blind}
+            encoded.append(replace(face, blur=person.blur, grid=person.grid, **shown))
+            if isinstance(self.pipe.painter, PhotoTexturePainter):
+                lights.append(person.teeth.at(self.pipe.painter, now.frame.rgb, encoded[-1], float(now.frame.time)))
             with timed("edit codes"):
                 targets.append(person.change.codes(face, share, speech, hidden))
-        edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference, moving=True)
+        edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference, moving=True, lights=lights)
         return partial(self._draw, edits, self.pipe.sampling_of(replace(self.request, generator=self.generator())))
 
     @torch.no_grad()
@@ -193,19 +204,23 @@ class _Editor(_Frames):
         """Whoever is seen first now is known by the frames that are at hand."""
         if one.person not in self.people:
             sightings = self.found.get(one.person) or [
-                Sighting(item.frame.rgb, item.faces[one.person].raw) for item in around if one.person in item.faces
+                Sighting(item.frame.rgb, item.faces[one.person].raw) for item in around
+                if one.person in item.faces and item.frame.rgb.size
             ]
             rest = find_rest(self.pipe, sightings)
             lent = self.reference and self.reference[1]
-            self.people[one.person] = _Person(rest.shape, rest.blur, Change(self.pipe, rest.face, self.request, lent))
+            change = Change(self.pipe, rest.face, self.request, lent)
+            self.people[one.person] = _Person(rest.shape, rest.blur, rest.grid, change)
             self.found.pop(one.person, None)  # its pictures are needed no more
         return self.people[one.person]
 
     def _encode(self, now: Watched, one: Followed, person: _Person) -> EncodedFace:
         """The face of a frame; its light is that of the shot's first."""
         light = person.light if person.shot == now.shot else None
+        if light is None:
+            person.teeth = TeethLights()
         crop, encoder = self.request.crop, self.request.source_encoder
-        face = self.pipe.encode_face(now.frame.rgb, one.face, crop, encoder, person.shape, light)
+        face = self.pipe.encode_face(now.frame.rgb, one.face, crop, encoder, person.shape, light, covered=False)
         person.shot, person.light = now.shot, face.codes.light
         return face
 
@@ -213,19 +228,39 @@ class _Editor(_Frames):
         """How surely something is before the mouth, in [0, 1], changing over FADE."""
         if not self.pipe.painter.keeps_covered_mouths:
             return 0.0
-        near = [i for i in _near(one, now, around, FADE) if (one.person, i.frame.time) not in self.covers]
-        for item in near:
-            landmarks = item.faces[one.person].raw.landmarks
-            self.covers[one.person, item.frame.time] = mouth_covered(item.frame.rgb, landmarks)
-        oldest = around[0].frame.time
-        self.covers = {key: value for key, value in self.covers.items() if key[1] >= oldest}
-        shown = [self.covers[one.person, item.frame.time] for item in _near(one, now, around, FADE)]
-        return float(ramp(float(np.mean(shown)), *COVERED))
+        return float(ramp(self.covers.share(one, now, around), *COVERED))
+
+    def _blind(self, one: Followed, now: Watched, around: Sequence[Watched]) -> bool:
+        """Whether dark lenses hide the eyes, in most of the frames near by."""
+        return self.lenses.share(one, now, around) > 0.5
 
     def _speaking(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
-        near, time = _near(one, now, around, SPEECH_WINDOW + SYLLABLE), now.frame.time
+        near, time = _near(one, now, around, SPEECH_GOES[1] + SYLLABLE), now.frame.time
         distance = lambda item: lip_distance(item.faces[one.person].face.landmarks)
         return speaking([(float(item.frame.time - time), distance(item)) for item in near])
+
+
+class _Looks:
+    """What is asked of a face now and then, and may be mistaken in a frame or two.
+
+    Args:
+        ask: Of a frame uint8 [H, W, 3] and landmarks [478, 3]: whether something is so.
+    """
+
+    def __init__(self, ask: Callable[[np.ndarray, np.ndarray], bool]) -> None:
+        self.ask = ask
+        self.known: dict[int, dict[Fraction, bool]] = {}
+
+    def share(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
+        """Of the frames within FADE that were looked at, in how many it is so."""
+        known = {t: found for t, found in self.known.get(one.person, {}).items() if t >= around[0].frame.time}
+        near = _near(one, now, around, FADE)
+        for item in near:
+            if item.frame.rgb.size and all(abs(item.frame.time - time) >= LOOK_EVERY for time in known):
+                known[item.frame.time] = self.ask(item.frame.rgb, item.faces[one.person].raw.landmarks)
+        self.known[one.person] = known
+        shown = [known[item.frame.time] for item in near if item.frame.time in known]
+        return float(np.mean(shown)) if shown else 0.0
 
 
 def _near(one: Followed, now: Watched, around: Sequence[Watched], seconds: float) -> list[Watched]:

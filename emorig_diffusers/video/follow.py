@@ -237,23 +237,39 @@ def _overlap(a: Face, b: Face) -> float:
     return float(max(right - left, 0) * max(bottom - top, 0) / min(area(a), area(b)))
 
 
-def ahead(items: Iterable[T], count: int) -> Iterator[tuple[T, Sequence[T]]]:
-    """Items, each with up to `count` of those before it, itself, and up to `count` after it."""
+def ahead(
+    items: Iterable[T], count: int, past: int | None = None, done: Callable[[T], T] = lambda item: item
+) -> Iterator[tuple[T, Sequence[T]]]:
+    """Items, each with up to `past` of those before it, itself, and up to `count` after it.
+
+    Args:
+        items: In order.
+        count: How far ahead they are taken.
+        past: `None` for as many as `count`.
+        done: What is kept of an item for those after it.
+    """
+    past = count if past is None else past
     window: deque[T] = deque()
     before = 0  # of the window, that come before the next one to give
     for item in items:
         window.append(item)
         if len(window) > before + count:
             yield window[before], tuple(window)
-            before = _moved_on(window, before, count)
+            before = _moved_on(window, before, past, done)
     while before < len(window):
         yield window[before], tuple(window)
-        before = _moved_on(window, before, count)
+        before = _moved_on(window, before, past, done)
 
 
-def _moved_on(window: deque[T], before: int, count: int) -> int:
+def _moved_on(window: deque[T], before: int, past: int, done: Callable[[T], T]) -> int:
     """Where the next item to give is, once those that lie too far back are gone."""
-    if before == count:
+    window[before] = done(window[before])
+    if before == past:
         window.popleft()
         return before
     return before + 1
+
+
+def without_pixels(watched: Watched) -> Watched:
+    """What is kept of a frame that is drawn: pictures of large clips take most of the memory."""
+    return replace(watched, frame=replace(watched.frame, rgb=np.empty((0, 0, 3), np.uint8)))

@@ -14,6 +14,7 @@ from ..face.codes import FaceCodes
 from ..face.encode import EncodedFace, unchanged
 from ..face.relax import clamp_lid_gap
 from ..painting.base import PhotoEdits
+from ..painting.photo_texture import moving_grid
 from ..photo.io import read_photo
 from ..pipelines.base import FacePipeline
 from ..pipelines.checks import need
@@ -61,7 +62,8 @@ class Portrait:
         self.rgb = read_photo(photo).rgb
         faces: Any = request.face if request.faces is None else request.faces
         faces = faces_of_edits(request, self.rgb, faces)
-        self.faces = pipe.encode(self.rgb, faces, request.crop, request.source_encoder)
+        faces = pipe.encode(self.rgb, faces, request.crop, request.source_encoder)
+        self.faces = [replace(face, grid=moving_grid(face)) for face in faces]
 
     @property
     def codes(self) -> list[FaceCodes]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..face.encode import EncodedFace
-from ..painting.photo_texture import FLOW_SIZE
+from ..painting.photo_texture import FLOW_SIZE, moving_grid
 from ..photo.faces import Face, NoFaceError, find_faces
 from ..photo.resample import transform_points
 from ..photo.sharpness import photo_blur
@@ -43,11 +43,13 @@ class Rest:
         face: The person at rest, encoded with it, of the frame that is most like the others.
         blur: Of the frames around the face beyond that of sharp ones, photo pixels: measured in one frame, it jumps as
             a mouth opens.
+        grid: Side of the grid on which its motion is computed, pixels: that of the largest.
     """
 
     shape: Tensor
     face: EncodedFace
     blur: float
+    grid: int
 
 
 def survey(frames: Iterable[Frame], people: People) -> dict[int, list[Sighting]]:
@@ -93,10 +95,11 @@ def find_rest(pipe: Any, sightings: Sequence[Sighting]) -> Rest:
     shape = torch.cat([read(one).codes.shape for one in sightings]).median(0, keepdim=True).values
     faces = [read(one, shape) for one in sightings]
     blur = float(np.median([face_blur(one.rgb, face) for one, face in zip(sightings, faces)]))
+    grid = max(map(moving_grid, faces))
     faces = [face for face in faces if not any(face.shut_eyes) and not face.covered] or faces
     codes = torch.cat([face.codes.expression for face in faces])
     far = (codes - codes.median(0, keepdim=True).values).norm(dim=1)
-    return Rest(shape, faces[int(far.argmin())], blur)
+    return Rest(shape, faces[int(far.argmin())], blur, grid)
 
 
 def face_blur(rgb: np.ndarray, face: EncodedFace) -> float:

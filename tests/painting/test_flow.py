@@ -45,9 +45,8 @@ def flat_warp(motion: np.ndarray) -> Warp:
     blank = np.zeros((size, size))
     points = np.zeros((478, 2))
     colours = np.zeros((size, size, 3))
-    return Warp(
-        motion.astype(np.float32), blank > 0, blank > 0, colours, colours, blank, points, points, 1000.0
-    )
+    inside = lambda: (colours, blank)
+    return Warp(motion.astype(np.float32), blank > 0, blank > 0, colours, inside, points, points, 1000.0)
 
 
 def test_no_motion_between_equal_heads(pipe: EmoRigPipeline, source: Tensor, crop: np.ndarray) -> None:
@@ -278,6 +277,6 @@ def test_lips_that_speak_show_all_of_the_photo_as_they_meet(
     amounts = np.arange(0.02, 0.3, 0.02)
     first = next(i for i, jaw in enumerate(amounts) if opening(head(jaw)))
     before, after = head(amounts[first]), head(amounts[first - 1])
-    silent, speaking = (pipe.texture.warp(before, after, GRID, speaks=speaks) for speaks in (False, True))
+    silent, speaking = (pipe.texture.warp(before, after, GRID, speaks=speaks) for speaks in (0.0, 1.0))
     assert silent.hole.sum() > 20
     assert not speaking.hole.any()

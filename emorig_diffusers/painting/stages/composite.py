@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -59,7 +60,7 @@ class Plan:
     Attributes:
         moved: The crop after motion, uint8 [S, S, 3].
         base: What the network corrects [1, 3, S, S] in [-1, 1].
-        normal, albedo: The target head [1, 3, S, S].
+        normal, albedo: The target head [1, 3, S, S]; 0 where the network paints nothing.
         network_mask: Pixels the network paints [1, 1, S, S].
         mouth: Pixels between the lips [1, 1, S, S].
         skin: How much of the painted skin is taken, soft [S, S]; the photo's fine detail stays on top.
@@ -118,6 +119,7 @@ def plan(
     release: tuple[float, float] = (0.0, 0.0),
     near: CloseUp | None = None,
     mouth_share: float = 1.0,
+    light: Callable[[], TeethLight] | None = None,
 ) -> Plan:
     """Choose masks and make the base.
 
@@ -129,10 +131,11 @@ def plan(
             the mouth's corners; folds that deepen stay the photo's own skin, for shading.py to shade.
         near: Where the mouth is drawn, if not on that grid.
         mouth_share: How much of the mouth that is drawn is taken.
+        light: What gives the light on the teeth, where that is known.
     """
     near = near or CloseUp(warp, fine, np.eye(2, 3))
-    seen, nowhere = Seen.of(warp, fine, size), np.zeros((size, size), bool)
-    edge = seen.area.edge if mouth_changes(warp) else nowhere
+    seen, nowhere = Seen.of(warp, fine, size, light), np.zeros((size, size), bool)
+    edge = seen.area.edge if mouth_share and mouth_changes(warp) else nowhere
     mouth = seen.area.mouth & edge
     folds = seen.area.folds & ~edge if release[0] > 0 else nowhere
     creases = nowhere
@@ -144,22 +147,25 @@ def plan(
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
-    moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1
-    base = make_base(moved, painted, flat(edge | folds | creases | (hole & ~mouth)), flat(mouth))
+    mask, nothing = edge | folds | creases | (hole & ~mouth), torch.zeros(1, 3, size, size)
+    moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1 if mouth.any() else nothing
+    base = make_base(moved, painted, flat(mask), flat(mouth)) if mask.any() else moved
+    normal, albedo = nothing, nothing  # which the network alone looks at
+    if edge.any():
+        normal, albedo = image(seen.small.normal), image(seen.small.albedo)
     place = _then(len(warp.mouth) / size * np.eye(2, 3), near.matrix)
     inside, drawn = np.zeros(near.warp.mouth.shape, np.float32), np.zeros(near.picture.shape, np.float32)
     if edge.any():
         edges = regions(near.warp).edge
-        inside = _feather(edges, float(near.times))
+        inside = np.float32(mouth_share) * _feather(edges, float(near.times))
         picture = seen.adaptation(near.picture) if seen.adaptation else near.picture
         drawn = draw_fine(near.warp, edges, picture, seen.light)
         drawn = seen.tone(drawn) if seen.tone else drawn
     shares = (release[0], folds, 2.0), (even * release[1], creases, 1.2), (1.0, hole, 2.0)
     skin = np.max([share * _feather(area, sigma) for share, area, sigma in shares], axis=0)
     skin = skin * (1 - _shrunk_mask(inside, place, size))
-    return Plan(seen.moved, base, image(seen.normal), image(seen.albedo), flat(edge), flat(mouth), skin,
-                inside * np.float32(mouth_share), drawn, place, near.warp.blur, seen.tone, seen.adaptation,
-                even)  # fmt: skip
+    return Plan(seen.moved, base, normal, albedo, flat(edge), flat(mouth), skin, inside, drawn, place, near.warp.blur,
+                seen.tone, seen.adaptation, even)  # fmt: skip
 
 
 def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight) -> np.ndarray:
@@ -174,7 +180,10 @@ def draw_fine(warp: Warp, edge: np.ndarray, fine: np.ndarray, light: TeethLight)
 
 
 def mouth_changes(warp: Warp) -> bool:
-    """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth."""
+    """Whether the lips part or close so much that the photo's own mouth no longer fits; a grin keeps its teeth, and
+    lips that speak keep what they show."""
+    if warp.speaks >= 1:
+        return False
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
     return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
@@ -182,7 +191,12 @@ def mouth_changes(warp: Warp) -> bool:
 
 def mouth_share(warp: Warp) -> float:
     """How much of a mouth that is drawn anew is taken in a face that moves, in [0, 1]: from 0 where it begins to change
-    to 1 a little later, so that it does not jump in."""
+    to 1 a little later, so that it does not jump in; less where the lips speak."""
+    return (1 - warp.speaks) * _changed_share(warp)
+
+
+def _changed_share(warp: Warp) -> float:
+    """As `mouth_share`, of lips that do not speak."""
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     if before <= MOUTH_SHUT:
         return float(ramp(after, MOUTH_SHUT, MOUTH_SHUT + COMES))

@@ -14,7 +14,9 @@ import numpy as np
 from ...photo.colour import GAMMA, LUMINANCE
 from ...photo.landmarks import INNER_LIPS, LIDS, MESH, downwards
 from ...photo.masks import fill_polygon, ramp
+from ...photo.resample import align, transform_points, warp_crop
 
+SIDE = 256  # pixels of the crop on which a clip's faces are looked at
 TYPICAL_SKIN = 0.42  # linear luminance of skin in the light that shows teeth as light as `mouth.ENAMEL`
 TYPICAL_WHITE = 0.24  # the same for the brightest part of the eyes
 TYPICAL_HIGHLIGHT = 0.55  # the same for the lightest twentieth of the face
@@ -92,6 +94,12 @@ def face_light(colours: np.ndarray, points: np.ndarray) -> FaceLight:
 def eyes_hidden(crop: np.ndarray, points: np.ndarray) -> bool:
     """Whether something is before both eyes. Arguments as for `find_adaptation`."""
     return face_light(linear(crop), points).trust == 0
+
+
+def lenses_worn(photo: np.ndarray, landmarks: np.ndarray) -> bool:
+    """As `eyes_hidden`, of a photo uint8 [H, W, 3] and landmarks [468 or more, 2 or 3] in its pixels."""
+    matrix = align(landmarks, SIDE)
+    return eyes_hidden(warp_crop(photo, matrix, SIDE), transform_points(matrix, landmarks[:, :2]))
 
 
 def _lens(opening: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ closed, skin that was hidden) is marked for the network to paint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import cv2
 import numpy as np
@@ -53,8 +53,7 @@ class Warp:
         hole: Pixels whose surface the photo does not show [G, G] bool.
         mouth: Pixels inside the target's lips [G, G] bool.
         normal: Target normals [G, G, 3] in [-1, 1]; 0 outside the head.
-        albedo: Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head.
-        depth: Metres behind the lips inside the mouth and two pixels around [G, G], 0 elsewhere.
+        inside: Draws albedo and depth: the mouth is drawn when somebody looks.
         points: Dense landmarks of the target [N, 2], grid pixels.
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
@@ -64,14 +63,14 @@ class Warp:
             skin of the face; `None` for heads without such maps.
         blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
         free: How far an expression may shade each pixel [G, G] in [0, 1], for faces whose mouth is covered.
+        speaks: How surely the lips speak, in [0, 1].
     """
 
     motion: np.ndarray
     hole: np.ndarray
     mouth: np.ndarray
     normal: np.ndarray
-    albedo: np.ndarray
-    depth: np.ndarray
+    inside: Callable[[], tuple[np.ndarray, np.ndarray]]
     points: np.ndarray
     source_points: np.ndarray
     scale: float
@@ -80,6 +79,21 @@ class Warp:
     place: np.ndarray | None = None
     blur: float = 0.0
     free: np.ndarray | None = None
+    speaks: float = 0.0
+
+    @property
+    def albedo(self) -> np.ndarray:
+        """Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head."""
+        return self._drawn[0]
+
+    @property
+    def depth(self) -> np.ndarray:
+        """Metres behind the lips inside the mouth and two pixels around [G, G], 0 elsewhere."""
+        return self._drawn[1]
+
+    @cached_property
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.inside()
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -140,7 +154,7 @@ class PhotoTexture:
         irises: np.ndarray | None = None,
         shut: Sequence[bool] = (False, False),
         covered: bool = False,
-        speaks: bool = False,
+        speaks: float = 0.0,
     ) -> Warp:
         """Motion from one state of the head to another.
 
@@ -151,7 +165,7 @@ class PhotoTexture:
             irises: Middles of the irises in the photo [2, 2], grid pixels, for eyes as `openings.move_lids` moves them.
             shut: Which of the eyes the photo shows shut.
             covered: Whether something is before the mouth: then it is skin like any other.
-            speaks: Whether the lips speak: then what they show between them stretches with them.
+            speaks: How surely the lips speak, in [0, 1]: as far, what they show between them stretches with them.
         """
         scale = self.scale(source)
         before, after = self._draw_source(source, size, scale, covered), self._draw(target, size, scale, covered)
@@ -171,20 +185,27 @@ class PhotoTexture:
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion, moves, scale, reach)
-        if speaks:
-            motion, done = stretch_lips(motion, before.points, after.points, scale)
-            hole &= ~(done | after.mouth)
-        elif before.mouth.any() and after.mouth.any() and not turning:
+        stretched, done = stretch_lips(motion, before.points, after.points, scale) if speaks else (motion, hole)
+        if speaks < 1 and before.mouth.any() and after.mouth.any() and not turning:
             motion, unseen = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)
+        if speaks:
+            motion = motion + np.float32(speaks) * (stretched - motion)
+            hole &= ~(done | after.mouth if speaks >= 1 else done & ~after.mouth)
         eyes = []
         if irises is not None:
             motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale, shut)
             hole &= ~done
-        around, inside, depth = self._inside(target, after.mouth, scale)
-        albedo[around] = inside[around]
-        return Warp(motion, hole, after.mouth, normal, albedo, depth, after.points, before.points, scale, eyes, shut,
-                    place, free=free)  # fmt: skip
+        inside = partial(self._with_inside, albedo, target, after.mouth, scale)
+        return Warp(motion, hole, after.mouth, normal, inside, after.points, before.points, scale, eyes, shut, place,
+                    free=free, speaks=speaks)  # fmt: skip
+
+    def _with_inside(
+        self, albedo: np.ndarray, target: Tensor, mouth: np.ndarray, scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Albedo of a head [G, G, 3] with its mouth's inside, and the depth of that [G, G]."""
+        around, inside, depth = self._inside(target, mouth, scale)
+        return np.where(around[..., None], inside, albedo), depth
 
     def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres
@@ -219,9 +240,9 @@ class PhotoTexture:
         near[:, :2] -= torch.from_numpy(corner).to(near)
         around, albedo, depth = self._inside(near * times, mouth, warp.scale * times)
         motion = enlarge(warp.motion, invert(matrix), (0, 0, times * side, times * side)) * times
-        none = np.zeros_like(mouth)
-        return Warp(motion, none, mouth, np.zeros_like(albedo), albedo * around[..., None], depth, points, source,
-                    warp.scale * times, blur=warp.blur * times), matrix  # fmt: skip
+        none, drawn = np.zeros_like(mouth), (albedo * around[..., None], depth)
+        return Warp(motion, none, mouth, np.zeros_like(albedo), lambda: drawn, points, source, warp.scale * times,
+                    blur=warp.blur * times), matrix  # fmt: skip
 
     def scale(self, pixels: Tensor) -> float:
         """Grid pixels per metre of a face whose vertices [V, 3] are given in grid pixels."""

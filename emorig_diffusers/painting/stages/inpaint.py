@@ -8,7 +8,9 @@ what the base lacks. Training windows are drawn by the same stages as edits, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -68,34 +70,46 @@ class Seen:
 
     Attributes:
         moved: The crop after motion in usual light, uint8 [S, S, 3].
-        painted: The mouth, drawn plainly [S, S, 3] in [0, 1].
-        normal, albedo: The target head [S, S, 3].
+        warp: How it moved, on a grid of side G.
         area: Where mouth and folds lie.
-        light: On the teeth.
         tone: Of a monochrome photo.
         adaptation: Of a photo in dim or coloured light.
+        known_light: What gives the light on the teeth, where that is known of more pictures than this one.
     """
 
     moved: np.ndarray
-    painted: np.ndarray
-    normal: np.ndarray
-    albedo: np.ndarray
+    warp: Warp
     area: Regions
-    light: TeethLight
     tone: Tone | None
     adaptation: Adaptation | None
+    known_light: Callable[[], TeethLight] | None = None
 
     @classmethod
-    def of(cls, warp: Warp, fine: np.ndarray, size: int) -> Seen:
+    def of(
+        cls, warp: Warp, fine: np.ndarray, size: int, known_light: Callable[[], TeethLight] | None = None
+    ) -> Seen:
         """Of the crop after motion, uint8 [G, G, 3], on the grid of its warp; S is `size`."""
-        area, small, moved = regions(warp), shrink_warp(warp, size), shrink(fine, size)
-        adaptation = find_adaptation(moved, small.points)
+        moved = shrink(fine, size)
+        adaptation = find_adaptation(moved, warp.points * (size / len(warp.motion)))
         moved = adaptation(moved) if adaptation else moved
-        light, tone = find_teeth_light(small, moved), find_tone(moved)
-        painted = paint_mouth(small, light)
-        painted = tone(painted) if tone else painted
-        shrunk = Regions(*(shrink_mask(mask, size) for mask in vars(area).values()))
-        return cls(moved, painted, small.normal, small.albedo, shrunk, light, tone, adaptation)
+        shrunk = Regions(*(shrink_mask(mask, size) for mask in vars(regions(warp)).values()))
+        return cls(moved, warp, shrunk, find_tone(moved), adaptation, known_light)
+
+    @cached_property
+    def small(self) -> Warp:
+        """The warp on the crop."""
+        return shrink_warp(self.warp, len(self.moved))
+
+    @cached_property
+    def light(self) -> TeethLight:
+        """Light on the teeth."""
+        return self.known_light() if self.known_light else find_teeth_light(self.small, self.moved)
+
+    @cached_property
+    def painted(self) -> np.ndarray:
+        """The mouth, drawn plainly [S, S, 3] in [0, 1]."""
+        painted = paint_mouth(self.small, self.light)
+        return self.tone(painted) if self.tone else painted
 
 
 def shrink(array: np.ndarray, size: int) -> np.ndarray:
@@ -116,8 +130,7 @@ def shrink_warp(warp: Warp, size: int) -> Warp:
         hole=shrink_mask(warp.hole, size),
         mouth=shrink_mask(warp.mouth, size),
         normal=shrink(warp.normal.astype(np.float32), size),
-        albedo=shrink(warp.albedo.astype(np.float32), size),
-        depth=shrink(warp.depth.astype(np.float32), size),
+        inside=lambda: (shrink(warp.albedo.astype(np.float32), size), shrink(warp.depth.astype(np.float32), size)),
         points=warp.points * ratio,
         source_points=warp.source_points * ratio,
         scale=warp.scale * ratio,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +27,7 @@ WET = 0.0010  # metres inside the photo's lips from which teeth are told: the ed
 OWN, OWN_AREA = 0.8, 2e-5  # green over red in pixel values from which it is teeth, gums and tongue are redder; and m²
 # of them from which they tell the light
 DRAWN_TEETH = np.array([0.475, 0.44, 0.40], np.float32)  # linear: what `own_teeth` finds in mouths drawn in light 1
+LEAST_SHOWN = 0.1  # weight of pictures that show teeth, below which drawn ones are looked like less and less
 CHEEKS = (50, 205, 206, 207, 216), (280, 425, 426, 427, 436)  # landmarks beside the mouth, the person's right first
 SIDE, SIDE_CAST, BEND = 0.5, 0.3, 2.1  # powers of the cheeks' ratio in light and in its colour; how soon they are met
 
@@ -71,6 +73,21 @@ def find_teeth_light(warp: Warp, crop: np.ndarray) -> TeethLight:
     teeth, middle = own_teeth(warp, crop), light_on_teeth(warp, crop)
     enamel = np.ones(3) if teeth is None else np.clip(teeth / DRAWN_TEETH, *LEVELS) / middle
     return TeethLight(middle, side_light(warp, crop), enamel)
+
+
+def mean_light(lights: Sequence[TeethLight], weights: Sequence[float], shown: Sequence[float]) -> TeethLight:
+    """The mean of what pictures of one face show.
+
+    Args:
+        lights: N of them.
+        weights: How much each counts [N].
+        shown: How surely each shows the face's own teeth [N].
+    """
+    weight = np.array(weights) / np.sum(weights)
+    middles, enamels = (np.log([getattr(light, name) for light in lights]) for name in ("middle", "enamel"))
+    teeth = weight * shown * enamels.any(1)  # 0 where no teeth are seen
+    enamel = np.exp(teeth @ enamels / max(teeth.sum(), LEAST_SHOWN))
+    return TeethLight(np.exp(weight @ middles).astype(np.float32), weight @ [one.slope for one in lights], enamel)
 
 
 def own_teeth(warp: Warp, crop: np.ndarray) -> np.ndarray | None:

@@ -8,6 +8,7 @@ skin (`train/fit_expressions.py`); the photo's own colours are multiplied, so hu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -64,8 +65,9 @@ def shade_expression(
     field = sample_maps(head.shading(amounts).numpy(), warp)
     lift = amounts.clamp(max=0)
     # before and after painting: not every face has the measured creases, and some were painted over
-    both = darker([warp_crop(picture, matrix, len(warp.normal)) for picture in (moved, photo)], warp)
-    dark, light = np.maximum(both.min(-1), 0), np.minimum(both.max(-1), 0)
+    pictures = (moved,) if photo is moved else (moved, photo)
+    both = cv2.split(darker([warp_crop(picture, matrix, len(warp.normal)) for picture in pictures], warp))
+    dark, light = np.maximum(reduce(np.minimum, both), 0), np.minimum(reduce(np.maximum, both), 0)
     if lift.any():  # no further than skin is darker or lighter than around
         lifted = sample_maps(head.shading(lift).numpy(), warp)
         field -= lifted - np.clip(lifted, light, dark)
@@ -115,8 +117,9 @@ def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.n
     colour = np.clip(np.median(np.hypot(*samples[:, 1:].T)) / PALE - 0.1, 0, 1)
     near = np.abs(samples - np.median(samples, 0)) / SPREAD
     samples = samples[near.max(1) <= max(3.0, near.max(1).min())] / SPREAD
-    off = np.square(lab[:, :, None] / SPREAD - samples)
-    distance = (off[..., 0] + off[..., 1] + off[..., 2]).min(-1)
+    channels = cv2.split(lab / SPREAD)  # a sample at a time: they fit into the processor's cache
+    far = lambda sample: sum(np.square(channel - value) for channel, value in zip(channels, sample))
+    distance = reduce(np.minimum, map(far, samples))
     skin, bare = np.exp(-0.5 * np.maximum(distance - OTHER, 0)), 1 - warp.features
     blur = lambda values: cv2.GaussianBlur(values, (0, 0), 4.0)
     around = blur(skin * bare) / (blur(bare) + 1e-3)

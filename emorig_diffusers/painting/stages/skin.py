@@ -17,6 +17,7 @@ PALE = 12.0  # Lab: a pale chroma
 ROOM = (1 - ramp(np.arange(256), 236, 252)).astype(np.float32)  # for a shade, at each grey level
 UNEVEN = 2  # grid pixels over which it is averaged: noise at the limit leaves no specks
 DIM = 4.0  # grey levels that shades in the dark are told from
+TONE = np.log(np.arange(256, dtype=np.float32) + np.float32(DIM))  # of each grey level, natural logarithm
 AROUND = 0.006  # metres: standard deviation of what is around
 WARMTH = np.array([0.75, 1.0, 1.15], np.float32)  # light scattered in skin fills grooves with red
 
@@ -66,8 +67,7 @@ def _unclipped(photo: np.ndarray, near: int) -> np.ndarray:
 def darker(pictures: Sequence[np.ndarray], warp: Warp) -> np.ndarray:
     """By how much pixels of N pictures uint8 [G, G, 3] on a warp's grid are darker than the skin around them [G, G, N]
     float32, natural logarithm; < 0 where lighter."""
-    greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
-    tone = np.log(np.stack(greys, -1).astype(np.float32) + DIM)
+    tone = np.dstack([cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), TONE) for picture in pictures])
     return skin_around(tone, warp, AROUND) - tone
 
 

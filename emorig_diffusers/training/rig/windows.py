@@ -71,8 +71,8 @@ def draw_window(pipe: EmoRigPipeline, sample: Sample, rng: np.random.Generator) 
         "photo": seen.moved,
         "returned": seen.adaptation(back.moved) if seen.adaptation else back.moved,
         "painted": np.round(seen.painted * 255).astype(np.uint8),
-        "normal": np.round(seen.normal * 127 + 128).astype(np.uint8),
-        "albedo": np.round(seen.albedo * 255).astype(np.uint8),
+        "normal": np.round(seen.small.normal * 127 + 128).astype(np.uint8),
+        "albedo": np.round(seen.small.albedo * 255).astype(np.uint8),
         "regions": np.packbits(np.stack([masks[name] for name in REGIONS], -1), -1)[..., 0],
     }
     arrays = {name: np.ascontiguousarray(a[window]) for name, a in arrays.items()}
