@@ -207,7 +207,7 @@ class RigMixin:
         error = float(fit.error[:MESH][known].mean()) if known.any() else 0.0
         transform = torch.from_numpy(view.transform).float()[None]
         if covered is None:
-            covered = self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks)
+            covered = bool(self.painter.keeps_covered_mouths and mouth_covered(photo, face.landmarks))
         encoded = EncodedFace(
             face, fit.codes, offsets, error, fit.residual, frame, photo.shape[:2], transform,
             seen=view.crop(self.encoder.config.image_size) if self.encoder.crop == "deca" else None,

@@ -90,6 +90,8 @@ def test_items_come_with_those_around_them() -> None:
         (0, [0, 1, 2]), (1, [0, 1, 2, 3]), (2, [0, 1, 2, 3, 4]), (3, [1, 2, 3, 4, 5]), (4, [2, 3, 4, 5]), (5, [3, 4, 5])
     ]  # fmt: skip
     assert [list(around) for _, around in ahead(iter(range(2)), 5)] == [[0, 1], [0, 1]]
+    used = [list(around) for _, around in ahead(iter([1, 2, 3, 4]), 1, 2, lambda item: -item)]
+    assert used == [[1, 2], [-1, 2, 3], [-1, -2, 3, 4], [-2, -3, 4]]
 
 
 def test_edit_comes_and_goes_with_a_face_that_does(astronaut: np.ndarray) -> None:
