@@ -156,7 +156,7 @@ def _overlap(a: _Sides, b: _Sides) -> float:
     return shared / max(1e-9, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
 
 
-def _same_place(a: _Sides, b: _Sides) -> bool:
+def same_place(a: _Sides, b: _Sides) -> bool:
     """True when boxes overlap and are of about one size; landmark boxes are a little larger than YuNet's."""
     sizes = sorted(max(box[2] - box[0], box[3] - box[1]) for box in (a, b))
     return _overlap(a, b) > 0.5 and sizes[1] < 2 * sizes[0]
@@ -241,7 +241,7 @@ def _landmark_box(rgb: np.ndarray, box: Box, quarter: int = 0) -> Face | None:
         side = max(box.x1 - box.x0, box.y1 - box.y0) * (1 + 2 * padding)
         face = _landmark_square(rgb, centre, side, box.score, 90.0 * quarter)
         # A neighbour's face in the padding must not be taken for the one in the box.
-        if face and _same_place(face.box, box):
+        if face and same_place(face.box, box):
             return face
     return None
 
@@ -262,7 +262,7 @@ def _look_aligned(rgb: np.ndarray, face: Face) -> tuple[float, float]:
     matrix = align(face.landmarks, _SIDES[0])
     points = transform_points(matrix, face.landmarks)
     box = (*points[:MESH, :2].min(axis=0), *points[:MESH, :2].max(axis=0))
-    found = [one for one in detect_boxes(warp_crop(rgb, matrix, _SIDES[0])) if _same_place(box, one)]
+    found = [one for one in detect_boxes(warp_crop(rgb, matrix, _SIDES[0])) if same_place(box, one)]
     best = max(found, key=lambda one: one.score, default=None)
     return (best.score, _mismatch(points, best.points)) if best else (0.0, np.inf)
 
@@ -272,7 +272,7 @@ def _straightened(rgb: np.ndarray, face: Face) -> Face | None:
     to_photo = invert(align(face.landmarks, SIDE))
     side = float(SIDE * np.linalg.norm(to_photo[:, 0]) * _ROOM)
     again = _landmark_square(rgb, to_photo @ [SIDE / 2, SIDE / 2, 1], side, face.score, _lean(face))
-    return again if again and _same_place(again.box, face.box) else None
+    return again if again and same_place(again.box, face.box) else None
 
 
 def _landmark_square(

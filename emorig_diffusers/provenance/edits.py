@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..photo.faces import Face, follow_face
+from ..photo.faces import Face, follow_face, same_place
 from ..photo.io import read_photo
 from ..version import __version__
-from .watermark import mark_faces
+from .watermark import Design, add_mark, design_mark, mark_faces
 from .xmp import EDITED, write_packet
 
 SOFTWARE = "emorig-diffusers"
@@ -65,6 +65,30 @@ class Edit:
         result = photo.restore(mark_faces(photo.rgb, now, self.code))
         result.info = image.info
         return result
+
+
+class MovingMark:
+    """Marks faces of a clip, each by one design, which goes with it from frame to frame and so does not flicker.
+
+    Args:
+        code: Of the mark.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self._known: list[tuple[Face, Design]] = []
+
+    def __call__(self, rgb: np.ndarray, faces: Sequence[np.ndarray]) -> np.ndarray:
+        """The next frame uint8 [H, W, 3] with its edited faces marked, of landmarks [478, 3] before the edit."""
+        known, self._known = self._known, []
+        for landmarks in faces:
+            face = _face(landmarks)
+            now = follow_face(rgb, face) or face
+            design = next((one for was, one in known if same_place(was.box, now.box)), None)
+            design = design or design_mark(rgb, now.landmarks, self.code)
+            self._known.append((now, design))
+            rgb = add_mark(rgb, now.landmarks, design)
+        return rgb
 
 
 def _face(landmarks: np.ndarray) -> Face:

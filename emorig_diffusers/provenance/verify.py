@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from ..photo.faces import find_faces
+from ..photo.faces import Face, find_faces, same_place
 from ..photo.io import PhotoError, read_photo
 from .containers import is_video, read_box, read_gif
 from .credentials import Credentials, read_credentials
 from .edits import SAYING, SOFTWARE
-from .watermark import Found, detect
+from .watermark import Found, Search, settled
 from .xmp import EDITED, SOURCE_TYPES, Statement, read_packet
 
 MADE_BY_NETWORKS = ("compositeWithTrainedAlgorithmicMedia", "trainedAlgorithmicMedia")
@@ -33,7 +36,7 @@ class Report:
         by_us: Whether this software made the edit.
         metadata: What the file says.
         credentials: What is signed; `None` without a signature.
-        mark: What the best face's pixels say; `None` for clips.
+        mark: What the best face's pixels say; `None` for clips that were not looked at.
         faces: How many faces were looked at.
     """
 
@@ -55,7 +58,7 @@ class Report:
 
     def _of_mark(self) -> str:
         if self.mark is None:
-            return "no mark is looked for in clips"
+            return "no mark was looked for"
         if not self.faces:
             return "no face that could have a mark"
         return f"{'a mark' if self.mark.marked else 'no mark'} (score {self.mark.score:.1f})"
@@ -73,14 +76,19 @@ class Report:
         return 1.0 if self.mark is None else min(self.mark.chance * self.faces, 1.0)
 
 
-def verify(path: Path) -> Report:
-    """Look at a picture, or at a clip, of which only the metadata and the signature count.
+def verify(path: Path, frames: Callable[[Path], Iterable[np.ndarray]] | None = None) -> Report:
+    """Look at a picture or at a clip.
+
+    Args:
+        path: The file.
+        frames: Gives some frames uint8 [H, W, 3] of a clip, all of one size, nothing of a photo; `None` leaves the mark
+            in clips out.
 
     Raises:
         PhotoError: It cannot be read.
     """
     path = Path(path)
-    mark, faces = None, []
+    pictures: Iterable[np.ndarray] = [] if frames is None else frames(path)
     try:
         photo = read_photo(path)
     except PhotoError:
@@ -89,16 +97,32 @@ def verify(path: Path) -> Report:
             raise
     else:
         packet = photo.original.info.get("xmp") or (read_gif(path.read_bytes()) if _is_gif(path) else None)
-        statement, faces = read_packet(packet), find_faces(photo.rgb)
-        mark = detect(photo.rgb, faces)
+        statement = read_packet(packet)
+        pictures = itertools.chain([photo.rgb], pictures)
+    mark, faces = look(pictures)
     signed = read_credentials(path)
     holds = signed is not None and signed.valid and any(kind in MADE_BY_NETWORKS for kind in signed.source_types)
     stated = statement.edit is not None or statement.source_type in MADE_BY_NETWORKS
     seen = mark is not None and mark.marked
-    sure = 1 - min(mark.chance * len(faces), 1.0) if mark is not None and seen else 0.0
+    sure = 1 - min(mark.chance * faces, 1.0) if mark is not None and seen else 0.0
     confidence = max(float(holds), STATED * stated, sure)
     ours = seen or statement.edit is not None or (holds and signed is not None and SOFTWARE in signed.tools)
-    return Report(path, confidence > 0, confidence, ours, statement, signed, mark, len(faces))
+    return Report(path, confidence > 0, confidence, ours, statement, signed, mark, faces)
+
+
+def look(pictures: Iterable[np.ndarray]) -> tuple[Found | None, int]:
+    """The best mark in a picture, or in frames of a clip together, uint8 [H, W, 3] each, and how many faces there are;
+    `None` without a picture."""
+    mark: Found | None = None
+    known: list[tuple[Face, Search]] = []
+    for rgb in pictures:
+        mark = Found()
+        for face in find_faces(rgb):
+            search = next((one for was, one in known if same_place(was.box, face.box)), Search())
+            search.add(rgb, settled(rgb, face))
+            known = [(face, search), *((was, one) for was, one in known if one is not search)]
+    found = (search.best() for _, search in known)
+    return max(found, key=lambda one: one.score, default=mark), len(known)
 
 
 def _is_gif(path: Path) -> bool:

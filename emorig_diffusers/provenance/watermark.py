@@ -101,36 +101,31 @@ def mark_faces(rgb: np.ndarray, faces: Iterable[np.ndarray], code: int) -> np.nd
 
     Pixels away from them stay bit for bit.
     """
-    result = rgb.copy()
     for landmarks in faces:
-        part, moved = _around(rgb.shape, landmarks)
-        grey = luma(result[part])
-        _add(result[part], design_mark(grey, moved, code).change(grey, moved))
-    return result
+        rgb = add_mark(rgb, landmarks, design_mark(rgb, landmarks, code))
+    return rgb.copy()
 
 
-def mark_again(rgb: np.ndarray, landmarks: np.ndarray, design: Design) -> np.ndarray:
-    """A picture uint8 [H, W, 3] with a mark that was made for the same face in another one."""
+def add_mark(rgb: np.ndarray, landmarks: np.ndarray, design: Design) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with a mark that was made for its face, whose landmarks are now these."""
     result = rgb.copy()
     part, moved = _around(rgb.shape, landmarks)
-    _add(result[part], design.change(luma(result[part]), moved))
+    changed = result[part] + design.change(luma(result[part]), moved)[:, :, None]
+    result[part] = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
     return result
 
 
-def _add(part: np.ndarray, change: np.ndarray) -> None:
-    part[:] = np.clip(np.rint(part + change[:, :, None]), 0, 255).astype(np.uint8)
-
-
-def design_mark(grey: np.ndarray, landmarks: np.ndarray, code: int, seed: int = _SEED) -> Design:
+def design_mark(rgb: np.ndarray, landmarks: np.ndarray, code: int, seed: int = _SEED) -> Design:
     """A mark for a face: no louder than a small JPEG of it needs.
 
     Args:
-        grey: The picture's luma, float32 [H, W] in grey levels.
+        rgb: The picture, uint8 [H, W, 3].
         landmarks: MediaPipe's points of the face in it.
         code: Below CODES.
         seed: Of the phases: only a detector of the same seed finds the mark.
     """
-    matrix = align(landmarks, _SIDE)
+    part, landmarks = _around(rgb.shape, landmarks)
+    grey, matrix = luma(rgb[part]), align(landmarks, _SIDE)
     seen, level = _frame(grey, matrix), _level(_frame(grey, matrix))
     told = _agreement(seen, _RINGS, seed) + _CHOICE * _agreement(*_copied(grey, matrix, 0), seed)
     number = code * _VARIANTS + int(told[code * _VARIANTS : (code + 1) * _VARIANTS].argmax())

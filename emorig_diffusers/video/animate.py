@@ -94,7 +94,7 @@ def _frames(
 
     edit = edit_of(portrait.pipe, portrait.request)
     for i, rgb in enumerate(portrait.draw_each(targets())):
-        yield Frame(rgb, Fraction(i, rate), edit)
+        yield Frame(rgb, Fraction(i, rate), edit, portrait.landmarks(rgb))
 
 
 def eased(progress: float, moves: int) -> tuple[int, float]:

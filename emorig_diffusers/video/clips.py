@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from types import ModuleType
@@ -44,11 +44,13 @@ class Frame:
         rgb: uint8 [H, W, 3], gamma-coded in the clip's own primaries.
         time: Seconds from the clip's zero, exact.
         edit: What the clip's file says of an edit, where it is one's result.
+        faces: Landmarks [478, 3] of those that the edit changes in this frame, before it, in pixels.
     """
 
     rgb: np.ndarray
     time: Fraction
     edit: Edit | None = None
+    faces: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Drive:
 
         edit = edit_of(self.pipe, self.portrait.request)
         for rgb in self.portrait.draw_each(targets()):
-            yield Frame(rgb, times.popleft(), edit)
+            yield Frame(rgb, times.popleft(), edit, self.portrait.landmarks(rgb))
 
     @torch.no_grad()
     def _targets(self, now: Watched, around: Sequence[Watched]) -> list[FaceCodes]:

@@ -107,7 +107,8 @@ class _Frames:
                 if any(shares):
                     with torch.no_grad():
                         job = self.prepare(now, around, [(f, s) for f, s in zip(faces, shares) if s > 0])
-                taken.append(now.frame)
+                changed = [one.raw.landmarks for one, share in zip(faces, shares) if share > 0]
+                taken.append(replace(now.frame, faces=changed))
                 yield job
 
         for rgb in in_order(jobs(), self.pipe.device):

@@ -82,6 +82,10 @@ class Portrait:
         )
         return [codes.with_(expression=close(face, codes)) for face, codes in zip(self.faces, targets)]
 
+    def landmarks(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """Of the faces that a picture, as `draw` gave it, changes: none where it is the photo itself."""
+        return [] if rgb is self.rgb else [face.face.landmarks for face in self.faces]
+
     def draw_each(self, targets: Iterable[Sequence[FaceCodes]]) -> Iterator[np.ndarray]:
         """As `draw`, one picture after the other; some are drawn at a time."""
         return in_order((partial(self.draw, one) for one in targets), self.pipe.device)

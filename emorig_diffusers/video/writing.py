@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from ..files.atomic import replacing
 from ..photo.metadata import save_options
 from ..provenance.containers import BOXED, add_to_gif, append_box
-from ..provenance.edits import SAYING, Edit
+from ..provenance.edits import SAYING, Edit, MovingMark
 from ..timing import timed
 from .clips import (
     ANIMATION_SUFFIXES,
@@ -42,6 +43,7 @@ _MUXERS = {".mp4": ("mp4", _H264), ".m4v": ("mp4", _H264), ".mov": ("mov", _H264
 _LEFT_OUT = ("rotate", "encoder", "major_brand", "minor_version", "compatible_brands")  # tags of the source's container
 _SHORTEST = {".gif": Fraction(1, 50)}  # seconds a frame has to stay: browsers slow down what is faster
 _TICKS = {".gif": 100}  # a second, in which times are stored; else 1000
+_COARSE = (".gif",)  # whose 256 colours leave nothing of a mark
 _PALETTE_FRAMES, _PALETTE_PIXELS = 40, 100_000  # of a GIF, from which its 256 colours are chosen
 MAX_HELD = 2**31  # bytes of an animation's pictures
 
@@ -84,7 +86,8 @@ def write_clip(
         sign: What puts a signature into an edit's result: of a file, the path it is to have, and the edit
             (`provenance.credentials.Signer.sign_file`).
 
-    Frames of an edit say so in the file: by XMP in .mp4, .m4v, .mov and animations, by tags in all videos.
+    Frames of an edit say so in the file: by XMP in .mp4, .m4v, .mov and animations, by tags in all videos; their faces
+    are marked, but in GIF.
 
     Returns:
         How many frames were written.
@@ -100,6 +103,8 @@ def write_clip(
     if first is None:
         raise ClipError(f"There are no frames to write to '{path}'.")
     frames = chain([first], frames)
+    if first.edit is not None and first.edit.code is not None and path.suffix.lower() not in _COARSE:
+        frames = _marked(frames, MovingMark(first.edit.code))
     with replacing(path) as temporary:
         if path.suffix.lower() in ANIMATION_SUFFIXES:
             count = _write_animation(frames, path, temporary, repeat, first.edit)
@@ -110,6 +115,13 @@ def write_clip(
         with _saying(path), open(temporary, "rb+") as file:
             os.fsync(file.fileno())
     return count
+
+
+def _marked(frames: Iterable[Frame], mark: MovingMark) -> Iterator[Frame]:
+    for frame in frames:
+        with timed("mark frames"):
+            rgb = mark(frame.rgb, frame.faces)
+        yield replace(frame, rgb=rgb)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from emorig_diffusers.provenance.edits import Edit
+from emorig_diffusers.photo.faces import find_faces
+from emorig_diffusers.provenance.edits import Edit, MovingMark
 from emorig_diffusers.provenance.verify import verify
 from emorig_diffusers.video.clips import ClipSettings, Frame
 from emorig_diffusers.video.reading import open_clip
@@ -40,6 +42,33 @@ def test_clips_say_what_they_are(suffix: str, tmp_path: Path) -> None:
         write_clip(frames(EDIT), tmp_path / f"b{suffix}", clip.settings)  # edited again
         again = open_clip(tmp_path / f"b{suffix}").settings.metadata
         assert {name.lower(): text for name, text in again.items()}["comment"].count("Edited with") == 1
+
+
+def moving(astronaut: np.ndarray, edit: Edit) -> list[Frame]:
+    """A face that moves a little, and all of it but the first frame edited."""
+    parts = [np.ascontiguousarray(astronaut[i : 300 + i, 90 + 2 * i : 390 + 2 * i]) for i in range(8)]
+    faces = [[face.landmarks for face in find_faces(part)] for part in parts]
+    return [Frame(part, Fraction(i, 10), edit, faces[i] if i else []) for i, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webp"])
+def test_faces_of_clips_are_marked(suffix: str, astronaut: np.ndarray, tmp_path: Path) -> None:
+    path, sample = tmp_path / f"a{suffix}", lambda path: (frame.rgb for frame in open_clip(path).frames())
+    for code in (None, 1):
+        write_clip(moving(astronaut, replace(EDIT, code=code)), path)
+        report = verify(path, sample)
+        assert report.mark and report.faces == 1 and report.mark.marked == (code is not None), report.sentence
+    assert report.mark.code == 1
+    assert verify(path).mark is None or suffix == ".webp"  # whose first frame is a photo
+
+
+def test_a_clips_mark_stays_with_its_face(astronaut: np.ndarray) -> None:
+    mark, frames = MovingMark(1), moving(astronaut, EDIT)
+    changes = [mark(one.rgb, one.faces).astype(float) - one.rgb for one in frames]
+    assert not changes[0].any()
+    here = changes[4][:, :, 0]
+    there = np.roll(changes[5][:, :, 0], (1, 2), (0, 1))  # as the picture moves from one to the other
+    assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.8
 
 
 def test_a_damaged_video_is_unknown_or_refused(tmp_path: Path) -> None:
