@@ -71,7 +71,7 @@ def draw_gallery(pipe: EmoRigPipeline, portraits: Iterator[tuple[str, str, np.nd
         results = every_emotion(pipe, rgb, faces, dict)
         edits = [one for emotions, result in results for one in zip(emotions, result.images)]
         file = out / f"{name.lower().replace(' ', '_')}.webp"
-        draw_sheet(rgb, edits, faces[0].face.box).save(file, quality=QUALITY, method=6, xmp=edit.packet())
+        draw_sheet(pipe, rgb, edits, faces[0].face.box).save(file, quality=QUALITY, method=6, xmp=edit.packet())
         page += f"\n## {name}\n\n![{name} with every emotion]({quote(out.name)}/{quote(file.name)})\n"
         page += f"\n{about}\n" if about else ""
     return page

@@ -142,7 +142,7 @@ class Api:
             options = lambda: {"intensity": intensity, "generator": torch.Generator().manual_seed(int(seed or 0))}
             made = every_emotion(pipe, known.photo.rgb, faces, options)
             edits = [edit for names, result in made for edit in zip(names, result.images)]
-            sheet = draw_sheet(known.photo.rgb, edits, known.found[number - 1].box)
+            sheet = draw_sheet(pipe, known.photo.rgb, edits, known.found[number - 1].box, intensity)
             return str(save_photo(sheet, new_folder() / "emotions.png"))
 
     @documented

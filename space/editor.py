@@ -204,7 +204,7 @@ def on_stage(image: Image.Image, file: str) -> str:
     if max(image.size) <= STAGE and file.lower().endswith(BROWSER_FORMATS):
         return file
     small = Image.fromarray(read_photo(image).rgb)
-    small.info = {"icc_profile": image.info.get("icc_profile")}
+    small.info = {name: image.info.get(name) for name in ("icc_profile", "edit")}
     small.thumbnail((STAGE, STAGE))
     return str(save_photo(small, new_folder() / f"{Path(file).stem}.jpg"))
 

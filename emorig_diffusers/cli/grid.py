@@ -36,8 +36,6 @@ def run_grid(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..photo.io import read_photo, save_photo
-    from ..pipelines.marking import edit_of
-    from ..pipelines.request import EditRequest
 
     rgb = read_photo(source).rgb
     with naming(source):
@@ -49,9 +47,7 @@ def run_grid(args: argparse.Namespace) -> int:
             say_notes(source, result)
         box = result.faces[0][0].box
         edits += zip(names, result.images)
-    sheet = draw_sheet(rgb, edits, box)
-    sheet.info["edit"] = edit_of(pipe, EditRequest(emotion=list(pipe.emotion_names), intensity=args.intensity))
-    save_photo(sheet, target)
+    save_photo(draw_sheet(pipe, rgb, edits, box, args.intensity), target)
     print(target)
     return 0
 
@@ -77,10 +73,16 @@ def every_emotion(
 
 
 def draw_sheet(
-    rgb: np.ndarray, edits: Sequence[tuple[str, np.ndarray]], box: tuple[float, float, float, float]
-) -> Image.Image:
-    """The face in a box (pixels) of a photo uint8 [H, W, 3] and of its edits, each under its name."""
+    pipe: FacePipeline, rgb: np.ndarray, edits: Sequence[tuple[str, np.ndarray]],
+    box: tuple[float, float, float, float], intensity: float = 1.0,
+) -> Image.Image:  # fmt: skip
+    """The face in a box (pixels) of a photo uint8 [H, W, 3] and of its edits by a pipeline at an intensity, each under
+    its name; its file will say what it shows."""
     from ..evaluation.sheets import cut_face, draw_rows
+    from ..pipelines.marking import edit_of
+    from ..pipelines.request import EditRequest
 
     tiles = [(name, cut_face(picture, box)) for name, picture in [("original", rgb), *edits]]
-    return draw_rows([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)])
+    sheet = draw_rows([tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)])
+    sheet.info["edit"] = edit_of(pipe, EditRequest(emotion=[name for name, _ in edits], intensity=intensity))
+    return sheet

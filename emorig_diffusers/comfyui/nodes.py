@@ -11,6 +11,7 @@ from comfy_api.latest import ComfyExtension, io  # pyright: ignore[reportMissing
 
 from ..cli.amounts import by_name, parse_amounts
 from ..face.emotions import ACTION_UNITS, EMOTIONS, MAX_AMOUNT
+from ..pipelines.marking import marked
 from ..pipelines.request import ARGUMENTS, MODES
 from .pictures import edited_regions, to_images, to_photos
 
@@ -26,6 +27,7 @@ ANGLE_LIMITS = (-90.0, 90.0)  # degrees; most painters show less, and say so
 FACES = ["largest", "all", *map(str, range(1, 21))]
 """What can be chosen of a photo; more faces than any group portrait is worth editing one by one."""
 LENT: Any = ARGUMENTS["modes"].default
+MARK = "An invisible mark in edited faces, by which emorig verify tells that they were edited."
 MAX_SEED = 2**64 - 1
 STEP = 0.05  # of a slider, in an emotion's or a unit's own measure
 
@@ -93,15 +95,17 @@ def edit(pipe: FacePipeline, image: torch.Tensor, given: dict[str, Any], **asked
     photos = to_photos(image)
     with torch.no_grad():
         result = pipe(photos, generator=[seeded(given["seed"]) for _ in photos], **options(given), **asked)
-    return output(image, photos, result.images, result.faces)
+    return output(pipe, image, photos, result.images, result.faces)
 
 
 def output(
-    image: torch.Tensor, photos: Sequence[np.ndarray], results: Sequence[np.ndarray], faces: Sequence[Any]
-) -> Any:
-    """Pictures and masks of results with their faces."""
+    pipe: FacePipeline, image: torch.Tensor, photos: Sequence[np.ndarray], results: Sequence[np.ndarray],
+    faces: Sequence[Any],
+) -> Any:  # fmt: skip
+    """Pictures, with the invisible mark, and masks of results with their faces."""
     widths = [max((face.box[2] - face.box[0] for face in some), default=0.0) for some in faces]
-    return io.NodeOutput(to_images(image, photos, results), edited_regions(photos, results, widths))
+    told = [marked(pipe, *both, [face.box for face in some]) for *both, some in zip(photos, results, faces)]
+    return io.NodeOutput(to_images(image, photos, told), edited_regions(photos, results, widths))
 
 
 def edit_schema(name: str, shown: str, description: str, inputs: Sequence[Any]) -> Any:
@@ -131,19 +135,24 @@ class LoadPipeline(io.ComfyNode):
             display_name="emorig: load pipeline",
             category=CATEGORY,
             description="Opens what edits faces.",
-            inputs=[io.String.Input("model", default="emorig-open", tooltip=name)],
+            inputs=[
+                io.String.Input("model", default="emorig-open", tooltip=name),
+                io.Boolean.Input("mark", default=True, optional=True, tooltip=MARK),
+            ],
             outputs=[PIPELINE.Output("pipeline_out", display_name="pipeline")],
         )
 
     @classmethod
     @torch.inference_mode(False)
-    def execute(cls, model: str) -> Any:
+    def execute(cls, model: str, mark: bool = True) -> Any:
         """The pipeline, on the device that ComfyUI works on."""
         from comfy.model_management import get_torch_device  # pyright: ignore[reportMissingImports]
 
         from ..cli.models import open_model
 
-        return io.NodeOutput(open_model(model.strip()).to(get_torch_device()))
+        pipe = open_model(model.strip()).to(get_torch_device())
+        pipe.watermark = mark
+        return io.NodeOutput(pipe)
 
 
 class EditEmotion(io.ComfyNode):
@@ -271,8 +280,8 @@ class AllEmotions(io.ComfyNode):
         edited = [some for _, result in groups for some in result.faces]
         names = [name for group, _ in groups for name in group]
         many = image.expand(len(pictures), *image.shape[1:])
-        made = output(many, [photo] * len(pictures), pictures, edited)
-        sheet = draw_sheet(photo, list(zip(names, pictures)), edited[0][0].box)
+        made = output(pipeline, many, [photo] * len(pictures), pictures, edited)
+        sheet = draw_sheet(pipeline, photo, list(zip(names, pictures)), edited[0][0].box)
         return io.NodeOutput(*made.args, to_sheet(sheet))
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..pipelines.emorig import EmoRigPipeline
     from ..pipelines.outputs import EditedFace
     from ..pipelines.request import EditRequest
+    from ..provenance.edits import Edit
 
 BUFFERS = ("rendered", "normal", "albedo")  # shown below each result
 CODE_BUFFERS = ("reconstructed", "edited", "replaced")  # below a Diffusion Autoencoder's
@@ -103,6 +104,7 @@ class Comparison:
         milliseconds: Time of each stage, of all faces. An encoder's first pass is not timed; finding faces includes
             opening the detector.
         others: What further pipelines made.
+        edit: What the sheet's file says.
     """
 
     source: Image.Image
@@ -111,6 +113,7 @@ class Comparison:
     redrawn: list[ComparedFace]
     milliseconds: dict[str, float]
     others: list[OtherResult] = field(default_factory=list)
+    edit: Edit | None = None
 
 
 @dataclass
@@ -162,6 +165,7 @@ def compare(
     import torch
 
     from ..diffusion.sampling import Sampling
+    from ..pipelines.marking import edit_of
     from ..pipelines.request import EditRequest
 
     asked = {"num_inference_steps": num_inference_steps, "latents": latents, "crop": crop, "detail": detail}
@@ -186,7 +190,9 @@ def compare(
     times = {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
     count = len(here.faces) * len(there.faces)
     source_crop, target_crop = (_crop(pipe, read.rgb, next(iter(read.faces.values()))) for read in (here, there))
-    return Comparison(source_crop, target_crop, faces[:count], faces[count:], times, beside)
+    return Comparison(
+        source_crop, target_crop, faces[:count], faces[count:], times, beside, edit_of(pipe, request)
+    )
 
 
 def _find(photo: Any, role: str) -> tuple[np.ndarray, Face]:
@@ -303,7 +309,7 @@ def _crop(pipe: EmoRigPipeline, rgb: np.ndarray, face: EncodedFace) -> Image.Ima
 
 def draw_comparison(comparison: Comparison) -> Image.Image:
     """The sheet: the photos and the redrawn source, below them a column for every pair and further pipeline, result
-    above buffers."""
+    above buffers. Its file will say what it shows."""
     from .sheets import draw_rows
 
     photos = [("source", comparison.source), ("target", comparison.target)]
@@ -312,7 +318,9 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
     results += [(other.label, other.crop) for other in comparison.others]
     below = [[(name, face.buffers[name]) for name in BUFFERS] for face in comparison.pairs]
     below += [list(other.buffers.items()) for other in comparison.others]
-    return draw_rows([photos + redrawn, results, *map(list, zip(*below))])
+    sheet = draw_rows([photos + redrawn, results, *map(list, zip(*below))])
+    sheet.info["edit"] = comparison.edit
+    return sheet
 
 
 def code_distance(codes: FaceCodes, wanted: FaceCodes) -> tuple[float, float]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..photo.faces import find_faces, same_place
 from ..provenance.edits import Edit
+from ..provenance.watermark import mark_faces, settled
 from .request import ARGUMENTS, EditRequest
 
 SYSTEMS = ("", "EmoRigPipeline", "DiffAEEmotionPipeline", "EmotionLDMPipeline")
@@ -27,12 +31,33 @@ def edit_of(pipe: Any, request: EditRequest, faces: Sequence[Any] = (), size: tu
     others = [name.replace("_", " ") for name in _OTHERS if getattr(request, name) is not None]
     if request.intensity == 0 and others in ([], ["reference"]):
         return None
-    kind = type(pipe).__name__
-    name = Path(str(getattr(pipe, "name_or_path", None) or kind)).name
+    name = Path(str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)).name
     what = ", ".join([*_emotions(request.emotion), *others])
     points = [getattr(getattr(face, "face", face), "landmarks", None) for face in faces]
-    code = (SYSTEMS.index(kind) if kind in SYSTEMS else 0) if getattr(pipe, "watermark", True) else None
-    return Edit(name, what or "expression", request.intensity, code, [p for p in points if p is not None], size)
+    known = [one for one in points if one is not None]
+    return Edit(name, what or "expression", request.intensity, code_of(pipe), known, size)
+
+
+def code_of(pipe: Any) -> int | None:
+    """The code of a pipeline's mark; `None` where it is to leave none."""
+    kind = type(pipe).__name__
+    return (SYSTEMS.index(kind) if kind in SYSTEMS else 0) if getattr(pipe, "watermark", True) else None
+
+
+def marked(pipe: Any, photo: np.ndarray, result: np.ndarray, boxes: Iterable[Sequence[float]]) -> np.ndarray:
+    """A result uint8 [H, W, 3] with the mark in its edited faces, for those who take pixels and write no file here.
+
+    Args:
+        pipe: What made it.
+        photo: What it was made of, uint8 [H, W, 3].
+        result: The edited photo.
+        boxes: Of the edited faces (x0, y0, x1, y1), pixels.
+    """
+    code = code_of(pipe)
+    if code is None or (photo == result).all():
+        return result
+    edited = [face for face in find_faces(result) if any(same_place(face.box, tuple(box)) for box in boxes)]
+    return mark_faces(result, [settled(result, face) for face in edited], code)
 
 
 def _emotions(emotion: Any) -> list[str]:

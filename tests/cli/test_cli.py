@@ -16,6 +16,7 @@ from emorig_diffusers import EMOTIONS, EmoRigPipeline, FaceCodes
 from emorig_diffusers.cli import models
 from emorig_diffusers.evaluation import sheets
 from emorig_diffusers.files import assets
+from emorig_diffusers.provenance.verify import verify
 
 pytestmark = pytest.mark.usefixtures("calls")
 
@@ -119,6 +120,8 @@ def test_grid(photo: Path, tmp_path: Path, calls: list[tuple[Path, dict[str, Any
     assert len({p.tobytes() for p in pictures}) == 9
     around = pictures[0][:20].astype(int)  # above the head
     assert all(abs(p[:20] - around).mean() < 1 for p in pictures), "one place"
+    said = verify(tmp_path / "sheet.png").metadata.edit
+    assert said and said["Emotion"].split(", ") == list(EMOTIONS)
 
 
 @pytest.mark.parametrize(("box", "side"), [((10, 20, 50, 60), 256), ((100, 0, 400, 300), 480), ((0, 0, 900, 900), 512)])

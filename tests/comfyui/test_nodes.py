@@ -15,7 +15,9 @@ from small_diffae import small_diffae
 
 from emorig_diffusers import EMOTIONS, EmoRigPipeline
 from emorig_diffusers.comfyui.pictures import edited_regions, to_images, to_photos
+from emorig_diffusers.photo.faces import find_faces
 from emorig_diffusers.pipelines.request import ARGUMENTS
+from emorig_diffusers.provenance.watermark import detect
 
 comfy_contract.install()
 from emorig_diffusers.comfyui import nodes  # noqa: E402 - it needs ComfyUI's own modules
@@ -80,7 +82,7 @@ def test_inputs_are_the_calls_arguments() -> None:
 
 
 def test_emotion(image: torch.Tensor, pipe: EmoRigPipeline, astronaut: np.ndarray) -> None:
-    [pipeline] = nodes.LoadPipeline.execute("emorig-open").args
+    [pipeline] = nodes.LoadPipeline.execute("emorig-open", mark=False).args
     images, edited = nodes.EditEmotion.execute(pipeline, image, "surprise", **COMMON | {"yaw": 10.0}).args
     generator = torch.Generator().manual_seed(3)
     [wanted] = pipe(astronaut, "surprise", rotate=(10, 0, 0), generator=generator, output_type="np").images
@@ -88,6 +90,11 @@ def test_emotion(image: torch.Tensor, pipe: EmoRigPipeline, astronaut: np.ndarra
     np.testing.assert_array_equal(to_photos(images)[0], wanted)
     assert torch.equal(images[edited == 0], image[edited == 0])
     assert set(edited.unique().tolist()) == {0, 1} and 0.03 < edited.mean() < 0.2
+
+
+def test_pictures_are_marked(image: torch.Tensor, pipe: EmoRigPipeline) -> None:
+    [marked] = to_photos(nodes.EditEmotion.execute(pipe, image, "sad", **COMMON).args[0])
+    assert detect(marked, find_faces(marked)).marked
 
 
 def test_each_picture_of_a_batch_as_alone(image: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from emorig_diffusers.evaluation.compare import (
     compare,
     draw_comparison,
 )
+from emorig_diffusers.provenance.verify import verify
 
 pytestmark = pytest.mark.usefixtures("searched")
 
@@ -58,6 +59,8 @@ def test_command(
     ]  # fmt: skip
     expected = compare(small, *two, ("exp", "pose"), 1, torch.Generator().manual_seed(5))
     assert_close(Image.open(out), draw_comparison(expected))
+    said = verify(out).metadata
+    assert said.source_type == "compositeWithTrainedAlgorithmicMedia" and said.edit["Emotion"] == "reference"
 
 
 @pytest.mark.parametrize(
