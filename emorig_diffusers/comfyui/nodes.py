@@ -104,7 +104,8 @@ def output(
 ) -> Any:  # fmt: skip
     """Pictures, with the invisible mark, and masks of results with their faces."""
     widths = [max((face.box[2] - face.box[0] for face in some), default=0.0) for some in faces]
-    told = [marked(pipe, *both, [face.box for face in some]) for *both, some in zip(photos, results, faces)]
+    boxes = [[face.box for face in some] for some in faces]
+    told = [marked(pipe, *one) for one in zip(photos, results, boxes)]
     return io.NodeOutput(to_images(image, photos, told), edited_regions(photos, results, widths))
 
 

@@ -190,9 +190,7 @@ def compare(
     times = {stage: 1000 * sum(runs) for stage, runs in seconds.items()}
     count = len(here.faces) * len(there.faces)
     source_crop, target_crop = (_crop(pipe, read.rgb, next(iter(read.faces.values()))) for read in (here, there))
-    return Comparison(
-        source_crop, target_crop, faces[:count], faces[count:], times, beside, edit_of(pipe, request)
-    )
+    return Comparison(source_crop, target_crop, faces[:count], faces[count:], times, beside, edit_of(pipe, request))
 
 
 def _find(photo: Any, role: str) -> tuple[np.ndarray, Face]:

@@ -169,7 +169,7 @@ def _copied(grey: np.ndarray, matrix: np.ndarray, number: int) -> tuple[np.ndarr
     size = [max(round(side * share), 1) for side in cut.shape[::-1]]
     shrunk = cv2.resize(cut, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", shrunk, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    small = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE).astype(np.float32)
+    small = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.float32)
     scale = np.array(cut.shape[::-1]) / size
     placed = np.column_stack([matrix[:, :2] * scale, matrix[:, :2] @ [left, top] + matrix[:, 2]])
     return _frame(small, placed), _RINGS if _pixels(placed) / 2 >= _FINEST else _RINGS[:-1]
@@ -263,6 +263,7 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     """Grey levels float32 [H, W] of a picture uint8 [H, W, 3]."""
     return (rgb @ np.array(LUMA)).astype(np.float32)
 
+
 @functools.cache
 def _places() -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Matrices [places, rows] and [columns, places] that bring a spectrum to every place within reach, and how far off
@@ -302,6 +303,7 @@ def _frame(grey: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         grey = cv2.GaussianBlur(grey, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5 + 1e-3)
     size = (_SIDE, _SIDE)
     return cv2.warpAffine(grey, _centred(matrix), size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
 
 @functools.cache
 def _window() -> np.ndarray:
