@@ -33,6 +33,9 @@ HEADER = """# Gallery
 What `emorig-open` makes of a face at intensity 1. Nobody in these pictures felt what they show: they are edits, and say
 so in their metadata. `python docs/gallery.py` draws the open portraits, `python docs/gallery.py album/*.jpg
 -o my_gallery` a page like this of other photos.
+
+These two are all the portraits in the public domain that the demo's packages bring; photos of the sets that the numbers
+in README.md were measured on may not be shown here.
 """
 OPEN = {
     "Eileen Collins": "Portrait by NASA, public domain: `skimage.data.astronaut()`.",

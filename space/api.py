@@ -185,7 +185,7 @@ class Api:
         Returns:
             The head, or the heads side by side, as GLB, in metres.
         """
-        drawn = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))[1]
+        drawn = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))
         with friendly(photo):
             return self.editor.heads(drawn, new_folder() / f"{Path(photo).stem}_head.glb")
 
@@ -198,7 +198,7 @@ class Api:
         Returns:
             Pictures with their names.
         """
-        _, (_, result) = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))
+        _, result = self.editor.draw(photo, self._look(photo, emotion, intensity, face, seed))
         return gallery(result.faces[0])
 
     @documented

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from emorig_diffusers.pipelines.naming import naming_reference
 from emorig_diffusers.pipelines.request import EditRequest
 
 KEPT_RESULTS = 6  # whose codes and buffers are remembered, for those who look at them
+GLANCE = 800  # longest side of the picture while a slider is dragged, pixels
 STAGE = 1600  # longest side of pictures on the stage, pixels: about two of them a pixel of the page on a desktop
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 
@@ -50,7 +51,7 @@ class Editor:
     def __init__(self, pipe: FacePipeline) -> None:
         self.pipe, self.offer = pipe, Offer.of(pipe)
         self.run, self.photos = on_zero_gpu(pipe), Photos(pipe)
-        self._drawn: OrderedDict[str, Drawn] = OrderedDict()
+        self._painted: deque[tuple[str, Look, Drawn]] = deque(maxlen=KEPT_RESULTS)
         self.clips = ClipEditor(pipe, lend_gpu)
         pipe.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
@@ -68,26 +69,22 @@ class Editor:
             self.pipe.check_inputs(**asked)
             return self.run(photo, int(seed or 0), face=chosen(face), **asked)
 
-    def draw(self, photo: str, look: Look) -> tuple[str, Drawn]:
-        """A look of a photo, as the path of a file, and what it was made of.
+    def draw(self, photo: str, look: Look) -> Drawn:
+        """A look of a photo, made once as long as it is remembered.
 
         Raises:
             gr.Error: With one sentence for the visitor.
         """
+        for known, done, drawn in tuple(self._painted):
+            if known == photo and done.same(look):
+                return drawn
         with friendly(photo, *references(look)):
             asked, fitted = self.asked(photo, look), None
             if "mesh" in self.pipe.capabilities:
                 fitted = asked["faces"]
             result = self.run(self.photos.read(photo).photo, look.seed, **asked)
-            path = save(result, photo)
-        self._drawn[path] = fitted, result
-        while len(self._drawn) > KEPT_RESULTS:
-            self._drawn.popitem(last=False)
-        return path, (fitted, result)
-
-    def drawn(self, photo: str, look: Look) -> Drawn:
-        """What a look's picture was made of, once more where it is forgotten."""
-        return self._drawn.get(str(look.result)) or self.draw(photo, look)[1]
+        self._painted.append((photo, look, (fitted, result)))
+        return fitted, result
 
     def draw_all(self, photo: str, look: Look) -> list[Image.Image]:
         """Small pictures of every emotion on the faces that the controls are for, after what they have become."""
@@ -203,10 +200,15 @@ def on_stage(image: Image.Image, file: str) -> str:
     small JPEG, which is on a phone in a tenth of the time."""
     if max(image.size) <= STAGE and file.lower().endswith(BROWSER_FORMATS):
         return file
+    return small_copy(image, STAGE, Path(file).stem)
+
+
+def small_copy(image: Image.Image, side: int, name: str) -> str:
+    """The path of a JPEG of a picture, of so many pixels at most a side."""
     small = Image.fromarray(read_photo(image).rgb)
     small.info = {name: image.info.get(name) for name in ("icc_profile", "edit")}
-    small.thumbnail((STAGE, STAGE))
-    return str(save_photo(small, new_folder() / f"{Path(file).stem}.jpg"))
+    small.thumbnail((side, side))
+    return str(save_photo(small, new_folder() / f"{name}.jpg"))
 
 
 def for_browsers(photo: str | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.context import LocalContext
 from texts import say
 from visitors import inform, warn
 
@@ -111,6 +112,12 @@ def steps(
     except gr.Error as error:
         warn(error.message)
         yield *IDLE, gr.update(value="", visible=False), *(gr.skip(),) * len(empty)
+
+
+def others_wait() -> bool:
+    """Whether there are jobs that nobody works on yet."""
+    blocks = LocalContext.blocks.get()
+    return bool(blocks and len(blocks._queue))
 
 
 def waiting() -> tuple[Any, ...]:

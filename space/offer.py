@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from emorig_diffusers.pipelines.base import FacePipeline
 
-UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU26")
-"""Single movements that have a slider."""
+BOTH = (
+    "AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU43", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU24", "AU26"
+)  # fmt: skip
+SIDED = ("R2", "L2", "R43", "L43", "R12", "L12")
+UNITS = (*BOTH, *SIDED)
+"""Single movements that have a slider: of both sides, and of the person's right or left."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import skimage.data
 from faces import face_part
 from gradio.components import Component
 from jobs import Job, job, status
-from offer import UNITS, Offer
+from offer import BOTH, SIDED, Offer
 from parts import emotion_choice, strength_slider, upload
 from PIL import Image
 from texts import say
@@ -224,7 +224,10 @@ def details_part(
         amount = gr.Slider(-MAX_ATTRIBUTE, MAX_ATTRIBUTE, 1, step=0.05, label=say("attributes.amount"))
     with gr.Accordion(say("units"), open=False, visible=offer.movements, elem_id="units", elem_classes="tight"):
         gr.Markdown(say("units.about"), elem_classes="about")
-        units = [gr.Slider(-1, 1, 0, step=0.05, label=unit_label(unit), buttons=[]) for unit in UNITS]
+        moves = lambda names: [gr.Slider(-1, 1, 0, step=0.05, label=unit_label(name), buttons=[]) for name in names]
+        units = moves(BOTH)
+        with gr.Accordion(say("units.sides"), open=False, elem_id="sides"):
+            units += moves(SIDED)
         reset_units = gr.Button(say("reset"), size="sm")
     with gr.Accordion(say("pose"), open=False, visible=offer.head, elem_id="pose", elem_classes="tight"):
         slider = lambda axis: gr.Slider(-MAX_ANGLE, MAX_ANGLE, 0, step=1, label=say(f"pose.{axis}"), buttons=[])

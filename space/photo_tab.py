@@ -13,9 +13,9 @@ from typing import Any
 import gradio as gr
 import photo_page as page
 import preset_part
-from editor import Editor, for_browsers, on_stage, references
+from editor import GLANCE, Editor, for_browsers, on_stage, references, save, small_copy
 from faces import choose_among, number_faces, pick_face
-from jobs import PRIVATE, QUIET, steps, wire_job
+from jobs import PRIVATE, QUIET, others_wait, steps, wire_job
 from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
 from parts import heard
@@ -100,6 +100,8 @@ class PhotoTab:
         others = [camera.input, shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
         self.again = {"fn": self.show, "inputs": read, **edit}
         gr.on([*others, *(slider.release for slider in sliders)], **self.again)
+        dragged = {"trigger_mode": "always_last", **self.queue, "show_progress": "hidden"}
+        gr.on([slider.input for slider in sliders[:-1]], self.glance, read, shown.stage.picture, **dragged)
         said = {"outputs": self.everything, **self.queue}
         shown.prompt.submit(self.with_prompt, [shown.prompt, self.sitting], **said)
         shown.prompt.submit(js=page.SCROLL, fn=None)
@@ -249,7 +251,9 @@ class PhotoTab:
         photo, path, stage, small = str(sitting.history.photo), None, None, sitting.history.looks[0].thumbnail
         try:
             if look.steps:
-                path, (_, result) = self.editor.draw(photo, look)
+                _, result = self.editor.draw(photo, look)
+                with friendly(photo):
+                    path = save(result, photo)
                 stage = on_stage(result.images[0], path)
                 small = thumbnail(result.images[0], self.editor.photos.read(photo).found)
                 for note in notes_of(result.faces[0]):
@@ -260,6 +264,25 @@ class PhotoTab:
         if sitting.history.photo == photo:  # else another was given meanwhile
             sitting.history = sitting.history.then(replace(look, result=path, stage=stage, thumbnail=small))
         return True
+
+    def glance(self, sitting: Sitting, *controls: Any) -> Any:
+        """The picture of what the controls ask while a slider is dragged, small and not kept, where nobody waits; the
+        slider's release finds it made."""
+        history = sitting.history
+        if not history.look or others_wait():
+            return gr.skip()
+        look, photo = self._wanted(history, controls), str(history.photo)
+        after = history.look.stage if look.same(history.look) else history.before
+        try:
+            if look.steps and not look.same(history.look):
+                _, result = self.editor.draw(photo, look)
+                after = small_copy(result.images[0], GLANCE, "glance")
+        except gr.Error:
+            return gr.skip()  # the release says why
+        if sitting.history.at != history.at or sitting.history.photo != photo:
+            return gr.skip()
+        size = self.editor.photos.read(photo).photo.original.size
+        return gr.update(value=(history.before, after or history.before), width=page.stage_width(*size))
 
     def show_all(self, sitting: Sitting, *controls: Any) -> Update:
         """Small pictures of all emotions in the picture's place."""
@@ -348,7 +371,7 @@ class PhotoTab:
         if not name or not history.look or not history.look.result:
             return None, None
         try:
-            drawn = self.editor.drawn(str(history.photo), history.look)
+            drawn = self.editor.draw(str(history.photo), history.look)
             if name == "buffers":
                 return page.gallery(drawn[1].faces[0]), None
             with friendly(history.photo):

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,14 @@ def test_a_batch_takes_a_preset_or_words_or_an_emotion(editor: Any) -> None:
             asked(*wanted, kept, None)
     with pytest.warns(UserWarning, match="Not understood: xyzzy"):
         assert asked("xyzzy smile", "", None, None)["prompt"] == "xyzzy smile"
+
+
+def test_who_waits_is_known(space: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jobs
+
+    for queue in [], ["a job"]:
+        monkeypatch.setattr(jobs.LocalContext, "blocks", SimpleNamespace(get=lambda q=queue: SimpleNamespace(_queue=q)))
+        assert jobs.others_wait() == bool(queue)
 
 
 def test_nothing_is_left_where_nobody_waits(editor: Any, given: Callable[..., list[Any]], files: Path) -> None:

@@ -24,7 +24,8 @@ OVERLAPS = """() => {
   const labels = "button:not(.label-wrap), .label-wrap span:first-child, label span, h1, p, nav a";
   const texts = [...document.querySelectorAll(labels)].filter(seen);
   const cut = texts.filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1);
-  const boxes = [...document.querySelectorAll("#mood-part button, #past button, .choices label, nav a")].filter(seen);
+  const controls = "[id$=mood-part] button, #past button, .choices label, nav a";
+  const boxes = [...document.querySelectorAll(controls)].filter(seen);
   const over = [];
   boxes.forEach((one, i) => boxes.slice(i + 1).forEach((two) => {
     const a = one.getBoundingClientRect(), b = two.getBoundingClientRect();
@@ -121,12 +122,12 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     own = slider_values(visit)
     say(visit, "少し照れたように笑って、目を大きく、ピカソ風に")
     visit.says("わからなかった言葉：ピカソ")
-    told = "笑顔 42 %, 眉の内側を上げる +0.14, 目を見開く +0.90, AU24 +0.11, 視線 +6° -6°"
+    told = "笑顔 42 %, 眉の内側を上げる +0.14, 目を見開く +0.90, 唇を結ぶ +0.11, 視線 +6° -6°"
     shy = wait_told(visit, told)
     assert page.locator("#emotion input:checked").get_attribute("value") == "happy"
     assert page.locator("#strength input[type=number]").input_value() == "0.42"
     moved = [round(now - before, 2) for now, before in zip(slider_values(visit), own)]
-    assert [i for i, by in enumerate(moved) if by] == [0, 3]  # AU1 and AU5
+    assert [i for i, by in enumerate(moved) if by] == [0, 3, 13]  # AU1, AU5 and AU24
     page.locator("#gaze button").first.click()
     gaze = page.locator("#gaze input[type=number]")
     gaze.first.wait_for(timeout=WAITING)
@@ -139,8 +140,8 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     assert (wait_told(visit, told) == shy).all()
     kept = slider_values(visit)
     page.evaluate("window.stayed = true")
-    for language, words in (("English", "Happy 42 %, Inner brows up +0.14, Eyes wide +0.90, AU24 +0.11, Eyes +6° -6°"),
-                            ("日本語", told)):  # fmt: skip
+    english = "Happy 42 %, Inner brows up +0.14, Eyes wide +0.90, Lips pressed +0.11, Eyes +6° -6°"
+    for language, words in (("English", english), ("日本語", told)):
         page.locator("nav").get_by_text(language).click()
         assert (wait_told(visit, words) == shy).all()  # the photo, the edit and the controls stay
         assert slider_values(visit) == kept and page.evaluate("window.stayed")
@@ -173,8 +174,15 @@ def test_light_and_gaze_have_sliders(browser: Any, url: str) -> None:
         visit.page.locator(f"#{part} button").first.click()
         visit.page.locator(f"#{part} input[type=range]").first.evaluate(move, value)
         wait_told(visit, told)
+    looks = visit.page.locator("#looks img")
+    before, count = visit.page.locator("#result img").nth(1).get_attribute("src"), looks.count()
+    visit.page.locator("#light input[type=range]").first.evaluate(move.replace("pointerup", "pointermove"), -60)
+    another = "(before) => document.querySelectorAll('#result img')[1].src !== before"
+    visit.page.wait_for_function(another, arg=before, timeout=WAITING)
+    assert looks.count() == count  # while it is dragged, and nothing is kept
+    wait_told(visit, "Eyes -20° +0°, Light +60° +0°")
     visit.page.locator("#gaze input[type=checkbox]").check()
-    wait_told(visit, "Eyes to the camera, Light +60° +0°")
+    wait_told(visit, "Eyes to the camera, Light -60° +0°")
     visit.page.locator("#to-photo").click()
     wait_told(visit, "The photo")
     assert visit.page.locator("#light input[type=range]").first.input_value() == "0"
@@ -182,16 +190,20 @@ def test_light_and_gaze_have_sliders(browser: Any, url: str) -> None:
 
 
 @pytest.mark.parametrize("locale", ["ja", "en"])
-def test_nothing_is_cut_off_or_on_top(browser: Any, url: str, locale: str) -> None:
-    """On a phone, then in a wide window."""
+def test_nothing_is_cut_off_or_on_top(browser: Any, url: str, texts: Any, locale: str) -> None:
+    """In every tab, on a phone, then in a wide window."""
     visit = visitor(browser, url, locale, 360)
-    for part in ("units", "pose", "gaze", "light", "sampling", "presets"):
+    for part in ("units", "sides", "pose", "gaze", "light", "sampling", "presets"):
         visit.page.locator(f"#{part} button").first.click()
+    said = lambda tab: texts.LANGUAGES[locale][f"{tab}.tab"]
     for width in (360, 1400):
         visit.page.set_viewport_size({"width": width, "height": 900})
-        count, cut, over = visit.page.evaluate(OVERLAPS)
-        assert count > 60 and not cut and not over
-        count, bad = visit.page.evaluate(CONTRAST)
-        assert count > 60 and not bad
-        assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= width
+        for tab, least in {"batch": 15, "clip": 12, "compare": 10, "scan": 6, "photo": 60}.items():
+            visit.page.get_by_role("tab", name=said(tab), exact=True).first.click()
+            visit.page.get_by_role("tab", name=said(tab), exact=True, selected=True).wait_for()
+            count, cut, over = visit.page.evaluate(OVERLAPS)
+            assert count > least and not cut and not over, tab
+            count, bad = visit.page.evaluate(CONTRAST)
+            assert count > least and not bad, tab
+            assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= width
     visit.page.context.close()
