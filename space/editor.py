@@ -206,7 +206,7 @@ def on_stage(image: Image.Image, file: str) -> str:
 def small_copy(image: Image.Image, side: int, name: str) -> str:
     """The path of a JPEG of a picture, of so many pixels at most a side."""
     small = Image.fromarray(read_photo(image).rgb)
-    small.info = {name: image.info.get(name) for name in ("icc_profile", "edit")}
+    small.info = {key: image.info.get(key) for key in ("icc_profile", "edit")}
     small.thumbnail((side, side))
     return str(save_photo(small, new_folder() / f"{name}.jpg"))
 
