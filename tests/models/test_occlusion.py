@@ -204,12 +204,13 @@ def test_the_demo_says_so(
     from photo_tab import PhotoTab
 
     said, photo = [], tmp_path / "masked.png"
-    monkeypatch.setattr(gradio, "Info", said.append)
+    monkeypatch.setattr(gradio, "Info", lambda sentence, **_: said.append(sentence))
     Image.fromarray(masked).save(photo)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with gr.Blocks():
         editor = Editor(pipe)
-        tab, sitting = PhotoTab(editor, photo_page.lay_out(editor.offer, tmp_path / "examples")), Sitting()
+        page = photo_page.lay_out(editor.offer, tmp_path / "examples")
+        tab, sitting = PhotoTab(editor, page, gr.Button()), Sitting()
     updates = tab.look_at(str(photo), sitting)
     still = [updates[one]["value"] if isinstance(updates[one], dict) else updates[one]
              for one in (*tab.page.angles, *tab.page.units)]  # fmt: skip
