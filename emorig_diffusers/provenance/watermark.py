@@ -26,8 +26,8 @@ from ..photo.masks import ramp
 from ..photo.resample import align, invert
 
 CODES = 4  # different marks: two bits
-THRESHOLD = 5.4  # score from which a face counts as marked: one in 6,600 by chance
-_TRIES = 4500.0  # independent ones that a search is worth, by 528 searches for marks of other seeds
+THRESHOLD = 5.5  # score from which a face counts as marked: one in 8,000 by chance
+_TRIES = 6000.0  # independent ones that a search is worth, by 628 searches for marks of other seeds in unedited photos
 _VARIANTS = 16  # noises that mean the same code
 _SIDE = 128  # pixels of the frame in which the mark lies, of `resample.align`
 _RINGS = 8, 16, 28, 48  # cycles a frame between which the mark's rings lie
