@@ -3,6 +3,7 @@
 Some frames are drawn at a time, so that stages take more than a frame in all. On a busy machine processor time tells.
 
 python tests/benchmarks/video_speed.py [--threads 2] [--frames 24] [--size 1280 720] [--face 250] [--clip FILE]
+    [--memory-every 20]
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def held_now() -> float:
+    """What the process holds, GB, where the system tells it as Linux does."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,6 +65,7 @@ def main() -> None:
     parser.add_argument("--face", type=int, default=250, help="height of the face, pixels")
     parser.add_argument("--clip", type=Path, help="another clip than the astronaut's")
     parser.add_argument("--emotion", default="happy")
+    parser.add_argument("--memory-every", type=int, default=0, help="tell memory every so many frames, and no more")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
@@ -69,6 +76,11 @@ def main() -> None:
         if args.clip is None:
             write_clip(moving(args.frames, tuple(args.size), args.face), source)
         clip = open_clip(source)
+        if args.memory_every:
+            for i, _ in enumerate(edit_clip(pipe, clip, emotion=args.emotion)):
+                if i % args.memory_every == 0:
+                    print(f"frame {i:6d}  {held_now():6.2f} GB", flush=True)
+            return
         photo = next(clip.frames()).rgb
         pipe(photo, args.emotion)  # the first one sets up what all use
         with recorded() as photos:
