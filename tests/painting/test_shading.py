@@ -22,7 +22,7 @@ from emorig_diffusers.painting.stages.shading import (
     sample_maps,
     shade_expression,
 )
-from emorig_diffusers.photo.landmarks import MOUTH_CORNERS
+from emorig_diffusers.photo.landmarks import LIDS, MOUTH_CORNERS
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,22 @@ def test_nothing_is_shaded_between_parted_lips_or_lids(
     assert opened.mouth.sum() > 500 and not shaded[opened.mouth].any() and np.abs(shaded).max() > 20
     iris = opened.points[[159, 145]].mean(0).astype(int)
     assert abs(shaded[iris[1], iris[0]]) <= 3
+
+
+def test_shut_lids_get_little_of_a_frowns_shade(warp: Warp, head: HeadModel, names: tuple[str, ...]) -> None:
+    """The maps show the skin about open eyes where lids are when they are shut."""
+    amounts = torch.zeros(len(names))
+    amounts[[names.index("browDownLeft"), names.index("browDownRight")]] = 1.0
+    shade, upper, lower = head.shading(amounts).numpy(), (160, 159, 158), (144, 145, 153)
+    shut = warp.points.copy()
+    for lid, middle in zip(LIDS, (145, 374)):
+        shut[list(lid), 1] = shut[middle, 1]
+    fields = [sample_maps(shade, replace(warp, points=points)) for points in (warp.points, shut)]
+    middle = (warp.points[list(upper)].mean(0) * 0.5 + warp.points[27] * 0.5).astype(int)
+    elsewhere = warp.points[list(lower)].mean(0).astype(int) + [0, 40]
+    ratio = lambda place: abs(fields[1][place[1], place[0]]) / abs(fields[0][place[1], place[0]])
+    assert fields[0][middle[1], middle[0]] < -0.05 and ratio(middle) < 0.5
+    np.testing.assert_array_equal(fields[1][elsewhere[1]], fields[0][elsewhere[1]])
 
 
 def test_shade_is_bounded_whatever_is_asked(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:

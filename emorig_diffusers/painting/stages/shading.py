@@ -36,6 +36,13 @@ is so in full: dark skin shows folds by gloss, which its little diffuse light do
 GLOSS, FOLDS = 0.5, 0.25
 """By how much it lightens and darkens more then. In 41 people's real smiles, beside nose and mouth, those of the five
 whose ITA is below 0 have 1.5 times the others' contrast for the same motion, most of it in the light."""
+AROUND_LIDS = (
+    (130, 247, 30, 29, 27, 28, 56, 190, 243, 112, 26, 22, 23, 24, 110, 25),
+    (359, 467, 260, 259, 257, 258, 286, 414, 463, 341, 256, 252, 253, 254, 339, 255),
+)  # MediaPipe points around both lids, at the crease of the upper one
+SHUT = 0.16, 0.06  # height of an eye's opening, of its width, from which lids count as shutting, and at which as shut
+LID_EDGE = 0.002  # metres over which that fades
+UNKNOWN = 0.8  # share of the shade that shut lids do not get: maps show the skin about open eyes in their place
 OTHER = 2.0  # squared deviations from which a colour is less and less taken for skin: hair, hats, hands in gloves
 
 
@@ -95,14 +102,23 @@ def _without_specks(field: np.ndarray, dark: np.ndarray, warp: Warp, gloss: np.n
 
 
 def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:
-    """A map [A, A] on the warp's grid [G, G]; 0 between the lips, between the lids and off the face's skin."""
+    """A map [A, A] on the warp's grid [G, G]; 0 between the lips, between the lids and off the face's skin, faint on
+    shut lids."""
     if warp.place is None:
         raise ValueError("The warp was drawn from a head without shading maps: use one that has them.")
     column, row = (len(shade) * warp.place[..., k] - 0.5 for k in (0, 1))
     field = cv2.remap(shade.astype(np.float32), column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     field *= warp.place[..., 0] >= 0
     open_eye = np.any([fill_polygon(field.shape, warp.points[list(lid)]) for lid in LIDS], axis=0)
-    return field * (1 - cv2.GaussianBlur(open_eye.astype(np.float32), (0, 0), 1.5))
+    field *= 1 - cv2.GaussianBlur(open_eye.astype(np.float32), (0, 0), 1.5)
+    for lid, around in zip(LIDS, AROUND_LIDS):
+        outline = warp.points[list(lid)]
+        across = np.linalg.norm(outline[0] - outline[len(lid) // 2])
+        high = 2 * cv2.contourArea(outline.astype(np.float32)) / max(across**2, 1.0)
+        if (shut := float(ramp(high, *SHUT))) > 0:
+            skin = fill_polygon(field.shape, warp.points[list(around)]).astype(np.float32)
+            field *= 1 - UNKNOWN * shut * cv2.GaussianBlur(skin, (0, 0), LID_EDGE * warp.scale)
+    return field
 
 
 def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.float32, float]:
