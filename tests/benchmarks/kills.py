@@ -16,7 +16,6 @@ import csv
 import hashlib
 import json
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -242,15 +241,22 @@ def remembered(photos: Path) -> Callable[[np.ndarray], list[Any]]:
         for file in sorted(photos.iterdir()):
             if file.name != "notes.jpg":
                 rgb = read_photo(file).rgb
-                known[hashlib.sha256(rgb.tobytes()).digest()] = faces.find_faces(rgb)
-        with os.fdopen(writing, "wb") as pipe:
-            pickle.dump(known, pipe)
+                found = faces.find_faces(rgb)
+                known[hashlib.sha256(rgb.tobytes()).hexdigest()] = [vars(face) for face in found]
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(known, pipe, default=np.ndarray.tolist)
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        known = pickle.load(pipe)
+    with os.fdopen(reading) as pipe:
+        known = {digest: [_face(one) for one in some] for digest, some in json.load(pipe).items()}
     os.wait()
-    return lambda rgb: list(known[hashlib.sha256(np.ascontiguousarray(rgb).tobytes()).digest()])
+    return lambda rgb: list(known[hashlib.sha256(np.ascontiguousarray(rgb).tobytes()).hexdigest()])
+
+
+def _face(told: dict[str, Any]) -> faces.Face:
+    """A face from its fields in JSON."""
+    arrays = {name: np.array(told[name], np.float32) for name in ("landmarks", "blendshapes")}
+    return faces.Face(**told | arrays | {"box": tuple(told["box"])})
 
 
 # killing
