@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -125,11 +126,12 @@ class CodeShards(Dataset[Sample]):
         offset, size = entry[kind]
         try:
             with open(self.folder / f"{number:05d}.tar", "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+                inside = 0 <= offset <= offset + size <= file.seek(0, os.SEEK_END)  # sizes may be any integers
+                file.seek(offset if inside else 0)
+                data = file.read(size) if inside else b""
         except OSError as error:
             raise _damaged(self.folder, number, f"it cannot be read ({error.strerror})") from error
-        if len(data) != size:
+        if not inside or len(data) != size:
             raise _damaged(self.folder, number, "it is shorter than its index says")
         return data
 

@@ -123,6 +123,17 @@ def test_indices_of_shards(change: Callable[[dict], object] | None, tmp_path: Pa
         CodeShards(tmp_path)
 
 
+@pytest.mark.parametrize("place", [[0, 10**30], [10**30, 5], [0, 2**50]])
+def test_members_that_lie_beyond_their_shard(place: list[int], tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, [_sample(0)], {}, {})
+    file = tmp_path / "00000.json"
+    index = json.loads(file.read_text())
+    index["samples"][0]["jpg"] = place
+    file.write_text(json.dumps(index))
+    with pytest.raises(ShardError, match="it is shorter than its index says"):
+        CodeShards(tmp_path)[0]
+
+
 def test_pages_of_an_lmdb(tmp_path: Path) -> None:
     """Whatever page is damaged, what needs it says so."""
     write_diffae_lmdb(tmp_path / "x.lmdb", (np.full((32, 32, 3), i, np.uint8) for i in range(80)), 32)
