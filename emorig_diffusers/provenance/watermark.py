@@ -261,7 +261,7 @@ def _around(shape: tuple[int, ...], landmarks: np.ndarray) -> tuple[tuple[slice,
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """Grey levels float32 [H, W] of a picture uint8 [H, W, 3]."""
-    return (rgb @ np.array(LUMA)).astype(np.float32)
+    return cv2.transform(rgb.astype(np.float32), np.array([LUMA], np.float32))
 
 
 @functools.cache
