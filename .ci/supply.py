@@ -20,6 +20,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ KNOWN_BAD = "pillow", "9.0.0"
 """A release with holes that every source of vulnerability data lists (CVE-2022-22817, among others)."""
 SERVICES = ("pypi", "osv")
 ANY = "any"
-"""Stands for every hole of a package that is not ours to choose."""
+"""Stands for every hole, or licence, of a package that is not ours to choose."""
 TIMEOUT = 600  # seconds for all of pip-audit's answers
 _LONGEST = 60  # characters of a licence's name; what is longer is its text
 
@@ -95,20 +96,26 @@ def licences_of(one: Distribution, names: Mapping[str, str]) -> list[str]:
 def check_licences(packages: Sequence[Package], settings: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each licence that is not allowed."""
     rules = settings["licences"]
-    excused = {(normal(x["package"]), x["licence"]) for x in rules.get("exceptions", [])}
     for package in packages:
+        excused = {entry["licence"] for entry in _exceptions(package, settings)}
         for licence in package.licences or ("no licence named",):
-            if licence not in rules["allowed"] and (package.name, licence) not in excused:
+            if licence not in rules["allowed"] and not {licence, ANY} & excused:
                 yield f"{package.name} {package.version}: {licence} is not among the allowed licences."
+
+
+def _exceptions(package: Package, settings: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Entries for a package, whose names may end with an asterisk."""
+    entries = settings["licences"].get("exceptions", [])
+    return [entry for entry in entries if fnmatchcase(package.name, normal(entry["package"]))]
 
 
 def licence_table(packages: Sequence[Package], settings: Mapping[str, Any]) -> Iterator[str]:
     """Every package with version and licences, and why an exception is one."""
     rules = settings["licences"]
-    why = {normal(x["package"]): f"  ({x['licence']}: {x['why']})" for x in rules.get("exceptions", [])}
     bundled = {normal(x["package"]): f"  (bundles: {x['licence']}, {x['why']})" for x in rules.get("bundled", [])}
     for package in packages:
-        notes = why.get(package.name, "") + bundled.get(package.name, "")
+        why = [f"  ({one['licence']}: {one['why']})" for one in _exceptions(package, settings)]
+        notes = "".join(why) + bundled.get(package.name, "")
         yield f"{package.name:28}{package.version:20}{' AND '.join(package.licences) or '?'}{notes}"
 
 

@@ -99,6 +99,17 @@ def test_an_exception_holds_for_one_package_and_licence_and_says_why(
     )
 
 
+def test_torch_for_gpus_may_bring_cuda(supply: ModuleType, settings: dict[str, Any], environment: list[Any]) -> None:
+    environment += [
+        distribution("nvidia-cublas", License="LicenseRef-NVIDIA-Proprietary"),
+        distribution("cuda-toolkit"),
+        distribution("not-nvidia-cublas", License="LicenseRef-NVIDIA-Proprietary"),
+    ]
+    packages = supply.installed(settings)
+    assert [line.split()[0] for line in supply.check_licences(packages, settings)] == ["not-nvidia-cublas"]
+    assert sum("never shipped by us" in row for row in supply.licence_table(packages, settings)) == 2
+
+
 def test_every_entry_says_why(settings: dict[str, Any]) -> None:
     licences, holes = settings["licences"], settings["holes"]
     entries = [*licences["exceptions"], *licences["bundled"], *holes["allowed"]]
