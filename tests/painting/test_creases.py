@@ -47,7 +47,7 @@ def test_dark_creases_beside_the_mouth_are_found_and_no_others(still: Warp) -> N
     cheek, chin = still.points[205], still.points[199]
     assert not corner_creases(still, plain([])).any()
     found = corner_creases(still, plain([*beside, cheek, chin]))
-    at = lambda point: found[round(point[1]), round(point[0])]
+    at = lambda point: found[round(point[1]), round(point[0])] > 0.9
     assert all(at(point) for point in beside) and not at(cheek) and not at(chin)
     assert not corner_creases(still, plain(beside, dark=0.97)).any()  # as skin varies
 

@@ -138,16 +138,16 @@ def plan(
     edge = seen.area.edge if mouth_share and mouth_changes(warp) else nowhere
     mouth = seen.area.mouth & edge
     folds = seen.area.folds & ~edge if release[0] > 0 else nowhere
-    creases = nowhere
+    creases = nowhere.astype(np.float32)
     if release[1] > 0:
-        creases = shrink_mask(corner_creases(warp, fine), size) & ~edge & ~seen.area.lips
+        creases = shrink(corner_creases(warp, fine), size) * ~(edge | seen.area.lips)
     even = evenness(warp, fine) if any(release) else 0.0
     skin_hole = shrink_mask(warp.hole & ~warp.mouth, size).astype(np.uint8)
     hole = cv2.dilate(skin_hole, np.ones((3, 3), np.uint8)) > 0
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))
     image = lambda a: tensor(a).permute(2, 0, 1)[None]
     flat = lambda a: tensor(a)[None, None]
-    mask, nothing = edge | folds | creases | (hole & ~mouth), torch.zeros(1, 3, size, size)
+    mask, nothing = np.maximum(edge | folds | (hole & ~mouth), creases), torch.zeros(1, 3, size, size)
     moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1 if mouth.any() else nothing
     base = make_base(moved, painted, flat(mask), flat(mouth)) if mask.any() else moved
     normal, albedo = nothing, nothing  # which the network alone looks at

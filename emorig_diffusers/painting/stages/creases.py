@@ -22,7 +22,7 @@ CORNERS = (
     (207, 214, 210, 204, 106, 43, 61, 57, 186),
     (427, 434, 430, 424, 335, 273, 291, 287, 410),
 )  # MediaPipe points around the corners of the mouth: cheek, jowl, chin, lips
-DARK = 0.08  # logarithm by which a crease there is darker than the skin around: of six grins that close, by eye
+DARK = 0.05, 0.11  # logarithms by which skin varies there, and by which a crease is darker than around: of six grins
 JAW = (199, 200, 18, 83, 313, 204, 424, 211, 431, 176, 400, 140, 369, 171, 396, 32, 262)
 """MediaPipe points on chin and jaw: as even as the rest of the cheeks, but for creases of smiles."""
 FINE, COARSE, SPREAD = 0.0004, 0.0015, 0.003  # metres: texture lies between the first two, averaged over the third
@@ -42,16 +42,16 @@ def corner_release(change: Mapping[str, float]) -> float:
 
 
 def corner_creases(warp: Warp, moved: np.ndarray) -> np.ndarray:
-    """Dark creases beside the corners of the mouth [G, G] bool.
+    """How much of each pixel is a dark crease beside the corners of the mouth [G, G] float32.
 
     Args:
         warp: How the face moved.
         moved: The photo after motion on its grid, uint8 [G, G, 3].
     """
     near = np.any([fill_polygon(warp.mouth.shape, warp.points[list(side)]) for side in CORNERS], axis=0)
-    dark = near & (darker([moved], warp)[..., 0] > DARK)
+    dark = near * ramp(darker([moved], warp)[..., 0], *DARK)
     side = 2 * max(1, round(WIDTH * warp.scale)) + 1
-    return cv2.dilate(dark.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
+    return cv2.dilate(dark.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def evenness(warp: Warp, moved: np.ndarray) -> float:
