@@ -46,6 +46,7 @@ from recording_pipeline import RecordingPipeline  # noqa: E402
 
 from emorig_diffusers import EmoRigPipeline  # noqa: E402
 from emorig_diffusers.cli import main as cli  # noqa: E402
+from emorig_diffusers.cli import models  # noqa: E402
 from emorig_diffusers.data import preparation  # noqa: E402
 from emorig_diffusers.evaluation import run as evaluation  # noqa: E402
 from emorig_diffusers.evaluation import scores  # noqa: E402
@@ -112,7 +113,7 @@ def works(photos: Path, pipe: EmoRigPipeline) -> dict[str, Work]:
     drawing: Any = RecordingPipeline(**pipe.components)
     drawing.to = lambda device: drawing  # its components are not to be asked for
     preparation.EmoRigPipeline.from_pretrained = lambda *_, **__: pipe  # type: ignore[method-assign]
-    cli.load_pipeline = lambda model: drawing
+    models.load_pipeline = lambda model: drawing
     found = remembered(photos)
     for module in (faces, encode, preparation):
         module.find_faces = found  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from PIL import Image
 from processes import start_two
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 from emorig_diffusers.evaluation import scores
 from emorig_diffusers.evaluation.figures import linearity
 from emorig_diffusers.evaluation.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge, psnr, ssim
@@ -35,7 +35,7 @@ JUDGES = ("--judge", "face-api", "--identity", "sface")
 def one_pipeline(pipe: EmoRigPipeline) -> Iterator[None]:
     """Open models and judges once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "load_pipeline", lambda name: pipe)
+        patch.setattr(models, "load_pipeline", lambda name: pipe)
         patch.setattr(scores, "load_judges", cache(scores.load_judges))
         yield
 

@@ -17,7 +17,7 @@ from PIL import Image
 from small_ldm import small_ldm
 
 from emorig_diffusers import EmoRigPipeline
-from emorig_diffusers.cli import main
+from emorig_diffusers.cli import main, models
 from emorig_diffusers.evaluation import scores
 from emorig_diffusers.evaluation.grid import numeric_arguments, read_grids, row_label
 from emorig_diffusers.evaluation.metrics import psnr
@@ -76,7 +76,7 @@ def ldm(pipe: EmoRigPipeline) -> Iterator[EmotionLDMPipeline]:
     """Opened as "ldm" by the command line, and all judges once."""
     opened = small_ldm()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "load_pipeline", lambda name: opened if name == "ldm" else pipe)
+        patch.setattr(models, "load_pipeline", lambda name: opened if name == "ldm" else pipe)
         patch.setattr(scores, "load_judges", cache(scores.load_judges))
         yield opened
 
