@@ -1,9 +1,10 @@
 """What the network paints on a moved face: which pixels, over what, under which conditions.
 
-Conditioning 2 of the project: the photo's own pixels are moved under the edited head (flow.py); the network
-repaints only what motion cannot give: the mouth's inside, the edge of the lips and cheeks that a fold has left. There
-a *base* stands in for the photo (the mouth as mouth.py draws it, skin filled in from around), and the network adds
-what the base lacks. Training windows are drawn by the same stages as edits, and both are seen by `Seen.of`.
+Conditioning 2 of the project: the photo's own pixels are moved under the edited head (flow.py); the network repaints
+only what motion cannot give: the mouth's inside and the edge of the lips (it learned the folds of cheeks, too, but
+those that a smile has left are filled in without it, see creases.py). There a *base* stands in for the photo (the mouth
+as mouth.py draws it, skin filled in from around), and the network adds what the base lacks. Training windows are drawn
+by the same stages as edits, and both are seen by `Seen.of`.
 """
 
 from __future__ import annotations
