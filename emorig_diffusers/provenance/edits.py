@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from .watermark import Design, add_mark, design_mark, mark_faces
 from .xmp import EDITED, write_packet
 
 SOFTWARE = "emorig-diffusers"
+READ_EVERY = 3  # frames of a clip from one look at a face's edited landmarks to the next
 SAYING = f"Edited with {SOFTWARE} "  # how a sentence about an edit begins
 
 
@@ -76,19 +77,34 @@ class MovingMark:
 
     def __init__(self, code: int) -> None:
         self.code = code
-        self._known: list[tuple[Face, Design]] = []
+        self._known: list[_Marked] = []
 
     def __call__(self, rgb: np.ndarray, faces: Sequence[np.ndarray]) -> np.ndarray:
         """The next frame uint8 [H, W, 3] with its edited faces marked, of landmarks [478, 3] before the edit."""
         known, self._known = self._known, []
         for landmarks in faces:
             face = _face(landmarks)
-            now = follow_face(rgb, face) or face
-            design = next((one for was, one in known if same_place(was.box, now.box)), None)
-            design = design or design_mark(rgb, now.landmarks, self.code)
-            self._known.append((now, design))
-            rgb = add_mark(rgb, now.landmarks, design)
+            last = next((one for one in known if same_place(one.face.box, face.box)), None)
+            if last is None or last.age + 1 == READ_EVERY:
+                now = (follow_face(rgb, face) or face).landmarks
+                design = last.design if last else design_mark(rgb, now, self.code)
+                self._known.append(_Marked(face, design, now - landmarks))
+            else:
+                self._known.append(replace(last, face=face, age=last.age + 1))
+            mine = self._known[-1]
+            rgb = add_mark(rgb, landmarks + mine.change, mine.design)
         return rgb
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A face of the last frame: as it was before the edit, its mark, by how much the edit moves its landmarks
+    [478, 3], and how many frames ago these were read."""
+
+    face: Face
+    design: Design
+    change: np.ndarray
+    age: int = 0
 
 
 def _face(landmarks: np.ndarray) -> Face:

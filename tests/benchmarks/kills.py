@@ -296,6 +296,17 @@ def finish(child: int, log: Path) -> None:
         raise Lost(f"the next run fails ({code}): {log.read_text()[-1500:]}")
 
 
+def kill(child: int, seconds: float) -> bool:
+    """SIGKILL a run after so many seconds; False where it has ended before."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(min(left, 0.01))
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
 def kill_all(name: str, work: Work, count: int, rng: random.Random, top: Path) -> tuple[int, int, float]:
     """Kill a work so often; kills, runs that were compared, and seconds of an undisturbed run."""
     log, alone = top / f"{name}.log", top / name / "alone"
@@ -310,9 +321,7 @@ def kill_all(name: str, work: Work, count: int, rng: random.Random, top: Path) -
         folder.mkdir()
         for _ in range(rng.randint(1, min(KILLS, count - kills))):
             child = start(work.run, folder, log)
-            time.sleep(rng.uniform(0, seconds))
-            os.kill(child, signal.SIGKILL)
-            kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            kills += kill(child, rng.uniform(0, seconds))
             check(work, folder, whole, wanted)
         finish(start(work.run, folder, log), log)
         compare(work.files(folder), wanted)
