@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, help="how long it takes in all (default: 2 an emotion)")
     parser.add_argument("--loop", action="store_true", help="come back to the photo, and begin again")
     parser.add_argument("--rate", metavar="N", type=int, default=25, help="frames a second (default: %(default)s)")
-    add_options(parser, *SAMPLING[:-1], "--sign")
+    add_options(parser, *SAMPLING, "--sign")
     add_result(parser)
 
 

@@ -25,7 +25,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--by", metavar="CLIP", type=path, required=True, help="the clip whose face moves the photo's")
     about = "whose face in the clip, counted from 1 at the left (default: the largest)"
     parser.add_argument("--by-face", metavar="N", type=int, help=about)
-    add_options(parser, *SAMPLING[:-1], "--sign")
+    add_options(parser, *SAMPLING, "--sign")
     add_result(parser)
 
 

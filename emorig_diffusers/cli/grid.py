@@ -22,7 +22,8 @@ COLUMNS = 3
 
 def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
-    add_options(new_command(commands, run_grid, "Draw a face with every emotion on one sheet", "PHOTO"), *SAMPLING)
+    parser = new_command(commands, run_grid, "Draw a face with every emotion on one sheet", "PHOTO")
+    add_options(parser, *SAMPLING, "-o")
 
 
 def run_grid(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
     parser = new_command(commands, run_mesh, _ABOUT, "PHOTO", notes=_NOTES)
     add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add_options(parser, *SAMPLING[:-1])
+    add_options(parser, *SAMPLING)
     parser.add_argument("--size", metavar="PIXELS", type=int, default=1024,
                         help="side of the texture (default: %(default)s)")  # fmt: skip
     parser.add_argument(

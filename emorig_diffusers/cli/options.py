@@ -109,7 +109,7 @@ SHARED = ("intensity", "face", "num_inference_steps")
 """What all that edits tells the pipeline, by its names."""
 MARKS = ("--no-mark", "--strip-metadata", "--sign")
 """How a photo's result says that it was edited."""
-SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model", "-o")
+SAMPLING = ("--intensity", "--face", "--steps", "--seed", "--model")
 EDITS = [name for name in options() if name not in ("--emotion", "--reference", "--edits", *SAMPLING)]
 
 

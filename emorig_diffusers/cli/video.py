@@ -32,7 +32,7 @@ def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
     parser = new_command(commands, run_video, _ABOUT, "CLIP", notes=_NOTES)
     add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add_options(parser, *EDITS, *SAMPLING[:-1], "--sign")
+    add_options(parser, *EDITS, *SAMPLING, "--sign")
     add_result(parser)
 
 

@@ -61,8 +61,7 @@ class Edit:
         if self.code is None or image.size != self.size or not self.faces:
             return image
         photo = read_photo(image)
-        found = [follow_face(photo.rgb, _face(landmarks)) for landmarks in self.faces]
-        now = [before if face is None else face.landmarks for face, before in zip(found, self.faces)]
+        now = [_read_again(photo.rgb, _face(landmarks)) for landmarks in self.faces]
         result = photo.restore(mark_faces(photo.rgb, now, self.code))
         result.info = image.info
         return result
@@ -86,7 +85,7 @@ class MovingMark:
             face = _face(landmarks)
             last = next((one for one in known if same_place(one.face.box, face.box)), None)
             if last is None or last.age + 1 == READ_EVERY:
-                now = (follow_face(rgb, face) or face).landmarks
+                now = _read_again(rgb, face)
                 design = last.design if last else design_mark(rgb, now, self.code)
                 self._known.append(_Marked(face, design, now - landmarks))
             else:
@@ -105,6 +104,11 @@ class _Marked:
     design: Design
     change: np.ndarray
     age: int = 0
+
+
+def _read_again(rgb: np.ndarray, face: Face) -> np.ndarray:
+    """Landmarks [478, 3] of an edited face; those before the edit where none is seen."""
+    return (follow_face(rgb, face) or face).landmarks
 
 
 def _face(landmarks: np.ndarray) -> Face:

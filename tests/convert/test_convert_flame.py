@@ -21,6 +21,7 @@ from original_flame import (
     flame_texture,
     named,
     python2_pickle,
+    small_flame,
     with_state,
     write_flame,
 )
@@ -215,13 +216,7 @@ def refusal(out: Path, **arguments: Any) -> str:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of a valid model of one tetrahedron."""
-    rng = np.random.default_rng(0)
-    return {
-        "v_template": rng.normal(size=(4, 3)), "f": np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]),
-        "shapedirs": rng.normal(size=(4, 3, 400)), "posedirs": rng.normal(size=(4, 3, 36)),
-        "J_regressor": np.full((5, 4), 0.25), "weights": np.full((4, 5), 0.2),
-        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], range(5)]),
-    }  # fmt: skip
+    return small_flame()
 
 
 def test_a_small_model_converts(small: dict[str, Any], tmp_path: Path) -> None:

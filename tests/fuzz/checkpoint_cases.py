@@ -23,6 +23,7 @@ import original_nphm
 import original_rig
 import torch
 from mutators import mutate
+from original_flame import small_flame
 from small_diffae import small_diffae
 from small_ldm import small_ldm
 from worker import Suite
@@ -119,11 +120,11 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def make_kinds(scratch: Path) -> Iterator[tuple[str, Kind]]:
     """Name -> files and reader. Where it makes no difference, tensors are one number over and over: small files."""
     quiet: Any = {"say": lambda line: None}
-    yield "flame", Kind({"model.pkl": pickle.dumps(_flame(), 2)}, _written(lambda f, out: convert_flame(
+    yield "flame", Kind({"model.pkl": pickle.dumps(small_flame(), 2)}, _written(lambda f, out: convert_flame(
         f / "model.pkl", out)), weight=3)  # fmt: skip
-    chumpy = {"model.pkl": original_flame._pickled_2020(_flame())}
+    chumpy = {"model.pkl": original_flame._pickled_2020(small_flame())}
     yield "flame-2020", Kind(chumpy, _written(lambda f, out: convert_flame(f / "model.pkl", out)), weight=3)
-    yield "flame-npz", Kind({"model.npz": _npz(**_flame())}, _written(lambda f, out: convert_flame(
+    yield "flame-npz", Kind({"model.npz": _npz(**small_flame())}, _written(lambda f, out: convert_flame(
         f / "model.npz", out)), weight=2)  # fmt: skip
     for number, name in enumerate(("deca", "deca-legacy")):
         original_deca.write_deca(scratch / name, seed=number, flat=True)
@@ -157,17 +158,6 @@ def _written(convert: Callable[[Path, Path], object]) -> Callable[[Path], object
         convert(folder, folder / "out")
 
     return written
-
-
-def _flame() -> dict[str, np.ndarray]:
-    """The numbers of a valid model of one tetrahedron."""
-    rng = np.random.default_rng(0)
-    return {
-        "v_template": rng.normal(size=(4, 3)), "f": np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]),
-        "shapedirs": rng.normal(size=(4, 3, 400)), "posedirs": rng.normal(size=(4, 3, 36)),
-        "J_regressor": np.full((5, 4), 0.25), "weights": np.full((4, 5), 0.2),
-        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], range(5)]),
-    }  # fmt: skip
 
 
 def _npz(**arrays: np.ndarray) -> bytes:
@@ -204,7 +194,8 @@ def _originals() -> dict[str, bytes]:
 
     Image.new("L", (40, 40), 9).save(picture, "png")
     return {
-        "generic_model.pkl": pickle.dumps(_flame(), 2), "landmark_embedding.npy": _npy({"full_lmk_faces_idx": [1]}),
+        "generic_model.pkl": pickle.dumps(small_flame(), 2),
+        "landmark_embedding.npy": _npy({"full_lmk_faces_idx": [1]}),
         "head_template.obj": b"# a head\n" + b"v 0.1 0.2 0.3\n" * 99 + b"vt 0.1 0.2\n" * 9 + b"f 1/1 2/2 3/3\n" * 9,
         "FLAME_texture.npz": _npz(mean=np.zeros(300)), "deca_model.tar": weights.getvalue(),
         "model050000.pt": weights.getvalue(), "uv_face_eye_mask.png": picture.getvalue(),

@@ -341,3 +341,14 @@ def flame_texture(values: dict[str, np.ndarray], codes: np.ndarray, size: int = 
     full = (values[mean].astype(np.float64) + values[basis][..., :50].astype(np.float64) @ codes) * factor
     nearest = np.floor(np.arange(size) * (512 / size)).astype(int)
     return full[nearest[:, None], nearest[None]][..., [2, 1, 0]].transpose(2, 0, 1)
+
+
+def small_flame() -> dict[str, np.ndarray]:
+    """The numbers of a valid model of one tetrahedron."""
+    rng = np.random.default_rng(0)
+    return {
+        "v_template": rng.normal(size=(4, 3)), "f": np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]),
+        "shapedirs": rng.normal(size=(4, 3, 400)), "posedirs": rng.normal(size=(4, 3, 36)),
+        "J_regressor": np.full((5, 4), 0.25), "weights": np.full((4, 5), 0.2),
+        "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], range(5)]),
+    }  # fmt: skip
