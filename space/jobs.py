@@ -82,13 +82,17 @@ def status() -> gr.HTML:
 
 def wire_job(job: Job, function: Callable[..., Any], inputs: Sequence[Any], stage: Sequence[Any], queue: str) -> Any:
     """Connect the controls of what takes a while to what does it, one visitor of a queue after the other, who see that
-    they wait, and how long; the event."""
+    they wait, and how long; the event.
+
+    gradio's page asks the server to cancel an event and meanwhile runs what else a click does, in no order; when the
+    event is over it runs what follows its failure. So only that may say that the job has stopped, and offer another.
+    """
     outputs = [*job.components, *stage]
     asked = job.run.click(waiting, None, job.components, queue=False, **QUIET)
     turn = {"concurrency_id": queue, "concurrency_limit": 1, "show_progress_on": job.status, **PRIVATE}
     event = asked.then(function, inputs, outputs, **turn)
-    event.failure(lambda: (*IDLE, gr.update(visible=False)), None, job.components, queue=False, **QUIET)
-    job.stop.click(stopped, None, job.components, cancels=[event], queue=False, **QUIET)
+    event.failure(stopped, None, job.components, queue=False, **QUIET)
+    job.stop.click(None, cancels=[event], **QUIET)
     return event
 
 
@@ -126,7 +130,7 @@ def waiting() -> tuple[Any, ...]:
 
 
 def stopped() -> tuple[Any, ...]:
-    """The controls after a visitor has stopped a job."""
+    """The controls of a job that a visitor or a fault has stopped."""
     return *IDLE, gr.update(value=say("stopped"), visible=True)
 
 
