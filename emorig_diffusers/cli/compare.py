@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..pipelines.request import names
 from . import models
 from .evaluate import labelled, leave_network_out, split_steps
 from .options import add_options, new_command
@@ -25,7 +26,7 @@ def add_command(commands: Any) -> None:
     add("--with", metavar="[LABEL=]NAME[@STEPS]", dest="others", action="append", default=[],
         help="put beside it what this pipeline makes of the two photos, such as an emotion LDM; its own "
         "number of steps if wanted, 0 leaves its network out (repeatable)")  # fmt: skip
-    add("--modes", metavar="MODES", type=lambda text: text.split(","), default=["exp"],
+    add("--modes", metavar="MODES", type=names, default=["exp"],
         help="what the target lends: exp, pose, light, latent, with commas between them (default: exp)")  # fmt: skip
     add("--noise", choices=("fresh", "photo"), default="fresh",
         help="start from fresh noise, or from the source's own (default: %(default)s)")  # fmt: skip

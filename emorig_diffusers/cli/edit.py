@@ -36,8 +36,8 @@ _NOTES = (
 def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
     parser = new_command(commands, run_edit, _ABOUT, "PHOTO", notes=_NOTES)
-    add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add_options(parser, *EDITS, "--edits", *SAMPLING, "-o", *MARKS, "--skip-existing")
+    add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend")
+    add_options(parser, "--reference", *EDITS, "--edits", *SAMPLING, "-o", *MARKS, "--skip-existing")
 
 
 def run_edit(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ ACTION_UNITS: dict[str, dict[str, float]] = {
     "AU15": {"mouthFrown": 1.0},
     "AU16": {"mouthLowerDown": 1.0},
     "AU17": {"mouthShrugLower": 1.0},
-    "AU18": {"mouthPucker": 1.0},
+    "AU18": {"mouthPucker": 0.5, "mouthRollUpper": 0.4, "mouthClose": 0.08},  # lips that stay shut
     "AU20": {"mouthStretch": 1.0},
     "AU23": {"mouthPress": 0.6, "mouthRollLower": 0.3, "mouthRollUpper": 0.3},
     "AU24": {"mouthPress": 1.0},
@@ -64,12 +64,12 @@ RECIPES: dict[str, dict[str, float]] = {
     # The units move and shade as the median person of train/fit_expressions.py does, so that amounts only say which
     # of them share an emotion; how far the jaw drops is people's.
     "sad": {"AU1": 0.85, "AU4": 0.55, "AU15": 0.65, "AU17": 0.45, "AU43": 0.12, "AU7": 0.1},
-    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "AU18": 0.35},
+    "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "mouthPucker": 0.35},
     # unlike surprise: brows drawn together, teeth bared behind stretched lips; eyes are wider, brows raised more at the
     # outside and lips stretched less than in `training.expressions.units.MORE`, the median of the two people whose
     # fear a judge names
     "fear": {"AU1": 0.75, "AU2": 0.15, "AU4": 0.43, "AU5": 0.8, "AU43": -0.1, "AU20": 0.7, "AU16": 0.45, "AU10": 0.15,
-             "AU26": 0.3, "AU18": 0.1},
+             "AU26": 0.3, "mouthPucker": 0.1},
     # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more, jaw higher and
     # lids lower than the median person's (`training.expressions.units.MORE`), as that is what tells it from anger
     "disgust": {"AU9": 0.8, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.8, "AU6": 0.7, "AU16": 0.3,

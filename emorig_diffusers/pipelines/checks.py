@@ -99,8 +99,8 @@ def _check_eta(pipe: FacePipeline, request: EditRequest) -> None:
 def check_rig_request(pipe: EmoRigPipeline, request: EditRequest) -> None:
     """What pipelines with a head cannot do."""
     _check_components(pipe)
-    _check_expression(pipe, request)
     _check_reference(pipe, request)
+    _check_expression(pipe, request)
     if request.best_of is not None:
         check_best_of(request.best_of)
     if request.edits is not None:
@@ -128,8 +128,11 @@ def _check_expression(pipe: EmoRigPipeline, request: EditRequest) -> None:
         for unit in pipe.painter.undrawn_units:
             if request.action_units.get(unit):
                 raise ValueError(f"The unit {unit} cannot be shown: no tongue is drawn outside a mouth. Leave it out.")
-    if sum(x is not None for x in (request.emotion, request.reference, request.codes)) > 1:
-        raise ValueError("Give one of emotion, reference and codes, not several.")
+    lent = request.reference if request.codes is not None or request.lends_expression else None
+    if sum(x is not None for x in (request.emotion, lent, request.codes)) > 1:
+        raise ValueError(
+            "Give one of emotion, reference and codes, not several; a reference may lend its pose beside an emotion."
+        )
     codes, shape = request.codes, (1, config.num_expression)
     if codes is not None and not (isinstance(codes, FaceCodes) and codes.expression.shape == shape):
         raise ValueError("codes must be the FaceCodes of one face, fitted with this pipeline's head.")

@@ -39,6 +39,11 @@ def argument(
     return field(default=default, metadata={"about": about, "needs": needs, "asks": asks, "limits": limits} | flag)
 
 
+def names(text: str) -> list[str]:
+    """Names of a text in which commas are between them."""
+    return [name.strip() for name in text.split(",")]
+
+
 class Understood(str):
     """A prompt that a request's other fields have heard already; `reading` is what it sets."""
 
@@ -180,9 +185,10 @@ class EditRequest:
     modes: Sequence[str] = argument(
         ("exp",),
         "What the reference lends: 'exp' (expression and jaw), 'pose', 'light', 'latent' (the code of the photo), the "
-        "last two for networks that draw the whole crop.",
-        needs="head",
-    )
+        "last two for networks that draw the whole crop. Without 'exp' an emotion may be given beside it.",
+        needs="head", option="--modes", metavar="MODES", type=names,
+        help="what --reference lends: exp, pose, light, latent, with commas between them (default: exp)",
+    )  # fmt: skip
     source_encoder: str | None = argument(
         None,
         "'deca' or 'emoca', for encoders that can be both: who reads the codes of the photo; `None` for the "
@@ -246,7 +252,8 @@ class EditRequest:
     inversion_guidance_scale: float | None = argument(
         None,
         "The same for the source emotion while the photo is inverted; `None` for the checkpoint's, which may be γ.",
-        needs="emotion_guidance", limits=(1, 20),
+        needs="emotion_guidance",
+        limits=(1, 20),
     )
 
     def __post_init__(self) -> None:
@@ -257,13 +264,19 @@ class EditRequest:
 
         reading = read(self.prompt)
         changes: dict[str, Any] = {"prompt": Understood.of(self.prompt, reading)}
-        if reading.emotion and self.emotion is None and self.reference is None and self.codes is None:
+        if reading.emotion and self.emotion is None and not self.lends_expression and self.codes is None:
             own = self.intensity == ARGUMENTS["intensity"].default
             changes |= {"emotion": reading.emotion} | ({"intensity": reading.intensity} if own else {})
         changes["action_units"] = {**reading.action_units, **(self.action_units or {})} or None
         changes |= {name: getattr(reading, name) for name in LOOKS if getattr(self, name) is None}
         for name, value in changes.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def lends_expression(self) -> bool:
+        """Whether there is a reference whose expression is taken over."""
+        plain = isinstance(self.modes, Sequence) and "exp" not in self.modes
+        return self.reference is not None and not plain
 
 
 ARGUMENTS: dict[str, Field] = {one.name: one for one in fields(EditRequest)}

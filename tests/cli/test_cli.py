@@ -57,6 +57,8 @@ def test_every_way_to_say_what_to_do(photo: Path, tmp_path: Path, calls: list[tu
         (("--emotion", "surprise"), {"emotion": "surprise"}),
         (("--blend", "happy=.6,surprise=.4"), {"emotion": {"happy": 0.6, "surprise": 0.4}}),
         (("--reference", other), {"reference": other}),
+        (("--emotion", "fear", "--reference", other, "--modes", "pose"),
+         {"emotion": "fear", "reference": other, "modes": ["pose"]}),
         (("--prompt", "a slight smile"), {"prompt": "a slight smile"}),
         (("--au", "AU12=.5"), {"action_units": {"AU12": 0.5}}),
         (("--au", "AU12=.5", "--au", "jawOpen=.3"), {"action_units": {"AU12": 0.5, "jawOpen": 0.3}}),

@@ -83,7 +83,7 @@ def test_bad_photos(
         (("--emotion", "happy", "--intensity", "inf"), "intensity must be a number from 0 to 1.5"),
         (("--emotion", "happy", "--intensity", "-1"), "intensity must be a number from 0 to 1.5"),
         (("--emotion", "happy", "--intensity", "much"), "invalid float value"),
-        (("--emotion", "happy", "--reference", "x.jpg"), "not allowed with"),
+        (("--emotion", "happy", "--reference", ROOT / "docs" / "emotions.gif"), "Give one of emotion, reference"),
         (("--emotion", "happy", "--face", "left"), "largest, all or a number from 1"),
         (("--emotion", "happy", "--face", "0"), "largest, all or a number from 1"),
         (("--emotion", "happy", "--seed", "-1"), "whole number"),

@@ -21,6 +21,7 @@ from emorig_diffusers.face.emotions import (
     expand_unit,
     mirrored_units,
 )
+from emorig_diffusers.models.head import HeadModel
 
 
 def moved(offset: torch.Tensor, names: tuple[str, ...]) -> dict[str, float]:
@@ -190,3 +191,19 @@ def test_every_unit_has_its_twin(names: tuple[str, ...]) -> None:
     twins = mirrored_units(names)
     assert [twins[i] for i in twins] == list(range(len(names)))
     assert names[twins[names.index("mouthSmileLeft")]] == "mouthSmileRight"
+
+
+def test_lips_pucker_and_stay_shut(head: HeadModel) -> None:
+    """AU18 draws the mouth's corners together; the unit of the head alone opens the lips, as no kiss does."""
+    names = head.config.expression_names
+
+    def lips(units: dict[str, float]) -> tuple[float, float]:
+        offset = action_unit_offset(units, names) if units else torch.zeros(len(names))
+        points = head.landmarks68(head(torch.zeros(1, head.config.num_shape), offset[None], torch.zeros(1, 6)))[0]
+        return float(points[48, 0] - points[54, 0]), float(points[62, 1] - points[66, 1])
+
+    width, gap = lips({})
+    puckered, shut = lips({"AU18": 1.0})
+    _, open_ = lips({"mouthPucker": 0.5})
+    assert abs(puckered) < 0.96 * abs(width)
+    assert abs(shut - gap) < 0.3 * abs(open_ - gap)

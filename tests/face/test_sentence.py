@@ -65,7 +65,7 @@ UNITS = {
     "left eye closed": {"L43"},
     "a scowl": {"AU4"},
     "眉をひそめて": {"AU4"},
-    "pouting": {"AU17", "AU18", "mouthRollUpper", "mouthClose"},
+    "pouting": {"AU17", "AU18"},
     "頬を膨らませて": {"cheekPuff"},
     "the corners of the mouth down": {"AU15"},
     "a crooked smile": {"R12", "R6"},

@@ -23,6 +23,7 @@ from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.unet import RigUNet
 from emorig_diffusers.painting.diffusion_rig import draw_conditions, published_scheduler
 from emorig_diffusers.photo.crops import square_matrix
+from emorig_diffusers.pipelines.request import EditRequest
 
 SIDE = 64
 
@@ -83,6 +84,19 @@ def test_modes_take_over_what_they_say(
         torch.testing.assert_close(found, other if name in taken else own)
     assert torch.equal(target.expression, source.expression) != ("expression" in taken)
     assert torch.equal(target.shape, source.shape) and torch.equal(target.camera, source.camera)
+
+
+def test_a_pose_is_lent_beside_an_emotion(
+    pipe: EmoRigPipeline, astronaut_face: EncodedFace, hopper_face: EncodedFace
+) -> None:
+    request = EditRequest(emotion="happy", reference=hopper_face, modes=("pose",), prompt="anger")
+    pipe.check(request)
+    target = pipe.edit(astronaut_face, request, hopper_face)
+    happy = pipe.edit(astronaut_face, EditRequest(emotion="happy"))
+    assert torch.equal(target.expression, happy.expression) and torch.equal(target.pose[:, 3:], happy.pose[:, 3:])
+    torch.testing.assert_close(target.pose[:, :3], hopper_face.codes.pose[:, :3])
+    assert EditRequest(reference=hopper_face, modes=("pose",), prompt="anger").emotion == "anger"
+    assert EditRequest(reference=hopper_face, prompt="anger").emotion is None
 
 
 def test_codes_without_names_are_taken_as_they_are(

@@ -16,7 +16,6 @@ from scipy.spatial import KDTree
 
 from ...photo.landmarks import BRIDGE, INNER_LIPS, IRISES, LIDS, downwards, lid_gaps
 from ...photo.masks import fill_polygon, nearest_known, ramp, smooth
-from .bared_teeth import BaredTeeth, bared_teeth
 from .eyeballs import Eyeball, centres, eyeball, look
 
 TOUCHING = 0.6  # pixels between lids that are shut, for each pixel to be nearer to one of them
@@ -84,22 +83,20 @@ def stretch_lips(
     return motion, done
 
 
-def move_lips(
-    motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray, BaredTeeth | None]:
+def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Motion with whole lips that are open in source and target, and go before teeth that stay with the skull.
 
     Arguments as for `move_lids`.
 
     Returns:
-        The motion, new in and around the mouth; pixels between the lips that the photo does not show [G, G] bool, which
-        come from the nearest that it shows; and the teeth, for `bared_teeth.paint_bared_teeth`, where it shows any.
+        The motion, new in and around the mouth, and pixels between the lips that the photo does not show [G, G] bool;
+        they come from the nearest that it shows.
     """
-    motion, unseen, bared = motion.copy(), np.zeros(motion.shape[:2], bool), None
+    motion, unseen = motion.copy(), np.zeros(motion.shape[:2], bool)
     here, there = (points[list(INNER_LIPS)] for points in (before, after))
     skull = (before - after)[BRIDGE]
     if np.hypot(*(here - there - skull).T).max() < LEAST_MOTION * scale:
-        return motion, unseen, bared
+        return motion, unseen
     box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
@@ -111,9 +108,7 @@ def move_lips(
             nearest = centre.reshape(-1, 2)[nearest_known(sure)[1]]
             teeth = np.where(look(sure, teeth)[..., None], teeth, look(nearest, teeth))
         _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
-        bared = bared_teeth(here, there, skull, *_edge_motion(here, there, centre), scale)
-        bared = bared and replace(bared, corner=corner)
-    return motion, unseen, bared
+    return motion, unseen
 
 
 def uncrossed(opening: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ from .fields import Atlas, Motion, average, make_atlas, measure, mirrored_vertic
 
 FITTED = ("happy", "sad", "surprise", "surprise_wide", "fear", "disgust", "anger")
 MORE = {
-    "surprise_wide": {"AU1": 0.7, "AU2": 0.95, "AU5": 0.95, "AU27": 0.85, "AU18": 0.2},
+    "surprise_wide": {"AU1": 0.7, "AU2": 0.95, "AU5": 0.95, "AU27": 0.85, "mouthPucker": 0.2},
     "fear": {"AU1": 0.7, "AU4": 0.45, "AU5": 0.8, "AU20": 0.9, "AU16": 0.6, "AU10": 0.25, "AU26": 0.06},
     "disgust": {"AU9": 0.85, "AU10": 0.8, "AU4": 0.4, "AU7": 0.5, "AU17": 0.5, "AU15": 0.4, "AU6": 0.4, "AU16": 0.3,
                 "AU26": 0.14},
