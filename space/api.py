@@ -29,7 +29,7 @@ from emorig_diffusers.cli.grid import draw_sheet, every_emotion
 from emorig_diffusers.models.nphm import NeuralHeadModel
 from emorig_diffusers.photo.faces import choose_faces
 from emorig_diffusers.photo.io import save_photo
-from emorig_diffusers.pipelines.request import ARGUMENTS, MODES
+from emorig_diffusers.pipelines.request import ARGUMENTS, MODES, names
 
 ABOUT = {
     "photo": "A photo in which a face is visible.",
@@ -43,7 +43,7 @@ ABOUT = {
     "gaze": "Degrees to turn the eyes by, to the person's left and up, such as 15, -5; or camera.",
     "edits": 'Edits that come first, one after the other, as JSON: [{"emotion": "happy", "intensity": 0.5}, '
     '{"action_units": {"AU1": 0.3}}].',
-    "modes": f"What the target lends: {', '.join(MODES)}; several separated by commas.",
+    "modes": f"What the target, or reference, lends: {', '.join(MODES)}; several separated by commas.",
     "format": f"{', '.join(KINDS[:-1])} or {KINDS[-1]}.",
     "seconds": "How long it takes in all.",
     "loop": "Whether the face comes back to the photo's own expression, and begins again.",
@@ -104,6 +104,7 @@ class Api:
         prompt: str = "",
         seed: int = 0,
         steps: int | None = None,
+        modes: str = "exp",
     ) -> str:
         """Change the emotion of a face in a photo and keep the person; where nothing is asked, make it happy.
 
@@ -122,7 +123,8 @@ class Api:
         turned, lit = (yaw, pitch, roll), {} if light_strength is None else {"light_strength": light_strength}
         if not (emotion or reference or units or lit or any(turned) or any(others.values())):
             emotion = "happy"
-        asked = request(emotion, intensity, reference, steps, turned, units, **others) | lit
+        lent = {"modes": names(modes)} if modes.strip() != "exp" else {}
+        asked = request(emotion, intensity, reference, steps, turned, units, **others, **lent) | lit
         result = self.editor.edit(photo, face, seed, asked)
         with friendly(photo):
             return save(result, photo)
@@ -231,7 +233,7 @@ class Api:
         Returns:
             A sheet of the results, a PNG; and a table of how near each comes to the target's expression.
         """
-        return self.comparer.compare(source, target, [mode.strip() for mode in modes.split(",")], seed)
+        return self.comparer.compare(source, target, names(modes), seed)
 
     @documented
     def video(

@@ -30,7 +30,7 @@ from comparing import Comparer
 from gradio.utils import get_space, get_upload_folder
 from jobs import QUIET
 from offer import Offer
-from texts import marking, say, translations
+from texts import is_mark, marking, say, translations
 
 from emorig_diffusers.cli.compare import open_others
 from emorig_diffusers.cli.evaluate import labelled
@@ -79,10 +79,22 @@ def build_demo(
         gr.Markdown(say("note"), elem_id="note")
         gr.DuplicateButton(say("duplicate"), visible=get_space() is not None, elem_id="duplicate")
         api.build(edits, comparer, head)
-        tabs = [block for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-        # gradio translates labels itself, but not those of tabs that were never opened
-        retell.click(lambda: [gr.update(label=tab.label) for tab in tabs], None, tabs, **QUIET)
+        told = marked_again(demo)
+        retell.click(lambda: told, None, [*told], **QUIET)
     return demo.queue(max_size=MOST_WAITING)
+
+
+def marked_again(demo: gr.Blocks) -> dict[Any, Any]:
+    """Marks of texts once more: gradio's page translates those of what it shows, but not of what it has not shown yet,
+    or has hidden for a while."""
+    marked = {}
+    for block in demo.blocks.values():
+        props = ["label", "placeholder", *["value"] * isinstance(block, (gr.Button, gr.Markdown))]
+        texts = {name: getattr(block, name, None) for name in props}
+        texts = {name: text for name, text in texts.items() if isinstance(text, str) and is_mark(text)}
+        if texts and not isinstance(block, gr.Image):  # an upload takes no updates (`parts.upload`)
+            marked[block] = gr.update(**texts)
+    return marked
 
 
 def launch(demo: gr.Blocks, name: str = "emorig-open", **where: Any) -> str:

@@ -21,7 +21,7 @@ from jobs import Progress
 from parts import Given
 from photos import around
 from PIL import Image
-from texts import say
+from texts import Said, in_all, say, say_of_package
 from visitors import friendly, new_folder
 
 from emorig_diffusers.cli.errors import sentence
@@ -69,19 +69,19 @@ class BatchProgress(Progress):
     @property
     def html(self) -> str:
         """As `Progress.html`."""
-        total, left = self.total or 0, ""
+        total = self.total or 0
         if self.finished:
             key = "batch.done" if self.done == total else "batch.stopped"
-            return say(key, edited=self.edited, failed=self.done - self.edited, total=total)
+            return in_all(say(key, edited=self.edited, failed=self.done - self.edited, total=total))
+        said = [say("batch.photo", number=self.done + 1, total=total)]
         if self.done:
-            left = say("job.left", seconds=(total - self.done) * self.seconds / self.done)
-        now = say("batch.photo", number=self.done + 1, total=total)
-        return f'<progress value="{self.done}" max="{total}"></progress> {now}{left}'
+            said.append(say("job.left", seconds=(total - self.done) * self.seconds / self.done))
+        return f'<progress value="{self.done}" max="{total}"></progress> {in_all(*said)}'
 
     @property
     def table(self) -> str:
         """What became of each photo, as HTML."""
-        heads = "".join(f"<th>{say(f'batch.{name}')}</th>" for name in ("before", "after", "outcome"))
+        heads = "".join(f"<th>{in_all(say(f'batch.{name}'))}</th>" for name in ("before", "after", "outcome"))
         rows = "".join(map(_draw_row, self.rows))
         return f'<table class="outcomes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
@@ -127,7 +127,14 @@ def edit_batch(
         save_photo(result.images[0], target)
         frames = count_frames(source)
         says = (say("batch.frames", count=frames),) if frames > 1 else ()
-        rows.append(Row(name, target.name, (*says, *notes_of(result.faces[0])), _thumbnails(photo.original, result)))
+        rows.append(
+            Row(
+                name,
+                target.name,
+                (*says, *map(say_of_package, notes_of(result.faces[0]))),
+                _thumbnails(photo.original, result),
+            )
+        )
 
     try:
         yield made
@@ -204,10 +211,12 @@ def _reason(error: Exception, source: Path, target: Path) -> str:
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
         return say("batch.odd")
+    if isinstance(error.args[0], Said):
+        return error.args[0]
     text = sentence(error)
     for path in (source, target):
         text = text.replace(str(path), path.name)
-    return text
+    return say_of_package(text)
 
 
 def _thumbnails(before: Image.Image, result: EmoRigOutput) -> tuple[str, str]:
@@ -228,8 +237,8 @@ def _draw_row(row: Row) -> str:
         pictures = "".join(f'<td><img src="{src}" alt="{name}: {alt}"></td>' for src, alt in zip(row.pictures, alts))
     else:
         pictures = "<td></td><td></td>"
-    says = [] if row.result else [f"<em>{say('batch.failed')}</em>"]
-    says += [html.escape(text, quote=False) for text in row.says]
+    says = [] if row.result else [f"<em>{in_all(say('batch.failed'))}</em>"]
+    says += map(in_all, row.says)
     if row.result and row.result != row.photo:
-        says.insert(0, html.escape(say("batch.called", name=row.result), quote=False))
+        says.insert(0, in_all(say("batch.called", name=row.result)))
     return f"<tr>{pictures}<td><strong>{name}</strong><br>{' '.join(says)}</td></tr>"

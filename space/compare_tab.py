@@ -9,7 +9,7 @@ import gradio as gr
 from comparing import Comparer
 from jobs import PRIVATE
 from parts import upload
-from texts import say
+from texts import in_all, say
 from visitors import warn
 
 
@@ -57,5 +57,5 @@ def _upload(role: str) -> gr.Image:
 def _draw_table(text: str) -> str:
     """Distances, and the times of stages folded away, as HTML."""
     distances, _, times = html.escape(text).partition("\n\n")
-    folded = f"<details><summary>{say('compare.times')}</summary><pre tabindex=0>{times}</pre></details>"
+    folded = f"<details><summary>{in_all(say('compare.times'))}</summary><pre tabindex=0>{times}</pre></details>"
     return f"<pre tabindex=0>{distances}</pre>{folded}"

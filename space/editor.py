@@ -31,6 +31,7 @@ from emorig_diffusers.pipelines.request import EditRequest
 KEPT_RESULTS = 6  # whose codes and buffers are remembered, for those who look at them
 GLANCE = 800  # longest side of the picture while a slider is dragged, pixels
 STAGE = 1600  # longest side of pictures on the stage, pixels: about two of them a pixel of the page on a desktop
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}  # of downloads
 BROWSER_FORMATS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif")
 
 Drawn = tuple[list[Any] | None, EmoRigOutput]
@@ -89,9 +90,11 @@ class Editor:
     def draw_all(self, photo: str, look: Look) -> list[Image.Image]:
         """Small pictures of every emotion on the faces that the controls are for, after what they have become."""
         emotions, numbers, edits = list(self.offer.emotions), look.numbers, look.edits
-        others = {name: value for name, value in edits.open.step.items() if name not in ("emotion", "reference")}
+        step = edits.open.step
+        left = ("emotion", "reference", "modes") if "exp" in step.get("modes", ("exp",)) else ("emotion",)
+        others = {name: value for name, value in step.items() if name not in left}
         asked = {**others, "intensity": edits.open.intensity, "emotion": emotions, "num_inference_steps": look.count}
-        with friendly(photo):
+        with friendly(photo, others.get("reference")):
             known = self.photos.read(photo)
             if self.offer.head:
                 faces = self.photos.faces(photo, numbers)
@@ -130,6 +133,15 @@ class Editor:
 
         return [{**step, "reference": face(step["reference"])} if "reference" in step else step for step in steps]
 
+    def in_format(self, photo: str, look: Look, name: str) -> str:
+        """The path of a look's result as a file of a format."""
+        path = Path(str(look.result)).with_suffix(FORMATS[name])
+        if not path.exists():
+            _, result = self.draw(photo, look)
+            with friendly(photo):
+                save_photo(result.images[0], path)
+        return str(path)
+
     def heads(self, drawn: Drawn, path: Path) -> str | None:
         """The heads of an edit as a file."""
         fitted, result = drawn
@@ -149,7 +161,7 @@ def request(
 ) -> dict[str, Any]:
     """What is asked of a pipeline, by its own names, as far as something is; a reference takes the emotion's place."""
     what = {
-        "emotion": None if reference else emotion,
+        "emotion": None if reference and "exp" in others.get("modes", ("exp",)) else emotion,
         "reference": reference,
         "rotate": angles if any(angles) else None,
         "action_units": {unit: amount for unit, amount in (units or {}).items() if amount},

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from gradio.context import LocalContext
-from texts import say
+from texts import in_all, say
 from visitors import inform, warn
 
 PRIVATE = {"api_visibility": "private"}
@@ -41,15 +41,15 @@ class Progress:
     def html(self) -> str:
         """A bar, and the same in words."""
         if not self.done:
-            return f"<progress></progress> {say('job.looking')}"
-        total, speed = max(self.total or 0, self.done), ""
+            return f"<progress></progress> {in_all(say('job.looking'))}"
+        total = max(self.total or 0, self.done)
+        said = [say("job.frame" if self.result is None else "job.frames", done=self.done, total=total)]
         if self.done > 1:
             rate = (self.done - 1) / max(self.seconds, 1e-6)
-            speed = say("job.rate", rate=rate)
+            said.append(say("job.rate", rate=rate))
             if self.done < total:
-                speed += say("job.left", seconds=(total - self.done) / rate)
-        key = "job.frame" if self.result is None else "job.frames"
-        return f'<progress value="{self.done}" max="{total}"></progress> {say(key, done=self.done, total=total)}{speed}'
+                said.append(say("job.left", seconds=(total - self.done) / rate))
+        return f'<progress value="{self.done}" max="{total}"></progress> {in_all(*said)}'
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ def others_wait() -> bool:
 
 def waiting() -> tuple[Any, ...]:
     """The controls of a job that others may be before."""
-    return *RUNNING, gr.update(value=f"<progress></progress> {say('job.waiting')}", visible=True)
+    return *RUNNING, gr.update(value=f"<progress></progress> {in_all(say('job.waiting'))}", visible=True)
 
 
 def stopped() -> tuple[Any, ...]:
     """The controls of a job that a visitor or a fault has stopped."""
-    return *IDLE, gr.update(value=say("stopped"), visible=True)
+    return *IDLE, gr.update(value=in_all(say("stopped")), visible=True)
 
 
 def results(job: Iterator[Progress]) -> Iterator[str | None]:

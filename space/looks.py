@@ -10,7 +10,7 @@ from typing import Any
 from offer import UNITS
 from texts import say, say_emotion
 
-from emorig_diffusers.pipelines.request import ARGUMENTS
+from emorig_diffusers.pipelines.request import ARGUMENTS, MODES
 
 ALL = "all"
 LEAST = 1e-3  # of a slider's change that counts
@@ -23,7 +23,7 @@ class Settings:
 
     Attributes:
         emotion, intensity: What, and how strongly.
-        reference: A photo that lends its expression instead.
+        reference, modes: A photo, and what it lends, of MODES; its expression takes the emotion's place.
         action_units, rotate: Changes of single movements, and of yaw, pitch and roll in degrees.
         gaze: (yaw, pitch) in degrees from where the eyes look, or "camera".
         light_turn, light_strength: (yaw, pitch) in degrees by which the light turns; how hard it is, 1 is the photo's.
@@ -33,6 +33,7 @@ class Settings:
     emotion: str | None = None
     intensity: float = ARGUMENTS["intensity"].default
     reference: str | None = None
+    modes: Sequence[str] = ARGUMENTS["modes"].default
     action_units: Mapping[str, float] = field(default_factory=dict)
     rotate: Sequence[float] = (0.0, 0.0, 0.0)
     gaze: Sequence[float] | str = (0.0, 0.0)
@@ -44,9 +45,11 @@ class Settings:
     @property
     def step(self) -> dict[str, Any]:
         """The same as arguments of a pipeline, as far as something is asked; empty where nothing is."""
+        lent = [mode for mode in MODES if self.reference and mode in self.modes]
         what = {
-            "emotion": None if self.reference else self.emotion,
-            "reference": self.reference,
+            "emotion": None if "exp" in lent else self.emotion,
+            "reference": self.reference if lent else None,
+            "modes": lent if tuple(lent) != ARGUMENTS["modes"].default else None,
             "rotate": tuple(self.rotate) if any(abs(angle) > LEAST for angle in self.rotate) else None,
             "gaze": self.gaze if isinstance(self.gaze, str) or any(self.gaze) else None,
             "light_turn": self.light_turn if any(self.light_turn) else None,
@@ -160,9 +163,17 @@ class History:
 
 @dataclass
 class Sitting:
-    """Of one visitor. Events that run at the same time all read and change the newest history."""
+    """Of one visitor. Events that run at the same time all read and change the newest history.
+
+    Attributes:
+        history: Of the present photo.
+        format: Of downloads.
+        eight: Paths of the small pictures of all emotions.
+    """
 
     history: History = History()
+    format: str = "PNG"
+    eight: Sequence[str] = ()
 
 
 def tell(look: Look) -> str:
@@ -185,7 +196,8 @@ def tell_step(step: Mapping[str, Any]) -> str:
         names = [emotion] if isinstance(emotion, str) else list(emotion)
         parts.append(f"{' + '.join(say_emotion(name) for name in names)} {percent}")
     if "reference" in step:
-        parts.append(f"{say('look.reference', name=Path(str(step['reference'])).name)} {percent}")
+        lent = say(f"look.reference.{'_'.join(step.get('modes', ('exp',)))}", name=Path(str(step["reference"])).name)
+        parts.append(f"{lent} {percent}")
     units: Mapping[str, float] = step.get("action_units") or {}
     parts += [f"{say_unit(unit)} {units[unit]:+.2f}" for unit in dict.fromkeys((*UNITS, *units)) if unit in units]
     parts += [f"{name.replace('_', ' ')} {amount:+.2f}" for name, amount in step.get("attributes", {}).items()]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from emorig_diffusers.pipelines.base import FacePipeline
 
 BOTH = (
-    "AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU43", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU24", "AU26"
+    "AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU43", "AU9", "AU10", "AU12", "AU15", "AU17", "AU18", "AU20", "AU24",
+    "AU26",
 )  # fmt: skip
 SIDED = ("R2", "L2", "R43", "L43", "R12", "L12")
 UNITS = (*BOTH, *SIDED)

@@ -14,6 +14,7 @@
     history.replaceState(null, "", address);
     document.documentElement.lang = link.lang;
     core[$SWITCH](link.lang);
+    document.querySelectorAll("[data-testid=toast-close]").forEach((button) => button.click());  // in the old language
     press("retell");
   };
   document.addEventListener("click", (event) => {
@@ -57,6 +58,23 @@
     if (event.detail && event.target.closest(".choices")) setTimeout(() => document.activeElement.blur());
   });
 
+  // on a phone the sliders are below the picture: while they are seen and it is not, it is small in a corner
+  const glance = document.body.appendChild(document.createElement("img"));
+  glance.id = "glance";
+  glance.ariaHidden = "true";
+  glance.onclick = () => document.getElementById("result")?.scrollIntoView({ behavior: "smooth", block: "center" });
+  const away = (element) => {
+    const box = element.getBoundingClientRect();
+    return box.bottom < 80 || box.top > innerHeight - 80;
+  };
+  const follow = () => {
+    const result = document.querySelectorAll("#result img")[1], details = document.getElementById("details-part");
+    const seen = innerWidth <= 860 && result?.offsetParent && details?.offsetParent && away(result) && !away(details);
+    glance.hidden = !seen;
+    if (seen && glance.src !== result.src) glance.src = result.src;
+  };
+  document.addEventListener("scroll", follow, { passive: true });
+
   const name = () => {
     const told = document.getElementById("told")?.textContent.trim();
     const before = $WORDS[document.documentElement.lang].photo;
@@ -70,6 +88,8 @@
     });
     const photo = document.querySelector("#photo img");
     if (photo && photo.alt !== before) photo.alt = before;
+    follow();
   };
-  new MutationObserver(name).observe(document.body, { childList: true, subtree: true, characterData: true });
+  const changes = { childList: true, subtree: true, characterData: true, attributeFilter: ["src"] };
+  new MutationObserver(name).observe(document.body, changes);
 }

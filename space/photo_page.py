@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import matplotlib.cbook
 import skimage.data
+from editor import FORMATS
 from faces import face_part
 from gradio.components import Component
 from jobs import Job, job, status
@@ -23,7 +24,7 @@ from emorig_diffusers.face.light import MAX_LIGHT_TURN
 from emorig_diffusers.face.sentence import LONGEST
 from emorig_diffusers.photo.io import save_photo
 from emorig_diffusers.pipelines.outputs import EditedFace
-from emorig_diffusers.pipelines.request import ARGUMENTS
+from emorig_diffusers.pipelines.request import ARGUMENTS, MODES
 
 AXES = ("yaw", "pitch", "roll")
 MAX_ANGLE = 20  # degrees
@@ -31,6 +32,7 @@ MAX_SEED = 2**32 - 1
 MAX_STEPS = 50
 MAX_ATTRIBUTE = 2  # either way
 MOST_SHAPE = 0.1  # shape_guidance at the slider's end, where a step may go a third of an emotion's way
+LENT = MODES[:2]  # of a reference photo: the others are for networks that draw the whole crop
 KINDS = ("GIF", "MP4", "WebP")  # of animations
 SECONDS = 0.5, 6, 2  # of an animation: least, most, and to begin with
 
@@ -59,7 +61,8 @@ class Stage:
     """What shows a result.
 
     Attributes:
-        picture, told, download: Before and after; what that is in words; its file.
+        picture, told: Before and after; what that is in words.
+        format, download: Which of `editor.FORMATS`, and the result in it.
         eight: Small pictures of all emotions.
         animated: What shows an animation of it.
         tabs, buffers, heads: The tabs of buffers and of heads, and what they hold.
@@ -67,6 +70,7 @@ class Stage:
 
     picture: gr.ImageSlider
     told: gr.HTML
+    format: gr.Radio
     download: gr.DownloadButton
     eight: gr.Gallery
     animated: gr.Column
@@ -117,6 +121,7 @@ class Page:
 
     Attributes:
         photo, reference: Uploads; their values are paths of untouched files.
+        lends: What the reference lends.
         preview, face, frames: The photo with numbered faces, the choice among them, and their frames.
         emotion, strength, shape: What to do, how strongly, and how much shape is held.
         run, all: Buttons that do it, and that show all emotions.
@@ -141,6 +146,7 @@ class Page:
     run: gr.Button
     all: gr.Button
     reference: gr.Image
+    lends: gr.CheckboxGroup
     attributes: tuple[gr.Dropdown, gr.Slider]
     angles: list[gr.Slider]
     gaze: tuple[gr.Checkbox, gr.Slider, gr.Slider]
@@ -162,6 +168,7 @@ class Page:
             self.emotion,
             self.strength,
             self.reference,
+            self.lends,
             self.shape,
             *self.attributes,
             *self.gaze,
@@ -212,11 +219,26 @@ def mood_part(offer: Offer) -> tuple[gr.Textbox, gr.Radio, gr.Slider, gr.Slider,
 
 def details_part(
     offer: Offer,
-) -> tuple[gr.Image, tuple[gr.Dropdown, gr.Slider], list, tuple, list, list, list, gr.Textbox, list[gr.Button]]:
+) -> tuple[
+    gr.Image,
+    gr.CheckboxGroup,
+    tuple[gr.Dropdown, gr.Slider],
+    list,
+    tuple,
+    list,
+    list,
+    list,
+    gr.Textbox,
+    list[gr.Button],
+]:
     """Reference photo, attributes, action units, head pose, gaze, light, seed and steps; all folded away."""
     lends = bool(offer.emotions)
-    with gr.Accordion(say("reference.part"), open=False, visible=lends):
+    with gr.Accordion(say("reference.part"), open=False, visible=lends, elem_id="lending"):
         reference = upload(say("reference"), ["upload", "clipboard"], height=220, elem_id="reference")
+        choices = [(say(f"reference.{mode}"), mode) for mode in LENT]
+        modes = gr.CheckboxGroup(
+            choices, value=list(LENT[:1]), label=say("reference.modes"), visible=offer.head, elem_id="lends"
+        )
     shown = bool(offer.attributes)
     with gr.Accordion(say("attributes"), open=False, visible=shown, elem_id="attributes", elem_classes="tight"):
         choices = [(name.replace("_", " "), name) for name in offer.attributes]
@@ -249,7 +271,7 @@ def details_part(
         count = gr.Slider(1, max(MAX_STEPS, offer.steps), offer.steps, step=1, label=say("sampling.steps"))
     basis = gr.Textbox(visible=False)
     resets = [reset_units, reset_angles]
-    return reference, (chosen, amount), angles, gaze, light, units, [seed, count], basis, resets
+    return reference, modes, (chosen, amount), angles, gaze, light, units, [seed, count], basis, resets
 
 
 def presets_part() -> Presets:
@@ -259,7 +281,7 @@ def presets_part() -> Presets:
     kept = gr.BrowserState([], storage_key="emorig-presets", secret="emorig")
     with gr.Accordion(say("presets"), open=False, elem_id="presets"):
         chosen = gr.Dropdown([], value=None, label=say("presets.chosen"), elem_id="preset")
-        with gr.Row():
+        with gr.Row(elem_id="preset-row"):
             name = gr.Textbox(label=say("presets.name"), max_lines=1, min_width=160, scale=2, elem_id="preset-name")
             save = gr.Button(say("presets.save"), min_width=80, elem_id="preset-save")
         link = gr.Textbox(
@@ -288,10 +310,13 @@ def stage_part(offer: Offer) -> tuple[Stage, Past, Animation]:
             )
             told = gr.HTML(elem_id="told", padding=False)
             past = past_part(offer)
-            with gr.Row():
+            with gr.Row(elem_id="saving"):
+                kind = gr.Radio(
+                    list(FORMATS), value="PNG", label=say("result.format"), show_label=False, container=False,
+                    min_width=210, elem_id="format", elem_classes="choices",
+                )  # fmt: skip
                 download = gr.DownloadButton(say("result.download"), interactive=False, elem_id="download")
-                run, stop = job(say("animation.run"), visible=offer.head, elem_id="animate")
-            animated, animation = animation_part(run, stop, offer)
+            animated, animation = animation_part(offer)
         with gr.Tab(say("buffers")) as buffers_tab:
             buffers = gr.Gallery(show_label=False, format="png", columns=3, object_fit="contain", height=640)
         with gr.Tab(say("head")) as head_tab:
@@ -303,7 +328,7 @@ def stage_part(offer: Offer) -> tuple[Stage, Past, Animation]:
                 elem_id="heads",
             )
     tabs = tab, buffers_tab, head_tab
-    return Stage(picture, told, download, eight, animated, tabs, buffers, heads), past, animation
+    return Stage(picture, told, kind, download, eight, animated, tabs, buffers, heads), past, animation
 
 
 def past_part(offer: Offer) -> Past:
@@ -327,12 +352,15 @@ def gallery_of(elem_id: str, **options: Any) -> gr.Gallery:
     )  # fmt: skip
 
 
-def animation_part(run: gr.Button, stop: gr.Button, offer: Offer) -> tuple[gr.Column, Animation]:
+def animation_part(offer: Offer) -> tuple[gr.Column, Animation]:
     """How an edit is animated, and what comes of it."""
     with gr.Row(visible=offer.head, elem_id="animation"):
-        kind = gr.Radio(list(KINDS), value=KINDS[0], label=say("animation"), min_width=260, elem_id="kind")
-        seconds = gr.Slider(*SECONDS, step=0.5, label=say("animation.seconds"), elem_id="seconds")
+        kind = gr.Radio(
+            list(KINDS), value=KINDS[0], label=say("animation"), min_width=210, elem_id="kind", elem_classes="choices"
+        )
+        seconds = gr.Slider(*SECONDS, step=0.5, label=say("animation.seconds"), min_width=210, elem_id="seconds")
         loop = gr.Checkbox(True, label=say("animation.loop"), elem_id="loop")
+    run, stop = job(say("animation.run"), visible=offer.head, elem_id="animate")
     line = status()
     with gr.Column(visible=False) as animated:
         picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=[], elem_id="moving-picture")

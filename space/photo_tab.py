@@ -19,7 +19,7 @@ from jobs import PRIVATE, QUIET, others_wait, steps, wire_job
 from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
 from offer import UNITS
 from parts import heard
-from photos import thumbnail
+from photos import SMALL, thumbnail
 from texts import say, say_emotion
 from visitors import friendly, inform, warn
 
@@ -66,7 +66,8 @@ class PhotoTab:
         self._wire_photo()
         self._wire_past()
         self._wire_tabs()
-        retell.click(self.tell_again, self.sitting, [shown.stage.told, shown.past.looks], **QUIET)
+        told = [shown.stage.told, shown.past.looks, shown.stage.eight, shown.stage.buffers]
+        retell.click(self.tell_again, [self.sitting, self.open], told, **QUIET)
         preset_part.wire(self)
 
     @property
@@ -97,7 +98,8 @@ class PhotoTab:
             *shown.units,
             shown.sampling[1],
         ]
-        others = [camera.input, shown.reference.upload, shown.reference.clear, names.input, shown.sampling[0].submit]
+        lender = [shown.reference.upload, shown.reference.clear, shown.lends.input]
+        others = [camera.input, *lender, names.input, shown.sampling[0].submit]
         self.again = {"fn": self.show, "inputs": read, **edit}
         gr.on([*others, *(slider.release for slider in sliders)], **self.again)
         dragged = {"trigger_mode": "always_last", **self.queue, "show_progress": "hidden"}
@@ -106,6 +108,7 @@ class PhotoTab:
         shown.prompt.submit(self.with_prompt, [shown.prompt, self.sitting], **said)
         shown.prompt.submit(js=page.SCROLL, fn=None)
         stage = shown.stage
+        stage.format.input(self.choose_format, [self.sitting, stage.format], stage.download, **QUIET)
         shown.all.click(self.show_all, read, [stage.eight, stage.picture], **self.queue)
         stage.eight.select(self.pick_emotion, None, shown.emotion, **QUIET).then(
             self.show, read, shown_by, **self.queue
@@ -183,7 +186,7 @@ class PhotoTab:
             self._wish(sitting)
         controls = self._controls(sitting.history) if waited else self._slider_updates(fresh, Settings())
         return {
-            **self._show(sitting.history),
+            **self._show(sitting),
             **controls,
             shown.face: choose_among(len(frames), found),
             shown.preview: gr.update(value=picture, visible=len(frames) > 1),
@@ -244,7 +247,7 @@ class PhotoTab:
         look = self._wanted(history, controls)
         if look.same(history.look) or not self._make(sitting, look):
             return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
-        return self._show(sitting.history)
+        return self._show(sitting)
 
     def _make(self, sitting: Sitting, look: Look) -> bool:
         """Add a look to the history with its picture; whether it could be made, else a warning on the page."""
@@ -294,8 +297,15 @@ class PhotoTab:
         except gr.Error as error:
             warn(error.message)
             return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
-        named = list(zip(pictures, map(say_emotion, self.editor.offer.emotions)))
-        return {stage.eight: gr.update(value=named, visible=True), stage.picture: gr.update(visible=False)}
+        sitting.eight = [small_copy(picture, SMALL, "emotion") for picture in pictures]
+        return {
+            stage.eight: gr.update(value=self._eight(sitting), visible=True),
+            stage.picture: gr.update(visible=False),
+        }
+
+    def _eight(self, sitting: Sitting) -> list[tuple[str, str]]:
+        """The small pictures of all emotions, and what they are called."""
+        return list(zip(sitting.eight, map(say_emotion, self.editor.offer.emotions)))
 
     def pick_emotion(self, point: gr.SelectData) -> str:
         """The emotion whose small picture was clicked."""
@@ -316,7 +326,7 @@ class PhotoTab:
         if not history.look:
             return self.nothing
         controls = self._controls(history)  # which may take a while, for a face that was not looked at before
-        return {**controls, **self._show(sitting.history)}
+        return {**controls, **self._show(sitting)}
 
     def at_clicked(self, sitting: Sitting, point: gr.SelectData) -> Update:
         """The look whose thumbnail was clicked."""
@@ -334,10 +344,19 @@ class PhotoTab:
         first = history.look and replace(history.looks[0], face=history.look.face)
         return self.at(sitting, history.then(first) if first else history)
 
-    def tell_again(self, sitting: Sitting) -> Update:
-        """What there is to read of what was made, in the language that the page has now."""
-        shown = self._show(sitting.history)
-        return {one: shown[one] for one in (self.page.stage.told, self.page.past.looks)}
+    def tell_again(self, sitting: Sitting, name: str) -> Update:
+        """What there is to read of what was made, in the language that the page has now; buffers where their tab is
+        open."""
+        shown, stage = self._show(sitting), self.page.stage
+        told = {one: shown[one] for one in (stage.told, self.page.past.looks)}
+        if name == "buffers":
+            told[stage.buffers], _ = self.look_inside(name, sitting)
+        return {**told, stage.eight: gr.update(value=self._eight(sitting))}
+
+    def choose_format(self, sitting: Sitting, name: str) -> Any:
+        """The present look's file in another format, and those of all that follow."""
+        sitting.format = name
+        return self._download(sitting)
 
     def show_animation(
         self, kind: str, seconds: float, loop: bool, sitting: Sitting, *controls: Any
@@ -384,7 +403,7 @@ class PhotoTab:
 
     def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
         """The look that controls ask for."""
-        face, seed, count, basis, emotion, strength, reference, shape, names, amount, *moved = controls
+        face, seed, count, basis, emotion, strength, reference, lends, shape, names, amount, *moved = controls
         (camera, *eyes, lamp_yaw, lamp_pitch, hard), moved = moved[:6], moved[6:]
         # sliders of one face may come with the choice of another, if that was just made: their basis comes with them
         own, others = json.loads(basis) if basis else ([0.0] * len(moved), {})
@@ -395,6 +414,7 @@ class PhotoTab:
             emotion,
             strength,
             reference,
+            tuple(lends),
             units,
             turned,
             "camera" if camera else tuple(eyes),
@@ -454,6 +474,7 @@ class PhotoTab:
             shown.emotion: settings.emotion,
             shown.strength: settings.intensity,
             self.lent: (settings.reference, time.monotonic()),
+            shown.lends: list(settings.modes),
             shown.shape: settings.shape_guidance / page.MOST_SHAPE,
             names: list(settings.attributes),
             amount: next(iter(settings.attributes.values()), 1.0),
@@ -463,11 +484,20 @@ class PhotoTab:
             **self._slider_updates(history, settings),
         }
 
-    def _show(self, history: History) -> Update:
+    def _download(self, sitting: Sitting) -> Any:
+        """The present look's file in the format that is chosen, as a button gets it."""
+        history, file = sitting.history, None
+        try:
+            if history.look and history.look.result:
+                file = self.editor.in_format(str(history.photo), history.look, sitting.format)
+        except gr.Error as error:
+            warn(error.message)
+        return gr.update(value=file, interactive=bool(file))
+
+    def _show(self, sitting: Sitting) -> Update:
         """A history's present look on the stage, and what was made so far."""
-        stage, past, look = self.page.stage, self.page.past, history.look
-        made = len(history.looks) > 1
-        result = look and look.result
+        stage, past, history = self.page.stage, self.page.past, sitting.history
+        look, made = history.look, len(history.looks) > 1
         after = (look and look.stage) or (history.before if made else None)
         pair = (history.before, after) if after else None
         size = self.editor.photos.read(str(history.photo)).photo.original.size if pair else (1, 1)
@@ -476,7 +506,7 @@ class PhotoTab:
         return {
             stage.picture: gr.update(value=pair, width=page.stage_width(*size), visible=True),
             stage.told: html.escape(tell(look)) if pair and look else "",
-            stage.download: gr.update(value=result, interactive=bool(result)),
+            stage.download: self._download(sitting),
             stage.eight: gr.update(value=None, visible=False),
             stage.animated: gr.update(visible=False),  # of another look
             past.undo: gr.update(interactive=history.at > 0),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from clips import TICK
 from jobs import Progress
-from texts import say
+from texts import in_all, say
 from visitors import friendly, new_folder
 
 from emorig_diffusers.cli.head_fit import POOR, in_scan, write_fit
@@ -43,13 +43,13 @@ class FitProgress(Progress):
     def html(self) -> str:
         """As `Progress.html`."""
         if self.misfit is not None:
-            return say("scan.done", seconds=self.seconds, misfit=self.misfit * 1000)
+            return in_all(say("scan.done", seconds=self.seconds, misfit=self.misfit * 1000))
         if not self.done:
-            return f"<progress></progress> {say('scan.looking')}"
+            return f"<progress></progress> {in_all(say('scan.looking'))}"
         if self.done == self.total:
-            return f"<progress></progress> {say('scan.drawing')}"
+            return f"<progress></progress> {in_all(say('scan.drawing'))}"
         left = (self.total - self.done) * self.seconds / self.done if self.total else 0.0
-        line = say("scan.step", done=self.done, total=self.total, seconds=left)
+        line = in_all(say("scan.step", done=self.done, total=self.total, seconds=left))
         return f'<progress value="{self.done}" max="{self.total}"></progress> {line}'
 
 

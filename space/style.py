@@ -16,6 +16,7 @@ SAYS = {  # what is said by the page's style, and where
     "#batch-table .prose:empty::after": "batch.empty",
     ":is(#batch-photos, #clip, #scan) .wrap:has(> .or)::after": "drop.file",
     "#prompt .submit-button::after": "prompt.run",
+    **{f".toast-title.{kind}::before": kind for kind in ("warning", "info", "error")},  # else English, whatever is said
 }
 WORDS = {"photo": "look.photo"}  # what the page's script says
 SWITCH = "changeLocale"  # what gradio's page calls the function that does it
@@ -48,7 +49,8 @@ def css() -> str:
         for code, table in LANGUAGES.items()
         for where, key in SAYS.items()
     )
-    return "\n".join([Path(__file__).with_name("page.css").read_text("utf-8"), *says])
+    others = ", ".join(f'html[lang="{code}"] .said:not([lang="{code}"])' for code in LANGUAGES)
+    return "\n".join([Path(__file__).with_name("page.css").read_text("utf-8"), f"{others} {{ display: none; }}", *says])
 
 
 def script() -> str:
@@ -89,4 +91,9 @@ def theme() -> gr.themes.Base:
         block_title_background_fill="none",
         block_title_padding="0",
         block_title_text_color="*body_text_color",
+        button_secondary_background_fill_hover_dark="*neutral_500",  # also of buttons that cannot be pressed
+        input_border_color="*neutral_300",
+        input_border_width="1px",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )

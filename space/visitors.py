@@ -16,7 +16,7 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from texts import say
+from texts import say_of_package
 
 from emorig_diffusers.cli.errors import sentence
 from emorig_diffusers.files.assets import AssetError
@@ -36,17 +36,17 @@ def friendly(*paths: str | None) -> Iterator[None]:
         message = sentence(error)
         for path in filter(None, paths):
             message = message.replace(path, Path(path).name)
-        raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+        raise gr.Error(html.escape(say_of_package(message), quote=False), print_exception=False) from error
 
 
 def warn(message: str) -> None:
     """Say on the page what cannot be done, or not in full."""
-    gr.Warning(message, title=say("warning"))
+    gr.Warning(message)
 
 
 def inform(message: str) -> None:
     """Say on the page what else there is to know."""
-    gr.Info(message, title=say("info"))
+    gr.Info(say_of_package(message))
 
 
 def new_folder() -> Path:

@@ -116,6 +116,10 @@ def test_a_clip_that_is_stopped_leaves_nothing(visit: Visit, files: Path, tmp_pa
     assert visit.page.get_by_text("Stopped.").is_visible()  # and still says so
     assert visit.page.locator("#run-clip").is_visible() and not stop.is_visible()
     assert not visit.page.locator("#after video").is_visible()
+    visit.page.locator("nav").get_by_text("日本語").click()
+    visit.says("中止しました。")  # the line and the button, which was away, follow
+    visit.page.locator("#run-clip").get_by_text("動画の表情を変える").wait_for(timeout=WAITING)
+    assert not visit.page.get_by_text("Stopped.").is_visible()
 
 
 def test_an_edit_is_animated(visit: Visit) -> None:

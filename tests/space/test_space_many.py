@@ -204,6 +204,17 @@ def test_many_photos_become_a_table_and_a_zip(browser: Any, url: str, photos: di
             one, two = (np.asarray(Image.open(archive.open(name))) for name in archive.namelist())
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("nav").get_by_text("日本語").click()  # what was said already, and a button that was away, follow
+        page.locator("#run-batch").get_by_text("すべての写真を変える").wait_for(timeout=WAITING)
+        assert page.locator("#batch-stage-part .progress.prose").inner_text() == "4枚中2枚を編集しました（失敗2枚）。"
+        assert [" ".join(row.inner_text().split()) for row in page.locator("#batch-table tr").all()] == [
+            "編集前 編集後 写真",
+            "astronaut.png",
+            "astronaut.png ZIPの中での名前：astronaut (2).png",
+            "coffee.png 編集できませんでした： 顔が見つかりませんでした。顔がはっきり写った写真を選んでください。",
+            "letter.png 編集できませんでした： 「letter.png」は画像として読み込めません。"
+            "JPEG、PNG、WebP、HEICのいずれかを選んでください。",
+        ]
     assert one.shape == (512, 512, 4) and (one == two).all()
     assert (one[FACE_BOX][..., :3] != ASTRONAUT[FACE_BOX]).any(-1).mean() > 0.05
 

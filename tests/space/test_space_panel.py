@@ -14,6 +14,7 @@ from PIL import Image
 from test_space import WAITING, Visit, demo_of, opened
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.provenance.verify import verify
 
 pytest.importorskip("gradio")
 ASTRONAUT, HOPPER, BOTH = range(3)  # the page's examples
@@ -242,12 +243,69 @@ def test_texts_stand_out_and_fit_a_phone(browser: Any, url: str, scheme: str) ->
     give(visit, BOTH)
     visit.page.locator("#emotion").get_by_text("Happy").click()
     wait_told(visit, "Face 2: Happy 100 %")
+    glance = visit.page.locator("#glance")  # the picture, while the sliders below it are seen and it is not
+    assert not glance.is_visible()
     for part in ("pose", "sampling", "presets"):
         visit.page.locator(f"#{part} button").first.click()
+    glance.wait_for(timeout=WAITING)
+    assert glance.get_attribute("src") == visit.page.locator("#result img").nth(1).get_attribute("src")
     count, bad = visit.page.evaluate(CONTRAST)
     assert count > 60 and not bad
     assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def test_a_photo_lends_its_pose_beside_an_emotion(visit: Visit, tmp_path: Path, astronaut: np.ndarray) -> None:
+    Image.fromarray(astronaut[:, ::-1]).save(tmp_path / "turned.png", compress_level=1)
+    give(visit, HOPPER)
+    visit.page.locator("#lending button").first.click()
+    visit.page.set_input_files("#reference input[type=file]", str(tmp_path / "turned.png"))
+    expression = wait_told(visit, "Expression of turned.png 100 %")
+    lends = visit.page.locator("#lends input")
+    lends.nth(1).check()
+    wait_told(visit, "Expression and head pose of turned.png 100 %")
+    lends.nth(0).uncheck()
+    pose = wait_told(visit, "Head pose of turned.png 100 %")
+    visit.page.locator("#emotion").get_by_text("Happy").click()  # it takes no place of an emotion's
+    happy = wait_told(visit, "Happy 100 %, Head pose of turned.png 100 %")
+    visit.page.locator("#undo").click()
+    assert (wait_told(visit, "Head pose of turned.png 100 %") == pose).all()
+    assert [one.is_checked() for one in lends.all()] == [False, True]
+    assert (expression != pose).any() and (happy != pose).any()
+    lends.nth(1).uncheck()
+    wait_told(visit, "The photo")
+
+
+def download_as(visit: Visit, name: str) -> Any:
+    """A download, as soon as it has a name."""
+    for _ in range(100):
+        with visit.page.expect_download(timeout=WAITING) as download:
+            visit.page.locator("#download").click()
+        if download.value.suggested_filename == name:
+            return download.value
+        visit.page.wait_for_timeout(200)
+    raise AssertionError(download.value.suggested_filename)
+
+
+def test_results_are_given_in_other_formats(visit: Visit, tmp_path: Path, astronaut: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Eileen Collins"  # ImageDescription
+    Image.fromarray(astronaut).save(tmp_path / "me.jpg", exif=exif, dpi=(240, 240), quality=95)
+    visit.upload(tmp_path / "me.jpg")
+    visit.click("Happy")
+    shown = wait_told(visit, "Happy 100 %")
+    for name, suffix in (("JPEG", "jpg"), ("WebP", "webp")):
+        visit.page.locator("#format").get_by_text(name).click()
+        download_as(visit, f"me_edited.{suffix}").save_as(tmp_path / f"result.{suffix}")
+        with Image.open(tmp_path / f"result.{suffix}") as file:
+            assert file.format == name.upper() and file.getexif()[0x010E] == "Eileen Collins"
+            assert np.abs(np.asarray(file).astype(int) - shown).mean() < (2 if name == "JPEG" else 1e-9)
+        found = verify(tmp_path / f"result.{suffix}")
+        assert found.by_us and found.metadata.edit and found.mark and found.mark.marked
+    visit.click("Sad")  # what is made next comes in the same format
+    sad = wait_told(visit, "Sad 100 %")
+    with Image.open(download_as(visit, "me_edited.webp").path()) as file:
+        assert (np.asarray(file) == sad).all()
 
 
 def test_large_photos_are_shown_small_and_given_in_full(visit: Visit, tmp_path: Path, astronaut: np.ndarray) -> None:
@@ -258,7 +316,7 @@ def test_large_photos_are_shown_small_and_given_in_full(visit: Visit, tmp_path: 
     shown = visit.result()
     assert shown.size == (1600, 1600)
     with visit.page.expect_download(timeout=WAITING) as download:
-        visit.click("Download PNG")
+        visit.page.locator("#download").click()
     with Image.open(download.value.path()) as file:
         full = file.convert("RGB")
     assert full.size == (2048, 2048)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_space import WAITING, Visit, demo_of
+from test_space import NO_FACE, WAITING, Visit, demo_of
 from test_space_panel import CONTRAST, HOPPER, give, slider_values, wait_told
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.face.gaze import EYES_KEPT
+from emorig_diffusers.models.occlusion import MOUTH_KEPT, MOUTH_NOT_LENT
 
 pytest.importorskip("gradio")
+UNREADABLE = "The photo '<b>.png' is not a readable picture: use JPEG, PNG, WebP or HEIC."
 JAPANESE = "ぁ-んァ-ヶ一-龠"
 OVERLAPS = """() => {
   // texts that end in an ellipsis or run out of what holds them, and buttons on each other
@@ -108,6 +111,21 @@ def test_marks_become_texts_in_every_language(texts: Any) -> None:
     assert texts.say("photo") == "Photo"  # outside of what is built for everybody
 
 
+def test_what_the_package_says_often_is_translated(texts: Any) -> None:
+    for sentence in (MOUTH_KEPT, MOUTH_NOT_LENT, EYES_KEPT, NO_FACE, UNREADABLE):
+        said = texts.say_of_package(f"Face 2: {sentence}")
+        assert said == f"Face 2: {sentence}"
+        japanese = re.search('<span class="said" lang="ja">顔2：(.+?)</span>', texts.in_all(said))
+        assert japanese and re.search(f"[{JAPANESE}]", japanese[1]) and not re.search("Face|The |Eyes", japanese[1])
+    assert "<b>.png" not in texts.in_all(texts.say_of_package(UNREADABLE))
+    frames = texts.in_all(texts.say("job.frame", done=2, total=9), texts.say("job.rate", rate=4))
+    assert frames == (
+        '<span class="said" lang="en">Frame 2 of 9 · 4.0 frames a second</span>'
+        '<span class="said" lang="ja">9フレーム中2フレーム・毎秒4.0フレーム</span>'
+    )
+    assert texts.say_of_package("It is none.") == "It is none." == texts.in_all("It is none.")
+
+
 def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> None:
     visit = visitor(browser, url, "ja")
     page = visit.page
@@ -117,6 +135,8 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     ]  # fmt: skip
     say(visit, "笑って")
     visit.says("写真を選ぶと反映されます。")
+    title = "() => getComputedStyle(document.querySelector('.toast-title'), '::before').content"
+    assert page.evaluate(title) == '"お知らせ"'
     give(visit, HOPPER)
     wait_told(visit, "笑顔 85 %")
     own = slider_values(visit)
@@ -127,7 +147,7 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     assert page.locator("#emotion input:checked").get_attribute("value") == "happy"
     assert page.locator("#strength input[type=number]").input_value() == "0.42"
     moved = [round(now - before, 2) for now, before in zip(slider_values(visit), own)]
-    assert [i for i, by in enumerate(moved) if by] == [0, 3, 13]  # AU1, AU5 and AU24
+    assert [i for i, by in enumerate(moved) if by] == [0, 3, 14]  # AU1, AU5 and AU24
     page.locator("#gaze button").first.click()
     gaze = page.locator("#gaze input[type=number]")
     gaze.first.wait_for(timeout=WAITING)
@@ -145,6 +165,7 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
         page.locator("nav").get_by_text(language).click()
         assert (wait_told(visit, words) == shy).all()  # the photo, the edit and the controls stay
         assert slider_values(visit) == kept and page.evaluate("window.stayed")
+        assert not page.locator("[data-testid=toast-body]").count()  # what was said in the other language
         written = re.findall(f"[{JAPANESE}]", page.locator(".tabs").first.inner_text())
         assert bool(written) == (language == "日本語")
     alts = page.locator("#result img").evaluate_all("all => all.map((one) => one.alt)")
