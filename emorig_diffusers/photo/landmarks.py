@@ -68,6 +68,12 @@ def lips_apart(points: np.ndarray) -> float:
     return float((lips[15] - lips[5]) @ downwards(lips))
 
 
+def lip_distance(landmarks: np.ndarray) -> float:
+    """Between the lips of landmarks [478, 2 or 3], in distances of the eyes."""
+    eyes = [landmarks[list(corners), :2].mean(0) for corners in EYE_CORNERS]
+    return lips_apart(landmarks[:, :2]) / max(float(np.linalg.norm(eyes[1] - eyes[0])), 1e-6)
+
+
 def outline_height(opening: np.ndarray) -> float:
     """Of an outline of lids, in its widths."""
     width = np.linalg.norm(opening[8] - opening[0])

@@ -67,6 +67,14 @@ def rasterize(
     Raises:
         ValueError, ImportError: wrong shapes, too many faces; unknown backend or rule, backend not installed.
     """
+    return _fragments(nearest_faces(pixels, faces, height, width, backend, rule), pixels, faces, rule)
+
+
+@torch.no_grad()
+def nearest_faces(
+    pixels: Tensor, faces: Tensor, height: int, width: int, backend: Backend = "auto", rule: Rule = "exact"
+) -> Tensor:
+    """`Fragments.face` alone, int64 [B, H, W]; arguments and errors as for `rasterize`."""
     _check_mesh(pixels, faces)
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r} to rasterise by: use {' or '.join(map(repr, RULES))}.")
@@ -75,9 +83,21 @@ def rasterize(
     nearest = {"torch": _nearest_torch, "pytorch3d": _nearest_pytorch3d}.get(backend)
     if nearest is None:
         raise ValueError(f"unknown rasteriser backend {backend!r}: use 'auto', 'torch' or 'pytorch3d'.")
-    with torch.no_grad():
-        face = nearest(pixels, faces, height, width, rule)
-    return _fragments(face, pixels, faces, rule)
+    return nearest(pixels, faces, height, width, rule)
+
+
+def weights_and_depth(
+    pixels: Tensor, faces: Tensor, face: Tensor, x: Tensor, y: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Barycentric weights of the three corners [N] each, and depth [N], float64, at points of a mesh's faces.
+
+    Args:
+        pixels: Vertices [V, 3], as for `rasterize`.
+        faces: int64 [F, 3].
+        face: Each point's face, int64 [N].
+        x, y: Where the points are [N], pixel coordinates.
+    """
+    return _on_planes(_planes(pixels[None], faces), face, x, y)
 
 
 def _check_mesh(pixels: Tensor, faces: Tensor) -> None:
@@ -90,7 +110,7 @@ def _check_mesh(pixels: Tensor, faces: Tensor) -> None:
 class _Setup(NamedTuple):
     """The K faces of the batch that may touch a pixel centre."""
 
-    edges: Tensor  # float64 [K, 3, (a, b, c)], a x + b y + c >= 0 inside
+    edges: Tensor  # float64 [(a, b, c) x 3, K], a x + b y + c >= 0 inside
     plane: Tensor  # float64 [K, (dz/dx, dz/dy, z at the origin)], in depth steps
     first_row: Tensor
     rows: Tensor
@@ -103,7 +123,7 @@ def _nearest_torch(pixels: Tensor, faces: Tensor, height: int, width: int, rule:
     setup = _setup_faces(pixels, faces, height, width, rule)
     owner, offset = _expand(setup.rows)
     y = setup.first_row.index_select(0, owner) + offset
-    first, count = _spans(setup.edges.index_select(0, owner), y, width, rule)
+    first, count = _spans(setup.edges.gather(1, owner.expand(9, -1)), y, width, rule)
     gx, gy, z0 = setup.plane.index_select(0, owner).unbind(-1)
     start = (setup.picture.index_select(0, owner) * height + y) * width + first
     row, offset = _expand(count)
@@ -136,6 +156,7 @@ def _setup_faces(pixels: Tensor, faces: Tensor, height: int, width: int, rule: R
     edges = _edges(corners) * area.sign()[:, None, None]
     z = corners[..., 2] if rule == "exact" else _offset_depth(corners, area, height, width)
     plane = _depth_plane(corners, z, edges, area.abs())
+    edges = edges.permute(2, 1, 0).reshape(9, -1)  # rows of one edge's numbers, which lie side by side
     return _Setup(edges, plane, first, last - first + 1, keep // len(faces), keep % len(faces))
 
 
@@ -180,14 +201,14 @@ def _depth_plane(corners: Tensor, z: Tensor, edges: Tensor, area: Tensor) -> Ten
 
 
 def _spans(edges: Tensor, y: Tensor, width: int, rule: Rule) -> tuple[Tensor, Tensor]:
-    """First pixel and number of pixels of each row [R] inside its face's three edges [R, 3, 3]."""
-    a, b, c = edges.unbind(-1)
-    value = b * (y + 0.5)[:, None] + c
+    """First pixel and number of pixels of each row [R] inside its face's three edges [(a, b, c) x 3, R]."""
+    a, b, c = edges.view(3, 3, -1)
+    value = b * (y + 0.5) + c
     crossing = -value / a
     outside = (a == 0) & ((value < 0) if rule == "exact" else (value <= 0))
     left = crossing.masked_fill(a <= 0, -torch.inf).masked_fill_(outside, torch.inf)
     right = crossing.masked_fill(a >= 0, torch.inf)
-    left, right = _fold(torch.maximum, left) - 0.5, _fold(torch.minimum, right) - 0.5
+    left, right = _fold(torch.maximum, left.T) - 0.5, _fold(torch.minimum, right.T) - 0.5
     first, last = (left.ceil(), right.floor()) if rule == "exact" else (left.floor() + 1, right.ceil() - 1)
     first, last = first.clamp(0, width).long(), last.clamp(-1, width - 1).long()
     return first, (last - first + 1).clamp(min=0)
@@ -232,33 +253,43 @@ def _fragments(face: Tensor, pixels: Tensor, faces: Tensor, rule: Rule) -> Fragm
     owner = face.flatten().index_select(0, hit)
     if batch > 1:
         owner = owner + hit // (height * width) * len(faces)
-    start, second, third, z, scale = (
-        column.index_select(0, owner) for column in _planes(pixels, faces, height, width, rule)
-    )
-    x, y = hit % width + 0.5 - start[:, 0], hit // width % height + 0.5 - start[:, 1]
-    second = second[:, 0] * x + second[:, 1] * y
-    third = third[:, 0] * x + third[:, 1] * y
-    depth = z[:, 0] + z[:, 1] * second + z[:, 2] * third
-    weights = torch.stack((1 - second - third, second, third), -1)
-    weights = weights if rule == "exact" else weights * scale
+    planes = _planes(pixels, faces)
+    weights, depth = _on_planes(planes, owner, hit % width + 0.5, hit // width % height + 0.5)
+    weights = torch.stack(weights, -1)
+    if rule != "exact":
+        weights = weights * _weight_sum(planes.area, height, width)[owner, None]
     bary = pixels.new_zeros(face.numel(), 3).index_copy(0, hit, weights.to(pixels.dtype))
     depth = pixels.new_full((face.numel(),), torch.inf).index_copy(0, hit, depth.to(pixels.dtype))
     return Fragments(face, bary.view(batch, height, width, 3), depth.view(batch, height, width))
 
 
-def _planes(pixels: Tensor, faces: Tensor, height: int, width: int, rule: Rule) -> tuple[Tensor, ...]:
-    """Of every face of the batch, float64: its first corner [K, 2]; slopes of the weights of its second and third
-    corner [K, 2] each; depth at the first corner and how far the others lie behind it [K, 3]; what its weights sum
-    to [K, 1] under the rule 'pytorch3d'."""
+class _Planes(NamedTuple):
+    """What varies over each face of the batch, float64, from its first corner on."""
+
+    start: Tensor  # that corner [K, 2]
+    second: Tensor  # slopes of the weights of the second and third corner [K, 2]
+    third: Tensor
+    depth: Tensor  # at the first corner, and how far the others lie behind it [K, 3]
+    area: Tensor  # twice the signed area [K]
+
+
+def _planes(pixels: Tensor, faces: Tensor) -> _Planes:
     corners = pixels.index_select(1, faces.flatten()).view(-1, 3, 3).double()
     area = _twice_area(corners)
     area = torch.where(area == 0, torch.ones_like(area), area)  # such a face is nowhere hit
     edges = corners[:, 1:] - corners[:, :1]
     (x1, y1, z1), (x2, y2, z2) = edges[:, 0].unbind(-1), edges[:, 1].unbind(-1)
     second, third = torch.stack((y2, -x2), -1) / area[:, None], torch.stack((-y1, x1), -1) / area[:, None]
-    depth = torch.stack((corners[:, 0, 2], z1, z2), -1)
-    scale = area if rule == "exact" else _weight_sum(area, height, width)
-    return corners[:, 0, :2], second, third, depth, scale[:, None]
+    return _Planes(corners[:, 0, :2], second, third, torch.stack((corners[:, 0, 2], z1, z2), -1), area)
+
+
+def _on_planes(planes: _Planes, face: Tensor, x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Weights of the three corners and depth at points, as `weights_and_depth`."""
+    start, second, third, z = (table.index_select(0, face) for table in planes[:4])
+    x, y = x - start[:, 0], y - start[:, 1]
+    second = second[:, 0] * x + second[:, 1] * y
+    third = third[:, 0] * x + third[:, 1] * y
+    return (1 - second - third, second, third), z[:, 0] + z[:, 1] * second + z[:, 2] * third
 
 
 def _corners(table: Tensor, face: Tensor, faces: Tensor, hit: Tensor, stride: int) -> Tensor:

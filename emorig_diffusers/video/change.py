@@ -26,7 +26,7 @@ from ..face.encode import EncodedFace
 from ..face.light import relit
 from ..face.relax import clamp_lid_gap, lip_gaps, with_lip_gaps
 from ..models.occlusion import SEEN_UNITS
-from ..photo.landmarks import EYE_CORNERS, LIDS, lips_apart, outline_height
+from ..photo.landmarks import LIDS, outline_height
 from ..photo.masks import ramp
 from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.request import EditRequest
@@ -143,12 +143,6 @@ _SIDES = ("Right", "Left")
 def eye_openings(landmarks: np.ndarray) -> list[float]:
     """How far the person's right and left eye are open, in widths of the eye."""
     return [outline_height(landmarks[list(lids), :2]) for lids in LIDS]
-
-
-def lip_distance(landmarks: np.ndarray) -> float:
-    """Between the lips, in distances of the eyes."""
-    eyes = [landmarks[list(corners), :2].mean(0) for corners in EYE_CORNERS]
-    return lips_apart(landmarks[:, :2]) / max(float(np.linalg.norm(eyes[1] - eyes[0])), 1e-6)
 
 
 def speaking(distances: Sequence[tuple[float, float]]) -> float:

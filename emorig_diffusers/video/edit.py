@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ from ..pipelines.marking import edit_of
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
 from ..timing import timed
-from .change import SPEECH_GOES, SYLLABLE, Change, lip_distance, speaking
+from .change import SPEECH_GOES, SYLLABLE, Change, speaking
 from .clips import Frame
 from .follow import Followed, People, Watched, ahead, follow, without_pixels
 from .reading import Clip
@@ -40,7 +39,8 @@ from .workers import in_order
 AHEAD, BEHIND = 12, 36  # frames after and before one that tell what to do in it: of those before, faces alone are kept
 FADE = 0.25  # seconds in which an edit comes and goes with a face
 SURE = 0.99  # likelihood from which a mouth is covered for what is drawn there, and shows nothing but its speech
-LOOK_EVERY = 0.1  # seconds from one look at what covers mouth or eyes to the next
+LOOK_EVERY = 0.1  # seconds, less than passes from one look at what covers mouth or eyes to the next
+SAME = 1e-6  # seconds by which times that are the same may differ when they are computed
 COVERED = 0.2, 0.6  # share of the frames within FADE in which a mouth is covered, from which it is left alone little by
 # little, and from which it is left alone: a frame or two may be mistaken
 _LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback",
@@ -127,13 +127,12 @@ class _Frames:
 
 def presence(one: Followed, now: Watched, around: Sequence[Watched]) -> float:
     """Share of an edit, in [0, 1], of a face that may have come in the middle of a shot, or may soon go."""
-    time = float(now.frame.time)
-    share = 1.0 if one.whole else float(ramp(time - one.start, 0, FADE))
+    share = 1.0 if one.whole else float(ramp(now.seconds - one.start, 0, FADE))
     for later in around:
-        if later.frame.time > now.frame.time and later.shot == now.shot:
+        if later.seconds > now.seconds and later.shot == now.shot:
             found = later.faces.get(one.person)
             if found is None or found.start != one.start:
-                return min(share, float(ramp(float(later.frame.time) - time, 0, FADE)))
+                return min(share, float(ramp(later.seconds - now.seconds, 0, FADE)))
     return share
 
 
@@ -190,7 +189,7 @@ class _Editor(_Frames):
             shown = {"covered": hidden >= SURE, "speaks": speaks, "eyes_hidden": blind}
             encoded.append(replace(face, blur=person.blur, grid=person.grid, **shown))
             if isinstance(self.pipe.painter, PhotoTexturePainter):
-                lights.append(person.teeth.at(self.pipe.painter, now.frame.rgb, encoded[-1], float(now.frame.time)))
+                lights.append(person.teeth.at(self.pipe.painter, now.frame.rgb, encoded[-1], now.seconds))
             with timed("edit codes"):
                 targets.append(person.change.codes(face, share, speech, hidden))
         edits = PhotoEdits(now.frame.rgb, encoded, [targets], self.request, self.reference, moving=True, lights=lights)
@@ -236,9 +235,8 @@ class _Editor(_Frames):
         return self.lenses.share(one, now, around) > 0.5
 
     def _speaking(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
-        near, time = _near(one, now, around, SPEECH_GOES[1] + SYLLABLE), now.frame.time
-        distance = lambda item: lip_distance(item.faces[one.person].face.landmarks)
-        return speaking([(float(item.frame.time - time), distance(item)) for item in near])
+        near = _near(one, now, around, SPEECH_GOES[1] + SYLLABLE)
+        return speaking([(item.seconds - now.seconds, item.faces[one.person].lips) for item in near])
 
 
 class _Looks:
@@ -250,17 +248,17 @@ class _Looks:
 
     def __init__(self, ask: Callable[[np.ndarray, np.ndarray], bool]) -> None:
         self.ask = ask
-        self.known: dict[int, dict[Fraction, bool]] = {}
+        self.known: dict[int, dict[float, bool]] = {}
 
     def share(self, one: Followed, now: Watched, around: Sequence[Watched]) -> float:
         """Of the frames within FADE that were looked at, in how many it is so."""
-        known = {t: found for t, found in self.known.get(one.person, {}).items() if t >= around[0].frame.time}
+        known = {t: found for t, found in self.known.get(one.person, {}).items() if t >= around[0].seconds}
         near = _near(one, now, around, FADE)
         for item in near:
-            if item.frame.rgb.size and all(abs(item.frame.time - time) >= LOOK_EVERY for time in known):
-                known[item.frame.time] = self.ask(item.frame.rgb, item.faces[one.person].raw.landmarks)
+            if item.frame.rgb.size and all(abs(item.seconds - time) > LOOK_EVERY + SAME for time in known):
+                known[item.seconds] = self.ask(item.frame.rgb, item.faces[one.person].raw.landmarks)
         self.known[one.person] = known
-        shown = [known[item.frame.time] for item in near if item.frame.time in known]
+        shown = [known[item.seconds] for item in near if item.seconds in known]
         return float(np.mean(shown)) if shown else 0.0
 
 
@@ -268,5 +266,5 @@ def _near(one: Followed, now: Watched, around: Sequence[Watched], seconds: float
     """Frames of one shot with a face, up to so many seconds before and after one."""
     return [
         item for item in around
-        if item.shot == now.shot and one.person in item.faces and abs(item.frame.time - now.frame.time) <= seconds
+        if item.shot == now.shot and one.person in item.faces and abs(item.seconds - now.seconds) <= seconds + SAME
     ]  # fmt: skip

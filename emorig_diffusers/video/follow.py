@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from ..photo.faces import Face, find_faces, follow_face, others_seen, still_seen
+from ..photo.landmarks import lip_distance
 from ..timing import timed
 from .clips import Frame
 from .steady import OneEuro, SteadyPoints
@@ -48,6 +50,11 @@ class Followed:
     start: float
     whole: bool
 
+    @cached_property
+    def lips(self) -> float:
+        """How far they are apart: many frames ask each for it."""
+        return lip_distance(self.face.landmarks)
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -62,6 +69,11 @@ class Watched:
     frame: Frame
     shot: int
     faces: Mapping[int, Followed] = field(default_factory=dict)
+
+    @cached_property
+    def seconds(self) -> float:
+        """Its time: fractions are exact, and slow where many frames are compared."""
+        return float(self.frame.time)
 
 
 class People:

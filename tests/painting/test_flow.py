@@ -45,8 +45,8 @@ def flat_warp(motion: np.ndarray) -> Warp:
     blank = np.zeros((size, size))
     points = np.zeros((478, 2))
     colours = np.zeros((size, size, 3))
-    inside = lambda: (colours, blank)
-    return Warp(motion.astype(np.float32), blank > 0, blank > 0, colours, inside, points, points, 1000.0)
+    inside = lambda: (colours, colours, blank)
+    return Warp(motion.astype(np.float32), blank > 0, blank > 0, blank > 0, inside, points, points, 1000.0)
 
 
 def test_no_motion_between_equal_heads(pipe: EmoRigPipeline, source: Tensor, crop: np.ndarray) -> None:

@@ -148,8 +148,8 @@ def falling(upper: float) -> tuple[np.ndarray, Warp]:
         motion[:, x, 1] = -fall * share
     motion, _, eyes = move_lids(motion, before, after, IRIS, SCALE)
     blank = np.zeros((SIZE, SIZE))
-    inside = lambda: (blank, blank)
-    warp = Warp(motion.astype(np.float32), blank > 0, blank > 0, blank, inside, after, before, SCALE, eyes)
+    inside = lambda: (blank, blank, blank)
+    warp = Warp(motion.astype(np.float32), blank > 0, blank > 0, blank > 0, inside, after, before, SCALE, eyes)
     return np.repeat(photo.astype(np.uint8)[..., None], 3, 2), warp
 
 

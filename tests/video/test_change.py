@@ -13,9 +13,9 @@ from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.face.gaze import eye_turns
 from emorig_diffusers.face.light import relit
 from emorig_diffusers.face.relax import lip_gaps
-from emorig_diffusers.photo.landmarks import LIDS
+from emorig_diffusers.photo.landmarks import LIDS, lip_distance
 from emorig_diffusers.pipelines.request import EditRequest
-from emorig_diffusers.video.change import Change, lip_distance, speaking
+from emorig_diffusers.video.change import Change, speaking
 
 
 def showing(pipe: EmoRigPipeline, face: EncodedFace, **units: float) -> EncodedFace:

@@ -21,7 +21,7 @@ from ...photo.landmarks import BROWS, EYES_OUTER, INNER_LIPS, LIDS, LOWER_LIDS, 
 from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known, ramp, smooth, wide_blur
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
-from ...render.rasterize import rasterize
+from ...render.rasterize import nearest_faces, weights_and_depth
 from .eyeballs import Eyeball, centres, paint_eyeball
 from .mouth import Mouth
 from .openings import move_lids, move_lips, stretch_lips
@@ -52,8 +52,8 @@ class Warp:
         motion: Where each pixel comes from, minus where it is [G, G, 2], grid pixels; 0 where nothing moves.
         hole: Pixels whose surface the photo does not show [G, G] bool.
         mouth: Pixels inside the target's lips [G, G] bool.
-        normal: Target normals [G, G, 3] in [-1, 1]; 0 outside the head.
-        inside: Draws albedo and depth: the mouth is drawn when somebody looks.
+        head: Pixels that show the head [G, G] bool.
+        inside: Draws normals, albedo and depth, when somebody looks.
         points: Dense landmarks of the target [N, 2], grid pixels.
         source_points: Dense landmarks of the source [N, 2], grid pixels.
         scale: Grid pixels per metre.
@@ -69,8 +69,8 @@ class Warp:
     motion: np.ndarray
     hole: np.ndarray
     mouth: np.ndarray
-    normal: np.ndarray
-    inside: Callable[[], tuple[np.ndarray, np.ndarray]]
+    head: np.ndarray
+    inside: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]
     points: np.ndarray
     source_points: np.ndarray
     scale: float
@@ -82,23 +82,28 @@ class Warp:
     speaks: float = 0.0
 
     @property
+    def normal(self) -> np.ndarray:
+        """Target normals [G, G, 3] in [-1, 1]; 0 outside the head."""
+        return self._drawn[0]
+
+    @property
     def albedo(self) -> np.ndarray:
         """Mean albedo of the drawn parts [G, G, 3], linear [0, 1]; 0 outside the head."""
-        return self._drawn[0]
+        return self._drawn[1]
 
     @property
     def depth(self) -> np.ndarray:
         """Metres behind the lips inside the mouth and two pixels around [G, G], 0 elsewhere."""
-        return self._drawn[1]
+        return self._drawn[2]
 
     @cached_property
-    def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.inside()
 
     @cached_property
     def features(self) -> np.ndarray:
         """Brows, eyes and lips of the target on the grid, shrunk to [SKIN_GRID, SKIN_GRID], float32 in [0, 1]."""
-        ratio = SKIN_GRID / len(self.normal)
+        ratio = SKIN_GRID / len(self.motion)
         outlines = (self.points[list(outline)] * ratio for outline in (*BROWS, *LIDS, OUTER_LIPS))
         mask = np.any([fill_polygon((SKIN_GRID, SKIN_GRID), points) for points in outlines], axis=0)
         return cv2.blur(mask.astype(np.float32), (3, 3))
@@ -106,26 +111,52 @@ class Warp:
 
 @dataclass
 class _Drawing:
-    """One state of the head on the grid: what is where, as numpy."""
+    """One state of the head on the grid."""
 
-    pixels: np.ndarray  # [V, 3]
-    face: np.ndarray
-    bary: np.ndarray
-    depth: np.ndarray
+    pixels: Tensor  # [V, 3]
+    face: np.ndarray  # nearest at each pixel, -1 where there is none [G, G]
     mouth: np.ndarray
     points: np.ndarray
-    faces: np.ndarray  # [F, 3]
+    faces: Tensor  # [F, 3]
 
     @cached_property
     def hit(self) -> np.ndarray:
         """Places of pixels that show the head, in a raveled picture."""
         return np.flatnonzero(self.face.ravel() >= 0)
 
+    def surface(self, place: np.ndarray) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Weights of the corners, and depth, at places [N] in the raveled picture that show the head."""
+        face = torch.from_numpy(self.face.ravel()[place])
+        y, x = (torch.from_numpy(index + 0.5) for index in np.divmod(place, self.face.shape[1]))
+        return weights_and_depth(self.pixels, self.faces, face, x, y)
+
     @cached_property
     def corners(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Vertices [N] and weights [N, 1] of those pixels, at each of the three corners."""
-        corners, weights = self.faces[self.face.ravel()[self.hit]], self.bary.reshape(-1, 3)[self.hit]
-        return [(np.ascontiguousarray(corners[:, i]), weights[:, i, None]) for i in range(3)]
+        """Vertices [N] and weights [N, 1] of pixels that show the head, at each of the three corners."""
+        vertices, (weights, _) = self.faces.numpy()[self.face.ravel()[self.hit]], self.surface(self.hit)
+        flat = [weight.to(self.pixels.dtype).numpy()[:, None] for weight in weights]
+        return [(np.ascontiguousarray(vertices[:, i]), flat[i]) for i in range(3)]
+
+    def depth_at(self, place: np.ndarray) -> np.ndarray:
+        """Depth at places [N] in the raveled picture, float32; -inf where they do not show the head."""
+        depth, shown = np.full(len(place), -np.inf, np.float32), self.face.ravel()[place] >= 0
+        depth[shown] = self.surface(place[shown])[1].to(self.pixels.dtype).numpy()
+        return depth
+
+    def interpolate(self, *values: np.ndarray) -> list[np.ndarray]:
+        """What vertices have, each [V, C], at pixels of the picture, each float32 [G, G, C]; 0 off the head."""
+        table = np.concatenate(values, 1).astype(np.float32)  # side by side: looking up corners is most of the work
+        (first, weight), *others = self.corners
+        found = np.take(table, first, 0) * weight
+        for corner, weight in others:
+            found += np.take(table, corner, 0) * weight
+        pictures, start = [], 0
+        for value in values:
+            picture = np.zeros((self.face.size, value.shape[1]), np.float32)
+            picture[self.hit] = found[:, start : start + value.shape[1]]
+            pictures.append(picture.reshape(*self.face.shape, -1))
+            start += value.shape[1]
+        return pictures
 
 
 class PhotoTexture:
@@ -170,7 +201,7 @@ class PhotoTexture:
         scale = self.scale(source)
         before, after = self._draw_source(source, size, scale, covered), self._draw(target, size, scale, covered)
         on = after.face >= 0
-        origin, normal, albedo, place, free = self._interpolated(after, before, target, covered)
+        origin, place, free = self._interpolated(after, before, covered)
         motion = (origin[..., :2] - centres((size, size)).astype(np.float32)) * on[..., None]
         hole = self._holes(before, after, origin, motion, scale)
         skin = on & (self.part[after.face] == SKIN) & ~after.mouth
@@ -196,16 +227,17 @@ class PhotoTexture:
         if irises is not None:
             motion, done, eyes = move_lids(motion, before.points, after.points, irises, scale, shut)
             hole &= ~done
-        inside = partial(self._with_inside, albedo, target, after.mouth, scale)
-        return Warp(motion, hole, after.mouth, normal, inside, after.points, before.points, scale, eyes, shut, place,
+        inside = partial(self._with_inside, after, scale)
+        return Warp(motion, hole, after.mouth, on, inside, after.points, before.points, scale, eyes, shut, place,
                     free=free, speaks=speaks)  # fmt: skip
 
-    def _with_inside(
-        self, albedo: np.ndarray, target: Tensor, mouth: np.ndarray, scale: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Albedo of a head [G, G, 3] with its mouth's inside, and the depth of that [G, G]."""
-        around, inside, depth = self._inside(target, mouth, scale)
-        return np.where(around[..., None], inside, albedo), depth
+    def _with_inside(self, after: _Drawing, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normals and albedo of a head [G, G, 3] with its mouth's inside, and the depth of that [G, G]."""
+        flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
+        normal = vertex_normals((after.pixels * flip)[None], self.faces)[0]
+        normal, albedo = after.interpolate(normal.numpy(), self.head.albedo.numpy())
+        around, inside, depth = self._inside(after.pixels, after.mouth, scale)
+        return normal, np.where(around[..., None], inside, albedo), depth
 
     def _inside(self, target: Tensor, mouth: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mouth and two pixels around it, for soft edges [G, G] bool, their albedo [G, G, 3], and how many metres
@@ -240,8 +272,8 @@ class PhotoTexture:
         near[:, :2] -= torch.from_numpy(corner).to(near)
         around, albedo, depth = self._inside(near * times, mouth, warp.scale * times)
         motion = enlarge(warp.motion, invert(matrix), (0, 0, times * side, times * side)) * times
-        none, drawn = np.zeros_like(mouth), (albedo * around[..., None], depth)
-        return Warp(motion, none, mouth, np.zeros_like(albedo), lambda: drawn, points, source, warp.scale * times,
+        none, drawn = np.zeros_like(mouth), (np.zeros_like(albedo), albedo * around[..., None], depth)
+        return Warp(motion, none, mouth, none, lambda: drawn, points, source, warp.scale * times,
                     blur=warp.blur * times), matrix  # fmt: skip
 
     def scale(self, pixels: Tensor) -> float:
@@ -274,27 +306,23 @@ class PhotoTexture:
         mouth = np.zeros((size, size), bool)
         if not covered and lips_apart(points) > MOUTH_SHUT * scale:
             mouth = fill_polygon(mouth.shape, points[list(INNER_LIPS)])
-        drawn = self._layer(pixels, self.layers[0], size, (0, size, 0, size))
+        face = self._layer(pixels, self.layers[0], (0, size, 0, size))
         if mouth.any():
             rows, columns = (np.flatnonzero(mouth.any(axis)) for axis in (1, 0))
             box = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+            part = slice(*box[:2]), slice(*box[2:])
             for layer in reversed(self.layers[1:]):
-                inner = self._layer(pixels, layer, size, box)
-                part = slice(*box[:2]), slice(*box[2:])
-                show = mouth[part] & (inner[0] >= 0)
-                for whole, new in zip(drawn, inner):
-                    whole[part][show] = new[show]
-        return _Drawing(pixels.numpy(), *drawn, mouth, points, self.faces.numpy())
+                inner = self._layer(pixels, layer, box)
+                show = mouth[part] & (inner >= 0)
+                face[part][show] = inner[show]
+        return _Drawing(pixels, face, mouth, points, self.faces)
 
-    def _layer(
-        self, pixels: Tensor, layer: np.ndarray, size: int, box: tuple[int, int, int, int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Faces, weights and depth of a layer on rows and columns (top, bottom, left, right) of the grid."""
+    def _layer(self, pixels: Tensor, layer: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Faces of a layer on rows and columns (top, bottom, left, right) of the grid; -1 where there is none."""
         top, bottom, left, right = box
         shifted = pixels - pixels.new_tensor((left, top, 0))
-        fragments = rasterize(shifted[None], self.faces[layer], bottom - top, right - left)
-        face = fragments.face[0].numpy()
-        return np.where(face >= 0, layer[face], -1), fragments.bary[0].numpy(), fragments.depth[0].numpy()
+        face = nearest_faces(shifted[None], self.faces[layer], bottom - top, right - left)[0].numpy()
+        return np.where(face >= 0, layer[face], -1)
 
     def _holes(
         self, before: _Drawing, after: _Drawing, origin: np.ndarray, motion: np.ndarray, scale: float
@@ -309,8 +337,7 @@ class PhotoTexture:
         x, y, z = origin.reshape(-1, 3)[shown].T
         column, row = (np.clip(k.astype(int), 0, size - 1) for k in (x, y))
         inside = (x > 0) & (x < size) & (y > 0) & (y < size)
-        seen = before.depth[row, column]
-        seen = np.where(np.isfinite(seen), seen, -np.inf)
+        seen = before.depth_at(row * size + column)
         part, before_face = self.part[after.face.ravel()[shown]], before.face[row, column]
         part_seen = np.where(before_face >= 0, self.part[before_face], -1)
         behind = z > seen + HIDDEN * scale
@@ -321,33 +348,19 @@ class PhotoTexture:
         return cv2.morphologyEx(hole, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
 
     def _interpolated(
-        self, after: _Drawing, before: _Drawing, target: Tensor, covered: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        self, after: _Drawing, before: _Drawing, covered: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """What varies over the target's head, at its pixels float32, 0 outside: where that was in the source
-        [G, G, 3], normals and albedo [G, G, 3] each, places in the shading maps [G, G, 2] of heads that have them, and
-        how far it may follow an expression [G, G] where the mouth is covered."""
-        flip = torch.tensor([1.0, -1.0, -1.0])  # grid axes to world axes
-        normal = vertex_normals((target * flip)[None], self.faces)[0]
-        values = [before.pixels, normal.numpy(), self.head.albedo.numpy()]
+        [G, G, 3], places in the shading maps [G, G, 2] of heads that have them, and how far it may follow an expression
+        [G, G] where the mouth is covered."""
+        values = [before.pixels.numpy()]
         if self.head.config.shading_size:
             values.append(self.head.shading_place.numpy())
         if covered:
             values.append(self.above_mask[:, None].numpy())
-        # side by side: looking up corners is most of the work
-        table = np.concatenate(values, 1).astype(np.float32)
-        (first, weight), *others = after.corners
-        found = np.take(table, first, 0) * weight
-        for corner, weight in others:
-            found += np.take(table, corner, 0) * weight
-        pictures, start = [], 0
-        for value in values:
-            picture = np.zeros((after.face.size, value.shape[1]), np.float32)
-            picture[after.hit] = found[:, start : start + value.shape[1]]
-            pictures.append(picture.reshape(*after.face.shape, -1))
-            start += value.shape[1]
-        origin, normal, albedo, *more = pictures
+        origin, *more = after.interpolate(*values)
         free = more.pop()[..., 0] if covered else None
-        return origin, normal, albedo, more[0] if more else None, free
+        return origin, more[0] if more else None, free
 
 
 def _rim_motion(before: _Drawing, after: _Drawing) -> float:

@@ -48,7 +48,7 @@ def soften_frown(
     gone = np.clip(-(change.get("browDownLeft", 0.0) + change.get("browDownRight", 0.0)) / 2, 0, 1)
     if gone == 0:
         return photo
-    size = len(warp.normal)
+    size = len(warp.motion)
     between = fill_polygon((size, size), warp.points[list(BETWEEN)]).astype(np.float32)
     features = cv2.resize(warp.features, (size, size))
     between = cv2.GaussianBlur(cv2.erode(between, np.ones((3, 3))), (0, 0), EDGE * warp.scale) * (1 - features)
@@ -71,7 +71,7 @@ def draw_frown(
 
     Arguments as for `soften_frown`, and a factor on their depth.
     """
-    ink = np.zeros(warp.normal.shape[:2], np.float32)
+    ink = np.zeros(warp.motion.shape[:2], np.float32)
     for anchors, side in zip(GROOVES, ("Right", "Left")):
         first, second, share = np.array(anchors).T
         start, end = (warp.points[index.astype(int)] for index in (first, second))

@@ -126,12 +126,13 @@ def shrink_mask(mask: np.ndarray, size: int) -> np.ndarray:
 def shrink_warp(warp: Warp, size: int) -> Warp:
     """The parts of a warp that conditions are made of, on the crop's grid."""
     ratio = size / len(warp.motion)
+    small = lambda picture: shrink(picture.astype(np.float32), size)
     return Warp(
         motion=shrink(warp.motion, size) * ratio,
         hole=shrink_mask(warp.hole, size),
         mouth=shrink_mask(warp.mouth, size),
-        normal=shrink(warp.normal.astype(np.float32), size),
-        inside=lambda: (shrink(warp.albedo.astype(np.float32), size), shrink(warp.depth.astype(np.float32), size)),
+        head=shrink_mask(warp.head, size),
+        inside=lambda: (small(warp.normal), small(warp.albedo), small(warp.depth)),
         points=warp.points * ratio,
         source_points=warp.source_points * ratio,
         scale=warp.scale * ratio,

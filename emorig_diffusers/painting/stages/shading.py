@@ -73,7 +73,7 @@ def shade_expression(
     lift = amounts.clamp(max=0)
     # before and after painting: not every face has the measured creases, and some were painted over
     pictures = (moved,) if photo is moved else (moved, photo)
-    both = cv2.split(darker([warp_crop(picture, matrix, len(warp.normal)) for picture in pictures], warp))
+    both = cv2.split(darker([warp_crop(picture, matrix, len(warp.motion)) for picture in pictures], warp))
     dark, light = np.maximum(reduce(np.minimum, both), 0), np.minimum(reduce(np.maximum, both), 0)
     if lift.any():  # no further than skin is darker or lighter than around
         lifted = sample_maps(head.shading(lift).numpy(), warp)
@@ -124,7 +124,7 @@ def sample_maps(shade: np.ndarray, warp: Warp) -> np.ndarray:
 def skin_colour(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> tuple[np.ndarray, np.float32, float]:
     """How much pixels have the skin's colour [S, S] float32 in [0, 1], brows, eyes and lips that of what is around
     them; how colourful the skin is, from grey (0) on; and its L*."""
-    ratio = SKIN_GRID / len(warp.normal)
+    ratio = SKIN_GRID / len(warp.motion)
     crop = warp_crop(photo, np.asarray(matrix) * ratio, SKIN_GRID).astype(np.float32) / 255
     lab = cv2.blur(cv2.cvtColor(crop, cv2.COLOR_RGB2LAB), (3, 3))
     x, y = np.clip((warp.points[list(SAFE)] * ratio).astype(int), 0, SKIN_GRID - 1).T

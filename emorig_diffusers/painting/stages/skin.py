@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ...photo.masks import any_channel, ramp, wide_blur
+from ...photo.masks import ramp, wide_blur
 from ...photo.resample import enlarge, reach
 from .flow import Warp
 
@@ -73,8 +73,8 @@ def darker(pictures: Sequence[np.ndarray], warp: Warp) -> np.ndarray:
 
 def skin_around(values: np.ndarray, warp: Warp, width: float) -> np.ndarray:
     """What is shown on the grid [G, G] or [G, G, N] float32, averaged over skin with a standard deviation in metres."""
-    size = len(warp.normal)
-    bare = cv2.resize(1 - warp.features, (size, size)) * any_channel(warp.normal) + 1e-3
+    size = len(warp.motion)
+    bare = cv2.resize(1 - warp.features, (size, size)) * warp.head + 1e-3
     bare = bare.reshape(size, size, *[1] * (values.ndim - 2)).astype(np.float32)
     blur = lambda x: wide_blur(x, width * warp.scale).reshape(x.shape)
     return blur(values * bare) / blur(bare)
