@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from emorig_diffusers.painting.stages.bared_teeth import BaredTeeth, paint_bared_teeth
 from emorig_diffusers.painting.stages.eyeballs import RADIUS, Eyeball, paint_eyeball
 from emorig_diffusers.painting.stages.flow import Warp, move_pixels
 from emorig_diffusers.painting.stages.lids import LEAST_FALL, paint_lids
@@ -45,11 +46,15 @@ def draw(upper: float, lower: float = 10.0) -> np.ndarray:
     return photo
 
 
-def moved(photo: np.ndarray, motion: np.ndarray, eyes: Sequence[Eyeball] = ()) -> np.ndarray:
+def moved(
+    photo: np.ndarray, motion: np.ndarray, eyes: Sequence[Eyeball] = (), bared: BaredTeeth | None = None
+) -> np.ndarray:
     x, y = np.meshgrid(np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32))
     x, y = x + motion[..., 0].astype(np.float32), y + motion[..., 1].astype(np.float32)
     colour = np.repeat(photo.astype(np.uint8)[..., None], 3, 2)
     result = cv2.remap(colour, x, y, cv2.INTER_LINEAR)
+    if bared:
+        paint_bared_teeth(result, colour, np.eye(2, 3), bared)
     for eye in eyes:
         paint_eyeball(result, colour, np.eye(2, 3), eye)
     return result[..., 0].astype(np.float32)
@@ -260,8 +265,8 @@ def test_lips_part_before_teeth_that_stay() -> None:
     cv2.fillPoly(teeth, [fixed], 1, shift=4)
     stripes = np.where(np.arange(SIZE) // 6 % 2 > 0, WHITE, BLUE)[None] * np.ones((SIZE, 1))
     photo = np.where(teeth > 0, stripes, photo).astype(np.float32)
-    motion, unseen = move_lips(STILL, before, after, SCALE)
-    result = moved(photo, motion)
+    motion, unseen, bared = move_lips(STILL, before, after, SCALE)
+    result = moved(photo, motion, bared=bared)
     middle = slice(60, 100)
     assert (result[80, middle] == photo[80, middle]).all()  # teeth stay where they are
     assert abs(result[80 - 12, 80] - SKIN) < 5 and abs(result[80 - 4, 80] - SKIN) > 20
@@ -271,10 +276,26 @@ def test_lips_part_before_teeth_that_stay() -> None:
     assert not motion[:50].any() and not motion[110:].any()
 
 
+@pytest.mark.parametrize("width, upper, lower", [(24, 9, 8), (20, 9, 6), (26, 10, 5)])
+def test_no_lattice_along_lips_that_move_before_teeth(width: float, upper: float, lower: float) -> None:
+    before, after = lips(30, 6, 8), lips(width, upper, lower)
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5 - 80
+    skin = np.dstack([x * (30 / width - 1), y * np.where(y < 0, 6 / upper - 1, 8 / lower - 1)])
+    wave = 1.6 * np.abs(np.sin(0.9 * x))  # a lip's true edge is a little inside the landmarks here and there
+    photo = np.where((x / 30) ** 2 + (y / np.where(y < 0, 6 - wave, 8 - wave)) ** 2 < 1, WHITE, BLACK)
+    motion, _, bared = move_lips(skin, before, after, SCALE)
+    result = moved(photo.astype(np.float32), motion, bared=bared)
+    inside = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillPoly(inside, [np.round((after[list(INNER_LIPS)] - 0.5) * 16).astype(np.int32)], 1, shift=4)
+    far = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    assert (result[far == 0] < WHITE / 2).mean() > 0.99
+    assert (result[far > 2] > 0.7 * WHITE).mean() > 0.99  # nothing of the lip is left among the teeth
+
+
 def test_lips_that_stay() -> None:
     points = lips(30, 6, 8)
-    motion, unseen = move_lips(STILL, points, points, SCALE)
-    assert not motion.any() and not unseen.any()
+    motion, unseen, bared = move_lips(STILL, points, points, SCALE)
+    assert not motion.any() and not unseen.any() and bared is None
     skull = lips(30, 6, 8) + [4.0, 0]  # the whole head moves, lips and teeth with it
-    motion, unseen = move_lips(STILL - [4.0, 0], points, skull, SCALE)
-    assert (motion == [-4.0, 0]).all() and not unseen.any()
+    motion, unseen, bared = move_lips(STILL - [4.0, 0], points, skull, SCALE)
+    assert (motion == [-4.0, 0]).all() and not unseen.any() and bared is None

@@ -8,7 +8,7 @@ closed, skin that was hidden) is marked for the network to paint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import cv2
@@ -22,6 +22,7 @@ from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known
 from ...photo.resample import enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
 from ...render.rasterize import nearest_faces, weights_and_depth
+from .bared_teeth import BaredTeeth, paint_bared_teeth
 from .eyeballs import Eyeball, centres, paint_eyeball
 from .mouth import Mouth
 from .openings import move_lids, move_lips, stretch_lips
@@ -64,6 +65,7 @@ class Warp:
         blur: Standard deviation of the photo's own blur, beyond that of a sharp one, grid pixels.
         free: How far an expression may shade each pixel [G, G] in [0, 1], for faces whose mouth is covered.
         speaks: How surely the lips speak, in [0, 1].
+        teeth: Between lips that move before teeth which the photo shows.
     """
 
     motion: np.ndarray
@@ -80,6 +82,7 @@ class Warp:
     blur: float = 0.0
     free: np.ndarray | None = None
     speaks: float = 0.0
+    teeth: BaredTeeth | None = None
 
     @property
     def normal(self) -> np.ndarray:
@@ -216,12 +219,14 @@ class PhotoTexture:
         rim = 2 * max(1, round(RIM * scale)) + 1
         moves = cv2.erode(moves.astype(np.uint8), np.ones((rim, rim), np.uint8)) > 0
         motion = fade_out(motion, moves, scale, reach)
+        teeth: BaredTeeth | None = None
         stretched, done = stretch_lips(motion, before.points, after.points, scale) if speaks else (motion, hole)
         if speaks < 1 and before.mouth.any() and after.mouth.any() and not turning:
-            motion, unseen = move_lips(motion, before.points, after.points, scale)
+            motion, unseen, teeth = move_lips(motion, before.points, after.points, scale)
             hole = np.where(after.mouth, unseen, hole)
         if speaks:
             motion = motion + np.float32(speaks) * (stretched - motion)
+            teeth = teeth and replace(teeth, cover=(1 - speaks) * teeth.cover)
             hole &= ~(done | after.mouth if speaks >= 1 else done & ~after.mouth)
         eyes = []
         if irises is not None:
@@ -229,7 +234,7 @@ class PhotoTexture:
             hole &= ~done
         inside = partial(self._with_inside, after, scale)
         return Warp(motion, hole, after.mouth, on, inside, after.points, before.points, scale, eyes, shut, place,
-                    free=free, speaks=speaks)  # fmt: skip
+                    free=free, speaks=speaks, teeth=teeth)  # fmt: skip
 
     def _with_inside(self, after: _Drawing, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Normals and albedo of a head [G, G, 3] with its mouth's inside, and the depth of that [G, G]."""
@@ -427,6 +432,8 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
     result = photo.copy()
     still = ~any_channel(motion)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
+    if warp.teeth:
+        paint_bared_teeth(result, photo, matrix, warp.teeth)
     for eye in warp.eyes:
         paint_eyeball(result, photo, matrix, eye, warp.blur)
     return result

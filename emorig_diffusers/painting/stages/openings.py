@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 
 from ...photo.landmarks import BRIDGE, INNER_LIPS, IRISES, LIDS, downwards, lid_gaps
 from ...photo.masks import fill_polygon, nearest_known, ramp, smooth
+from .bared_teeth import BaredTeeth, bared_teeth
 from .eyeballs import Eyeball, centres, eyeball, look
 
 TOUCHING = 0.6  # pixels between lids that are shut, for each pixel to be nearer to one of them
@@ -83,20 +84,22 @@ def stretch_lips(
     return motion, done
 
 
-def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def move_lips(
+    motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray, BaredTeeth | None]:
     """Motion with whole lips that are open in source and target, and go before teeth that stay with the skull.
 
     Arguments as for `move_lids`.
 
     Returns:
-        The motion, new in and around the mouth, and pixels between the lips that the photo does not show [G, G] bool;
-        they come from the nearest that it shows.
+        The motion, new in and around the mouth; pixels between the lips that the photo does not show [G, G] bool, which
+        come from the nearest that it shows; and the teeth, for `bared_teeth.paint_bared_teeth`, where it shows any.
     """
-    motion, unseen = motion.copy(), np.zeros(motion.shape[:2], bool)
+    motion, unseen, bared = motion.copy(), np.zeros(motion.shape[:2], bool), None
     here, there = (points[list(INNER_LIPS)] for points in (before, after))
     skull = (before - after)[BRIDGE]
     if np.hypot(*(here - there - skull).T).max() < LEAST_MOTION * scale:
-        return motion, unseen
+        return motion, unseen, bared
     box, corner = outline_box(here, there, motion.shape, 2 * RIM * scale)
     if min(motion[box].shape) >= 2:
         here, there = here - corner, there - corner
@@ -108,7 +111,9 @@ def move_lips(motion: np.ndarray, before: np.ndarray, after: np.ndarray, scale: 
             nearest = centre.reshape(-1, 2)[nearest_known(sure)[1]]
             teeth = np.where(look(sure, teeth)[..., None], teeth, look(nearest, teeth))
         _blend(motion[box], here, there, teeth - centre, (WET * scale, RIM * scale))
-    return motion, unseen
+        bared = bared_teeth(here, there, skull, *_edge_motion(here, there, centre), scale)
+        bared = bared and replace(bared, corner=corner)
+    return motion, unseen, bared
 
 
 def uncrossed(opening: np.ndarray) -> np.ndarray:
