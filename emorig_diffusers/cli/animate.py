@@ -26,12 +26,12 @@ def add_command(commands: Any) -> None:
     about = "an emotion, or some in a row, e.g. happy,surprise"
     ways.add_argument("--emotion", metavar="NAMES", type=_names, help=about)
     add_options(ways, "--blend", "--reference")
-    add_options(parser, "--prompt", "--au", "--rotate", "--gaze", "--light-turn", "--light-strength")
+    add_options(parser, "--prompt", "--au", "--rotate", "--gaze", "--light-turn", "--light-strength", "--edits")
     parser.add_argument("--blink", action="store_true", help="blink, once in about three seconds")
     parser.add_argument("--seconds", metavar="S", type=float, help="how long it takes in all (default: 2 an emotion)")
     parser.add_argument("--loop", action="store_true", help="come back to the photo, and begin again")
     parser.add_argument("--rate", metavar="N", type=int, default=25, help="frames a second (default: %(default)s)")
-    add_options(parser, *SAMPLING, "--sign")
+    add_options(parser, *SAMPLING, "--no-mark", "--sign")
     add_result(parser)
 
 
@@ -72,6 +72,7 @@ def write_animation(frames: Any, args: argparse.Namespace) -> int:
 
     with stopping():
         settings, sign = ClipSettings(Fraction(args.rate)), args.signer and args.signer.of(args.photo).sign_file
-        write_clip(progress(frames, None), args.out, settings, repeat=args.loop, sign=sign)
+        frames = progress(frames, None)
+        write_clip(frames, args.out, settings, repeat=args.loop, sign=sign, mark=not args.no_mark)
     print(args.out)
     return 0

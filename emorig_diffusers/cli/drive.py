@@ -25,7 +25,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--by", metavar="CLIP", type=path, required=True, help="the clip whose face moves the photo's")
     about = "whose face in the clip, counted from 1 at the left (default: the largest)"
     parser.add_argument("--by-face", metavar="N", type=int, help=about)
-    add_options(parser, *SAMPLING, "--sign")
+    add_options(parser, *SAMPLING, "--no-mark", "--sign")
     add_result(parser)
 
 
@@ -50,8 +50,8 @@ def run_drive(args: argparse.Namespace) -> int:
     models.place(pipe)
     drive = Drive(pipe, args.photo, clip, driver, args.seed, **given)
     height, width = drive.portrait.rgb.shape[:2]
-    signer = args.signer and args.signer.of(args.photo)
-    code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings, signer)
+    signer, mark = args.signer and args.signer.of(args.photo), not args.no_mark
+    code = write_result(drive.frames(), clip, args.out, (width, height), drive.settings, signer, mark)
     if drive.limited:
         print(f"emorig: {LIMITED}", file=sys.stderr)
     return code

@@ -7,12 +7,25 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..video.clips import ANIMATION_SUFFIXES, WRITABLE
 from . import models
-from .options import EDITS, SAMPLING, add_options, asked, check_edit, new_command, path, say_prompt, shared, signer_of
+from .options import (
+    EDITS,
+    MARKS,
+    SAMPLING,
+    add_options,
+    asked,
+    check_edit,
+    new_command,
+    path,
+    say_prompt,
+    shared,
+    signer_of,
+)
 from .photos import check_reference, naming, refuse_same
 
 if TYPE_CHECKING:
@@ -32,7 +45,7 @@ def add_command(commands: Any) -> None:
     """Add the command to the subparsers `commands`."""
     parser = new_command(commands, run_video, _ABOUT, "CLIP", notes=_NOTES)
     add_options(parser.add_mutually_exclusive_group(), "--emotion", "--blend", "--reference")
-    add_options(parser, *EDITS, *SAMPLING, "--sign")
+    add_options(parser, *EDITS, "--edits", *SAMPLING, *MARKS)
     add_result(parser)
 
 
@@ -61,7 +74,8 @@ def run_video(args: argparse.Namespace) -> int:
     given = asked(args) | shared(args)
     with naming(args.clip):
         frames = edit_clip(pipe, clip, args.seed, **given)
-    return write_result(frames, clip, args.out, signer=signer and signer.of(args.clip))
+    settings = replace(clip.settings, metadata={}) if args.strip_metadata else clip.settings
+    return write_result(frames, clip, args.out, None, settings, signer and signer.of(args.clip), not args.no_mark)
 
 
 def write_result(
@@ -71,6 +85,7 @@ def write_result(
     size: tuple[int, int] | None = None,
     settings: ClipSettings | None = None,
     signer: Signer | None = None,
+    mark: bool = True,
 ) -> int:
     """Write frames with a clip's sound, and say what became of it.
 
@@ -80,6 +95,7 @@ def write_result(
         out: The file.
         size, settings: (width, height) of the frames and how they are stored, where it is not as in the clip.
         signer: Signs the file.
+        mark: Whether edited faces are marked.
 
     Returns:
         0, or 1 where the clip is damaged.
@@ -88,7 +104,9 @@ def write_result(
 
     with stopping():
         sign = signer and signer.sign_file
-        count = write_clip(progress(frames, clip.length), out, settings or clip.settings, clip.path, sign=sign)
+        count = write_clip(
+            progress(frames, clip.length), out, settings or clip.settings, clip.path, sign=sign, mark=mark
+        )
     size = size or clip.size
     if (even := written_size(out, size)) != size:
         print(f"emorig: videos have even sides: '{out}' is {even[0]} x {even[1]} pixels.", file=sys.stderr)

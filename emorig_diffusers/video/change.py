@@ -62,7 +62,7 @@ class Change:
         self.light = request.light_turn, request.light_strength
         still = replace(request, rotate=None, light_turn=None, light_strength=None)
         ways = (still.emotion, reference, still.codes, still.gaze)
-        asks = still.action_units or any(way is not None for way in ways)
+        asks = still.action_units or still.edits or any(way is not None for way in ways)
         target = pipe.edit(rest, still, reference) if asks else rest.codes
         self.expression = target.expression - rest.codes.expression
         self.jaw = target.pose[:, 3:] - rest.codes.pose[:, 3:]

@@ -4,7 +4,7 @@ frames, and what was found in BEHIND."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,16 +23,18 @@ from ..painting.stages.face_light import lenses_worn
 from ..photo.io import read_photo
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
+from ..pipelines.checks import need
 from ..pipelines.emorig import EmoRigPipeline
 from ..pipelines.marking import edit_of
 from ..pipelines.naming import naming_reference
 from ..pipelines.request import EditRequest
+from ..pipelines.steps import encode_references
 from ..timing import timed
 from .change import SPEECH_GOES, SYLLABLE, Change, speaking
 from .clips import Frame
 from .follow import Followed, People, Watched, ahead, follow, without_pixels
 from .reading import Clip
-from .survey import SAMPLE, Sighting, choose_people, find_rest, survey
+from .survey import SAMPLE, Sighting, choose_people, find_rest, people_in_order, survey
 from .teeth import TeethLights
 from .workers import in_order
 
@@ -43,8 +45,8 @@ LOOK_EVERY = 0.1  # seconds, less than passes from one look at what covers mouth
 SAME = 1e-6  # seconds by which times that are the same may differ when they are computed
 COVERED = 0.2, 0.6  # share of the frames within FADE in which a mouth is covered, from which it is left alone little by
 # little, and from which it is left alone: a frame or two may be mistaken
-_LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback",
-             "edits": "several edits"}  # fmt: skip
+_LEFT_OUT = {"codes": "codes", "latents": "latents", "faces": "faces", "callback_on_step_end": "a callback"}
+_BY_FRAME = ("rotate", "light_turn", "light_strength")  # what is added to each frame, and not to a person at rest
 
 
 def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> Iterator[Frame]:
@@ -65,9 +67,13 @@ def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> It
     people = People(IdentityJudge().embed)
     with timed("survey the clip"):
         found = survey(clip.sample(SAMPLE), people)
-    chosen = choose_people(found, request.face)
+    numbers = {person: number for number, person in enumerate(people_in_order(found), 1)}
+    if isinstance(request.edits, Mapping):
+        chosen = [person for number in request.edits for person in choose_people(found, number) or ()]
+    else:
+        chosen = choose_people(found, request.face)
     found = {person: seen for person, seen in found.items() if chosen is None or person in chosen}
-    editor = _Editor(pipe, request, seed) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
+    editor = _Editor(pipe, request, seed, numbers) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
     edit = edit_of(pipe, request)
     return (replace(frame, edit=edit) for frame in editor.frames(follow(clip.frames(), people), chosen, found))
 
@@ -81,6 +87,12 @@ def check_clip_request(pipe: FacePipeline, given: dict[str, Any]) -> EditRequest
             raise ValueError(f"A clip cannot be given {what}: leave {name} out.")
     if isinstance(request.emotion, (list, tuple)):
         raise ValueError("A clip is given one emotion, or a blend of some.")
+    if request.edits is not None:
+        need(pipe, "head", "clip with several edits")
+        lists = request.edits.values() if isinstance(request.edits, Mapping) else [request.edits]
+        steps = [EditRequest(**step) for steps in lists for step in steps]
+        if any(getattr(step, name) is not None for step in steps for name in _BY_FRAME):
+            raise ValueError("Several edits of a clip change expressions: turn heads and light beside them.")
     if request.reference is not None and tuple(request.modes) != ("exp",):
         raise ValueError("A reference lends a clip its expression alone: leave modes out.")
     return request
@@ -166,8 +178,9 @@ class _Person:
 class _Editor(_Frames):
     """Pipelines with a head."""
 
-    def __init__(self, pipe: EmoRigPipeline, request: EditRequest, seed: int) -> None:
-        super().__init__(pipe, request, seed)
+    def __init__(self, pipe: EmoRigPipeline, request: EditRequest, seed: int, numbers: Mapping[int, int]) -> None:
+        super().__init__(pipe, encode_references(pipe, request), seed)
+        self.numbers = numbers
         self.people: dict[int, _Person] = {}
         self.covers, self.lenses = _Looks(mouth_covered), _Looks(lenses_worn)
         self.reference: tuple[np.ndarray, EncodedFace] | None = None
@@ -209,7 +222,9 @@ class _Editor(_Frames):
             ]
             rest = find_rest(self.pipe, sightings)
             lent = self.reference and self.reference[1]
-            change = Change(self.pipe, rest.face, self.request, lent)
+            number = self.numbers.get(one.person, 0)  # which edits are whose; none of whoever was not seen before
+            face = replace(rest.face, face=replace(rest.face.face, index=number - 1))
+            change = Change(self.pipe, face, self.request, lent)
             self.people[one.person] = _Person(rest.shape, rest.blur, rest.grid, change)
             self.found.pop(one.person, None)  # its pictures are needed no more
         return self.people[one.person]

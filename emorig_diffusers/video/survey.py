@@ -69,6 +69,11 @@ def survey(frames: Iterable[Frame], people: People) -> dict[int, list[Sighting]]
     return found
 
 
+def people_in_order(found: Mapping[int, Sequence[Sighting]]) -> list[int]:
+    """People from the left, by where they are on the average."""
+    return sorted(found, key=lambda person: np.mean([one.face.box[0] + one.face.box[2] for one in found[person]]))
+
+
 def choose_people(found: Mapping[int, Sequence[Sighting]], which: int | str) -> list[int] | None:
     """Whose faces are edited: those of "largest", or of a number from 1, counted from the left by where people are on
     the average; `None` for "all", whoever else may come.
@@ -80,8 +85,7 @@ def choose_people(found: Mapping[int, Sequence[Sighting]], which: int | str) -> 
         return None
     if which == "largest":
         return [max(found, key=lambda person: sum(one.area for one in found[person]))]
-    place = lambda person: float(np.mean([one.face.box[0] + one.face.box[2] for one in found[person]]))
-    order = sorted(found, key=place)
+    order = people_in_order(found)
     if not isinstance(which, int) or not 1 <= which <= len(order):
         count = "1 person" if len(order) == 1 else f"{len(order)} people"
         raise NoFaceError(f"There is no face {which}: the clip shows {count}, numbered from 1 at the left.")

@@ -74,6 +74,7 @@ def write_clip(
     sound: Path | None = None,
     repeat: bool = True,
     sign: Callable[[Path, Path, Any], None] | None = None,
+    mark: bool = True,
 ) -> int:
     """Write frames of one size to `path`, atomically; the suffix chooses the format, one of `clips.WRITABLE`.
 
@@ -85,9 +86,9 @@ def write_clip(
         repeat: Whether animations begin again at their end, for ever; else they play once. Players decide of videos.
         sign: What puts a signature into an edit's result: of a file, the path it is to have, and the edit
             (`provenance.credentials.Signer.sign_file`).
+        mark: Whether faces of an edit's frames are marked; in GIF they never are.
 
-    Frames of an edit say so in the file: by XMP in .mp4, .m4v, .mov and animations, by tags in all videos; their faces
-    are marked, but in GIF.
+    Frames of an edit say so in the file: by XMP in .mp4, .m4v, .mov and animations, by tags in all videos.
 
     Returns:
         How many frames were written.
@@ -103,7 +104,7 @@ def write_clip(
     if first is None:
         raise ClipError(f"There are no frames to write to '{path}'.")
     frames = chain([first], frames)
-    if first.edit is not None and first.edit.code is not None and path.suffix.lower() not in _COARSE:
+    if mark and first.edit is not None and first.edit.code is not None and path.suffix.lower() not in _COARSE:
         frames = _marked(frames, MovingMark(first.edit.code))
     with replacing(path) as temporary:
         if path.suffix.lower() in ANIMATION_SUFFIXES:

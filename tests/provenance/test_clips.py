@@ -59,6 +59,9 @@ def test_faces_of_clips_are_marked(suffix: str, astronaut: np.ndarray, tmp_path:
         report = verify(path, sample)
         assert report.mark and report.faces == 1 and report.mark.marked == (code is not None), report.sentence
     assert report.mark.code == 1
+    write_clip(moving(astronaut, replace(EDIT, code=1)), path, mark=False)
+    report = verify(path, sample)
+    assert report.mark and not report.mark.marked and report.metadata.edit
     assert verify(path).mark is None or suffix == ".webp"  # whose first frame is a photo
 
 

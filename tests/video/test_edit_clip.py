@@ -74,6 +74,21 @@ def test_edit_stands_as_still_as_its_clip_and_leaves_the_background(pipe: EmoRig
         assert edit_change < 1.3 * source_change
 
 
+def test_edits_of_each_face_come_one_after_the_other(
+    pipe: EmoRigPipeline, small: np.ndarray, astronaut: np.ndarray
+) -> None:
+    other = cv2.resize(astronaut[:300, 80:380], (256, 300), interpolation=cv2.INTER_AREA)
+    pictures, left, right = [np.hstack([small, other])] * 2, np.s_[:, :256], np.s_[:, 256:]
+    happy, twice = [{"emotion": "happy"}], [{"emotion": "happy"}, {"action_units": {"AU1": 0.8}}]
+    plain = edited(pipe, pictures, emotion="happy", face=1)[1]
+    assert np.array_equal(edited(pipe, pictures, edits={1: happy})[1], plain)
+    both = edited(pipe, pictures, edits={1: twice, 2: [{"emotion": "sad"}]})[1]
+    change = np.abs(both.astype(int) - plain)
+    assert change[left].max() > 20 and change[left][150:].mean() < 1 < change[right].mean()  # its brows, not its mouth
+    with pytest.raises(NoFaceError, match="There is no face 3"):
+        edited(pipe, pictures, edits={3: happy})
+
+
 def test_frames_without_a_face_pass_through_as_they_are(pipe: EmoRigPipeline, small: np.ndarray) -> None:
     blank = np.full_like(small, 90)
     pictures = [blank, blank, *moved(small, 3, 256), blank]
@@ -92,7 +107,8 @@ def test_command_edits_a_clip_with_its_sound(
 ) -> None:
     frames = Frames(moved(small, 3, 256)).frames()
     source = make_video(tmp_path / "in.mp4", frames, "aac")
-    assert main(["video", str(source), "--emotion", "happy", "-o", str(tmp_path / "out.mp4")]) == 0
+    command = ["video", str(source), "--emotion", "happy", "--no-mark", "--strip-metadata"]
+    assert main([*command, "-o", str(tmp_path / "out.mp4")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out.mp4'}\n"
     before, after = open_clip(source), open_clip(tmp_path / "out.mp4")
     assert [f.time for f in before.frames()] == [f.time for f in after.frames()]
@@ -117,6 +133,8 @@ def test_what_only_a_photo_can_be_given_is_refused(pipe: EmoRigPipeline, small: 
         ({"codes": pipe.encode(small)[0].codes}, "leave codes out"),
         ({"emotion": "happy", "faces": pipe.encode(small)}, "leave faces out"),
         ({"reference": small, "modes": ("exp", "pose")}, "its expression alone"),
+        ({"edits": [{"emotion": "happy", "rotate": (5, 0, 0)}]}, "turn heads and light beside them"),
+        ({"edits": [{"prompt": "look happy, light from the left"}]}, "turn heads and light beside them"),
         ({}, "Nothing to do"),
     ):
         with pytest.raises(ValueError, match=message):
