@@ -73,7 +73,8 @@ def edit_clip(pipe: FacePipeline, clip: Clip, seed: int = 0, **given: Any) -> It
     else:
         chosen = choose_people(found, request.face)
     found = {person: seen for person, seen in found.items() if chosen is None or person in chosen}
-    editor = _Editor(pipe, request, seed, numbers) if isinstance(pipe, EmoRigPipeline) else _ByFrame(pipe, request, seed)
+    headed = isinstance(pipe, EmoRigPipeline)
+    editor = _Editor(pipe, request, seed, numbers) if headed else _ByFrame(pipe, request, seed)
     edit = edit_of(pipe, request)
     return (replace(frame, edit=edit) for frame in editor.frames(follow(clip.frames(), people), chosen, found))
 
