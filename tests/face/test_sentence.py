@@ -11,7 +11,8 @@ import pytest
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import MAX_INTENSITY, RECIPES, check_emotion, expand_unit
 from emorig_diffusers.face.encode import EncodedFace
-from emorig_diffusers.face.sentence import LONGEST, MAX_UNIT, _lexicon, _stems, read
+from emorig_diffusers.face.sentence import LONGEST, MAX_UNIT, read
+from emorig_diffusers.face.vocabulary import lexicon, stems
 from emorig_diffusers.pipelines.request import EditRequest
 
 TEETH = {"jawOpen", "mouthUpperUp", "mouthLowerDown"}
@@ -196,15 +197,15 @@ def test_nothing_understood_is_one_sentence(sentence: Any, says: str) -> None:
 
 def test_the_table_is_of_units_and_emotions_that_there_are(pipe: EmoRigPipeline) -> None:
     names = pipe.head.config.expression_names
-    words = [word["does"] for word in _lexicon().values() if "does" in word]
-    assert len(_lexicon()) > 600 and len(words) > 300
+    words = [word["does"] for word in lexicon().values() if "does" in word]
+    assert len(lexicon()) > 600 and len(words) > 300
     for does in words:
         for name in does.get("emotion", ()):
             check_emotion(name)
         assert all(expand_unit(unit, names) for key in ("units", "sided") for unit in does.get(key, ()))
         assert all(unit in names or f"{unit}Left" in names for unit in does.get("off", ()))
-    for sentence in [entry for entry in _stems().values() if "does" in _lexicon()[entry]]:
-        if "tongueOut" not in str(_lexicon()[sentence]["does"]) and "off" not in _lexicon()[sentence]["does"]:
+    for sentence in [entry for entry in stems().values() if "does" in lexicon()[entry]]:
+        if "tongueOut" not in str(lexicon()[sentence]["does"]) and "off" not in lexicon()[sentence]["does"]:
             pipe.check_inputs(prompt=sentence)
 
 
