@@ -56,6 +56,7 @@ def lay_out(offer: Offer) -> ClipPage:
         with gr.Column(elem_id="clip-mood-part"):
             emotion, strength = emotion_choice(offer.emotions, "clip-emotion"), strength_slider("clip-strength")
             with gr.Accordion(say("clip.photo"), open=False, visible=offer.head):
+                gr.Markdown(say("clip.photo.about"), elem_classes="about")
                 photo = upload(say("photo"), ["upload", "clipboard"], height=220, elem_id="driven")
             run, stop = job(say("clip.run"), variant="primary", size="lg", elem_id="run-clip")
         with gr.Column(elem_id="clip-stage-part"):

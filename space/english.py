@@ -149,6 +149,8 @@ ENGLISH = {
     "clip.tab": "Video",
     "clip": "Clip",
     "clip.photo": "Move a photo by the clip",
+    "clip.photo.about": "The face of a photo given here does what the clip's does, as far as the strength says; the "
+    "emotion is not used.",
     "clip.run": "Change the clip",
     "clip.before": "Before",
     "clip.after": "After",

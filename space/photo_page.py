@@ -162,7 +162,7 @@ class Page:
 
     @property
     def controls(self) -> list[Component]:
-        """What an edit depends on besides the photo, in the order of `photo_tab.Controls`."""
+        """What an edit depends on besides the photo, in the order of `Controls.wanted`."""
         first = [
             self.basis,
             self.emotion,

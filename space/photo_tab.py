@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +11,17 @@ from typing import Any
 import gradio as gr
 import photo_page as page
 import preset_part
+from controls import Controls, Update
 from editor import GLANCE, Editor, for_browsers, on_stage, references, save, small_copy
 from faces import choose_among, number_faces, pick_face
 from jobs import PRIVATE, QUIET, others_wait, steps, wire_job
-from looks import ALL, LEAST, Edits, History, Look, Settings, Sitting, tell
-from offer import UNITS
+from looks import Edits, History, Look, Settings, Sitting, tell
 from parts import heard
 from photos import SMALL, thumbnail
 from texts import say, say_emotion
 from visitors import friendly, inform, warn
 
 from emorig_diffusers.pipelines.outputs import notes_of
-
-Update = dict[Any, Any]
-"""Component -> what it gets."""
-UNIT_STEP = 0.05  # of the sliders of single movements
 
 
 def build(editor: Editor, examples: Path, retell: gr.Button) -> page.Page:
@@ -51,7 +45,7 @@ class PhotoTab:
     def __init__(self, editor: Editor, shown: page.Page, retell: gr.Button) -> None:
         self.editor, self.page = editor, shown
         self.sitting, self.open = gr.State(Sitting()), gr.State("")
-        self.lent = gr.State()  # a path that the reference is to get, and when: it takes no updates (`parts.upload`)
+        self.controls = Controls(editor, shown)
         self.queue = {
             "show_progress_on": shown.stage.picture,
             "concurrency_id": "edit",
@@ -60,8 +54,7 @@ class PhotoTab:
         }
         shown_by = [*self._stage, *self._past]
         self.nothing: Update = {shown.stage.told: gr.skip()}
-        controls = [self.lent if one is shown.reference else one for one in shown.controls]
-        self.everything = [*shown_by, *controls, shown.preview, shown.frames]
+        self.everything = [*shown_by, *self.controls.components, shown.preview, shown.frames]
         self._wire_edits(shown_by)
         self._wire_photo()
         self._wire_past()
@@ -124,7 +117,8 @@ class PhotoTab:
         converted.change(lambda path: path, converted, shown.photo, **QUIET)
         read = [shown.photo, self.sitting]
         shown.photo.change(self.look_at, read, self.everything, **QUIET).then(**self.again)
-        self.lent.change(lambda lent: lent and lent[0], self.lent, shown.reference, **QUIET)
+        lent = self.controls.lent
+        lent.change(lambda lent: lent and lent[0], lent, shown.reference, **QUIET)
         turn = {
             "fn": self.turn_to,
             "inputs": [self.sitting, shown.face, shown.emotion],
@@ -149,7 +143,7 @@ class PhotoTab:
         past.reset.click(self.to_photo, **go)
         units, angles = shown.resets
         for button, sliders in ((units, [*shown.units, shown.basis]), (angles, shown.angles)):
-            own = lambda sitting, sliders=sliders: self._own(sitting.history, sliders)
+            own = lambda sitting, sliders=sliders: self.controls.own(sitting.history, sliders)
             button.click(own, self.sitting, sliders, **QUIET).then(**self.again)
 
     def _wire_tabs(self) -> None:
@@ -184,7 +178,7 @@ class PhotoTab:
         sitting.history, waited = fresh, bool(fresh.look and fresh.wish)
         if waited:
             self._wish(sitting)
-        controls = self._controls(sitting.history) if waited else self._slider_updates(fresh, Settings())
+        controls = self.controls.updates(sitting.history) if waited else self.controls.slider_updates(fresh, Settings())
         return {
             **self._show(sitting),
             **controls,
@@ -207,7 +201,7 @@ class PhotoTab:
             self._wish(sitting)
             return self.at(sitting, sitting.history)
         inform(say("presets.loaded", name=html.escape(preset["name"])))
-        return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
+        return self.controls.updates(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
     def with_prompt(self, text: str, sitting: Sitting) -> Update:
         """What a sentence asks, in the controls' place and as far as they can show it; on the next photo where there is
@@ -225,17 +219,17 @@ class PhotoTab:
             self._wish(sitting)
             return self.at(sitting, sitting.history)
         inform(say("prompt.first"))
-        return self._controls(sitting.history, preset_part.edits_of(sitting.history.wish).open)
+        return self.controls.updates(sitting.history, preset_part.edits_of(sitting.history.wish).open)
 
     def wanted_edits(self, sitting: Sitting, controls: Sequence[Any]) -> Edits:
         """What the controls ask of the present face, after what it goes on from."""
-        return self._wanted(sitting.history, controls).edits
+        return self.controls.wanted(sitting.history, controls).edits
 
     def show_asked(self, photo: str | None, sitting: Sitting, *controls: Any) -> Update:
         """As `show` where a visitor asks for it, so that it is said where there is nothing to do."""
         if not photo:
             warn(say("no_photo"))
-        elif not self._wanted(sitting.history, controls).steps:
+        elif not self.controls.wanted(sitting.history, controls).steps:
             warn(say("nothing_yet"))
         return self.show(sitting, *controls)
 
@@ -244,7 +238,7 @@ class PhotoTab:
         history, stage = sitting.history, self.page.stage
         if not history.look:
             return self.nothing
-        look = self._wanted(history, controls)
+        look = self.controls.wanted(history, controls)
         if look.same(history.look) or not self._make(sitting, look):
             return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
         return self._show(sitting)
@@ -274,7 +268,7 @@ class PhotoTab:
         history = sitting.history
         if not history.look or others_wait():
             return gr.skip()
-        look, photo = self._wanted(history, controls), str(history.photo)
+        look, photo = self.controls.wanted(history, controls), str(history.photo)
         after = history.look.stage if look.same(history.look) else history.before
         try:
             if look.steps and not look.same(history.look):
@@ -293,7 +287,7 @@ class PhotoTab:
         try:
             if not history.look:
                 raise gr.Error(say("no_photo"), print_exception=False)
-            pictures = self.editor.draw_all(str(history.photo), self._wanted(history, controls))
+            pictures = self.editor.draw_all(str(history.photo), self.controls.wanted(history, controls))
         except gr.Error as error:
             warn(error.message)
             return {stage.eight: gr.update(visible=False), stage.picture: gr.update(visible=True)}
@@ -325,7 +319,7 @@ class PhotoTab:
         sitting.history = history
         if not history.look:
             return self.nothing
-        controls = self._controls(history)  # which may take a while, for a face that was not looked at before
+        controls = self.controls.updates(history)  # which may take a while, for a face that was not looked at before
         return {**controls, **self._show(sitting)}
 
     def at_clicked(self, sitting: Sitting, point: gr.SelectData) -> Update:
@@ -375,7 +369,7 @@ class PhotoTab:
         def job() -> Iterator[Any]:
             asked: dict[str, Any] = {}
             if history.look:
-                look = self._wanted(history, controls)
+                look = self.controls.wanted(history, controls)
                 if not look.steps:
                     raise gr.Error(say("nothing_yet"), print_exception=False)
                 with friendly(history.photo, *references(look)):
@@ -400,89 +394,6 @@ class PhotoTab:
             return None, None
 
     # what the page gets
-
-    def _wanted(self, history: History, controls: Sequence[Any]) -> Look:
-        """The look that controls ask for."""
-        face, seed, count, basis, emotion, strength, reference, lends, shape, names, amount, *moved = controls
-        (camera, *eyes, lamp_yaw, lamp_pitch, hard), moved = moved[:6], moved[6:]
-        # sliders of one face may come with the choice of another, if that was just made: their basis comes with them
-        own, others = json.loads(basis) if basis else ([0.0] * len(moved), {})
-        changed = [round(value - start, 3) for value, start in zip(moved, own, strict=True)]
-        turned, units = tuple(changed[: len(page.AXES)]), dict(zip(UNITS, changed[len(page.AXES) :]))
-        units = {unit: round(units.get(unit, 0.0) + others.get(unit, 0.0), 3) for unit in [*units, *others]}
-        settings = Settings(
-            emotion,
-            strength,
-            reference,
-            tuple(lends),
-            units,
-            turned,
-            "camera" if camera else tuple(eyes),
-            (lamp_yaw, lamp_pitch),
-            hard,
-            dict.fromkeys(names, amount),
-            page.MOST_SHAPE * shape,
-        )
-        look = history.look or Look({1: Edits()}, "1")
-        faces = look.faces if self.editor.offer.head else dict.fromkeys(look.faces, Edits())
-        face = face if face == ALL or face in map(str, faces) else look.face
-        return replace(look, faces=faces, face=face, seed=int(seed or 0), count=count).asking(settings)
-
-    def _sliders(self, history: History, settings: Settings) -> dict[str, dict[str, float]]:
-        """Values of the sliders: what the face shows, and what settings change of it."""
-        if not history.look:
-            return {"angles": dict.fromkeys(page.AXES, 0.0), "units": dict.fromkeys(UNITS, 0.0)}
-        angles, units = self.editor.shown(str(history.photo), history.look)
-        step = lambda value: round(UNIT_STEP * round(min(max(value, -1.0), 1.0) / UNIT_STEP), 2)
-        changes: Mapping[str, float] = settings.action_units
-        return {
-            "angles": {axis: round(own) + change for axis, own, change in zip(page.AXES, angles, settings.rotate)},
-            "units": {unit: step(step(own) + changes.get(unit, 0.0)) for unit, own in units.items()},
-        }
-
-    def _slider_updates(self, history: History, settings: Settings) -> Update:
-        """Sliders of the head that ask for settings."""
-        sliders, basis = self._sliders(history, settings), self._sliders(history, Settings())
-        own, shown = basis["angles"], {unit: sliders["units"][unit] - start for unit, start in basis["units"].items()}
-        # what sliders do not reach, and units that have none, go with them
-        others = {unit: round(amount - shown.get(unit, 0.0), 3) for unit, amount in settings.action_units.items()}
-        others = {unit: amount for unit, amount in others.items() if abs(amount) > LEAST}
-        limits = lambda axis: {"minimum": own[axis] - page.MAX_ANGLE, "maximum": own[axis] + page.MAX_ANGLE}
-        turned = zip(self.page.angles, own)
-        return {
-            self.page.basis: json.dumps([[*own.values(), *basis["units"].values()], others]),
-            **{one: gr.update(value=sliders["angles"][axis], **limits(axis)) for one, axis in turned},
-            **{one: sliders["units"][unit] for one, unit in zip(self.page.units, UNITS)},
-        }
-
-    def _own(self, history: History, sliders: Sequence[Any]) -> Update:
-        """Some of the head's sliders where the face is."""
-        updates = self._slider_updates(history, Settings())
-        return {one: updates[one] for one in sliders}
-
-    def _controls(self, history: History, settings: Settings | None = None) -> Update:
-        """Controls that ask for settings, or else for what the present look does."""
-        shown, look = self.page, history.look
-        settings = settings or (look.edits.open if look else Settings())
-        names, amount = shown.attributes
-        camera, *eyes = shown.gaze
-        angles = (0.0, 0.0) if isinstance(settings.gaze, str) else settings.gaze
-        return {
-            shown.face: look.face if look else gr.skip(),
-            shown.sampling[0]: look.seed if look else 0,
-            shown.sampling[1]: look and look.count or self.editor.offer.steps,
-            shown.emotion: settings.emotion,
-            shown.strength: settings.intensity,
-            self.lent: (settings.reference, time.monotonic()),
-            shown.lends: list(settings.modes),
-            shown.shape: settings.shape_guidance / page.MOST_SHAPE,
-            names: list(settings.attributes),
-            amount: next(iter(settings.attributes.values()), 1.0),
-            camera: settings.gaze == "camera",
-            **dict(zip(eyes, angles)),
-            **dict(zip(shown.light, (*settings.light_turn, settings.light_strength))),
-            **self._slider_updates(history, settings),
-        }
 
     def _download(self, sitting: Sitting) -> Any:
         """The present look's file in the format that is chosen, as a button gets it."""

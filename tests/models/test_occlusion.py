@@ -215,7 +215,7 @@ def test_the_demo_says_so(
     still = [updates[one]["value"] if isinstance(updates[one], dict) else updates[one]
              for one in (*tab.page.angles, *tab.page.units)]  # fmt: skip
     looks = False, 0.0, 0.0, 0.0, 0.0, 1.0  # at the camera, gaze, light as they are
-    tab.show(sitting, "1", 0, 1, updates[tab.page.basis], "sad", 1.0, None, 0, [], 0, *looks, *still)
+    tab.show(sitting, "1", 0, 1, updates[tab.page.basis], "sad", 1.0, None, ["exp"], 0, [], 0, *looks, *still)
     assert said == [MOUTH_KEPT]
 
 
