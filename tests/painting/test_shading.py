@@ -158,6 +158,21 @@ def test_dark_skin_is_shaded_more_above_all_where_it_gets_lighter(
     assert 0.9 < more(dimmer, raised) < 1.1 and 0.9 < more(dimmer, fold) < 1.1
 
 
+@pytest.mark.parametrize("slope, least, most", [(0.2, 0.97, 1.03), (1.2, 1.15, 1.45), (4.0, 1.3, 1.55)])
+def test_hard_light_makes_folds_stronger_as_far_as_cheeks_differ(
+    plain: np.ndarray, warp: Warp, head: HeadModel, still: dict[str, float], slope: float, least: float, most: float
+) -> None:
+    frown = still | {"browDownLeft": 0.8, "browDownRight": 0.8}
+    across = (np.arange(GRID) - warp.points[168, 0]) / (0.15 * warp.scale)  # faces are that wide
+    lit = np.clip(plain * np.exp(slope * across)[None, :, None], 0, 225).astype(np.uint8)
+    shade = lambda p: np.log((shade_expression(p, p, IDENTITY, warp, head, frown)[..., 1] + 4.0) / (p[..., 1] + 4.0))
+    even, hard = shade(plain), shade(lit)
+    near = np.abs(across) < 0.15
+    fold = (even < -0.1) & near[None]
+    assert fold.sum() > 100
+    assert least < np.median(hard[fold] / even[fold]) < most
+
+
 def test_a_head_without_maps_shades_nothing(plain: np.ndarray, warp: Warp, head: HeadModel, still: dict) -> None:
     config = {k: v for k, v in head.config.items() if not k.startswith("_")} | {"shading_units": (), "shading_size": 0}
     bare = HeadModel(**config)
