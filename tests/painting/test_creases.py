@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from plain_faces import GRID, SIZE, SKIN
+import pytest
+from plain_faces import GRID, HAIR, SIZE, SKIN
 
 from emorig_diffusers.painting.stages.composite import add_change, finish, line_share, plan
-from emorig_diffusers.painting.stages.creases import corner_creases, corner_release, evenness, fold_release
+from emorig_diffusers.painting.stages.creases import corner_creases, corner_release, evenness, fold_release, grain
 from emorig_diffusers.painting.stages.flow import Warp
+from emorig_diffusers.photo.landmarks import OUTER_LIPS
 
 ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
 SMILE = {f"mouth{unit}{side}": 0.4 for unit in ("Smile", "UpperUp") for side in ("Left", "Right")}
@@ -85,3 +87,33 @@ def test_thin_lines_go_with_what_is_added_and_pores_stay() -> None:
     kept, gone = add_change(photo, change, matrix), add_change(photo, change, matrix, line_share(change))
     assert off(gone) < 0.6 * off(kept)
     assert np.array_equal(gone[:, :300], photo[:, :300])
+
+
+@pytest.mark.parametrize("exposure", [1.0, 0.4])
+def test_folds_are_filled_in_from_skin_and_neither_from_a_moustache_nor_from_painted_lips(
+    still: Warp, exposure: float
+) -> None:
+    """Hair and lips reach into what is filled in, or border on it: a smear of theirs would be left on the cheek."""
+    photo = (plain([]) * exposure).astype(np.float32)
+    lip = np.round(still.points[[57, 92, 164, 322, 287, 0]]).astype(np.int32)
+    cv2.fillConvexPoly(photo, cv2.convexHull(lip), tuple(np.multiply(HAIR, 0.6 * exposure)))
+    cv2.fillPoly(photo, [np.round(still.points[list(OUTER_LIPS)]).astype(np.int32)], (150, 20, 60))
+    fine = photo.round().astype(np.uint8)
+    chosen = plan(still, fine, SIZE, release=(1.0, 0.0))
+    base = (chosen.base[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    cheeks = still.points[[205, 206, 425, 426]] * (SIZE / GRID)
+    filled = np.array([base[round(y), round(x)] for x, y in cheeks])
+    assert np.abs(filled / chosen.moved[0, 0] - 1).max() < 0.05  # which is in usual light
+
+
+def test_what_is_filled_in_is_as_grainy_as_skin_and_keeps_no_line(still: Warp) -> None:
+    noise = np.random.default_rng(0).normal(0, 4, (SIZE, SIZE, 1))
+    x, y = np.round(still.points[205] * (SIZE / GRID)).astype(int)
+    even = np.full((SIZE, SIZE, 3), SKIN) + noise
+    lined = even.copy()
+    lined[y - 8 : y + 8, x] *= 0.6
+    everywhere, scale = np.ones((SIZE, SIZE), np.float32), still.scale * SIZE / GRID
+    kept = grain(np.clip(lined, 0, 255).astype(np.uint8), everywhere, scale)
+    spread = 255 * kept[20:60, 20:60].std()
+    assert 2.5 < spread < 5 and np.abs(255 * kept[y - 6 : y + 6, x]).max() < 3 < 0.3 * SKIN[0]
+    assert np.abs(grain(np.full((SIZE, SIZE, 3), SKIN, np.uint8), everywhere, scale)).max() < 1e-6

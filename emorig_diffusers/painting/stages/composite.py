@@ -16,7 +16,7 @@ from ...photo.landmarks import lips_apart
 from ...photo.masks import any_channel, ramp
 from ...photo.resample import enlarge, invert, paste, reach, warp_crop
 from ...photo.sharpness import finer
-from .creases import corner_creases, evenness
+from .creases import corner_creases, evenness, grain, plain_skin
 from .face_light import Adaptation
 from .flow import MOUTH_SHUT, PhotoTexture, Warp
 from .inpaint import Seen, fill, make_base, mouth_cover, paint_mouth, regions, shrink, shrink_mask
@@ -150,6 +150,10 @@ def plan(
     mask, nothing = np.maximum(edge | folds | (hole & ~mouth), creases), torch.zeros(1, 3, size, size)
     moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1 if mouth.any() else nothing
     base = make_base(moved, painted, flat(mask), flat(mouth)) if mask.any() else moved
+    if folds.any() or creases.any():  # filled in from skin alone, and as grainy
+        plain, scale = shrink(plain_skin(warp, fine), size), warp.scale * size / len(fine)
+        filled = fill(moved, flat((1 - mask) * plain)) + 2 * image(grain(seen.moved, plain, scale))
+        base = torch.where(flat(edge) > 0, base, moved + flat(mask) * (filled.clamp(-1, 1) - moved))
     normal, albedo = nothing, nothing  # which the network alone looks at
     if edge.any():
         normal, albedo = image(seen.small.normal), image(seen.small.albedo)

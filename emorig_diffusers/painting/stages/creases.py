@@ -12,6 +12,7 @@ import numpy as np
 
 from ...photo.masks import fill_polygon, ramp
 from .flow import Warp
+from .shading import skin_colour
 from .skin import DIM, darker
 
 CHEEK = {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "noseSneer": 0.6, "mouthFrown": 0.5, "mouthStretch": 0.2}
@@ -27,6 +28,11 @@ JAW = (199, 200, 18, 83, 313, 204, 424, 211, 431, 176, 400, 140, 369, 171, 396, 
 """MediaPipe points on chin and jaw: as even as the rest of the cheeks, but for creases of smiles."""
 FINE, COARSE, SPREAD = 0.0004, 0.0015, 0.003  # metres: texture lies between the first two, averaged over the third
 EVEN = 0.045, 0.09  # logarithms of texture: smooth skin has less, beards and skin full of lines more; 70 portraits
+HAIR = 0.08, 0.25  # logarithms by which plain skin may be darker than around, and from which it is hair or a crease
+GRAIN = 0.0012  # metres that a photo's grain is finer than
+LINES = 1.5, 4.0  # its power, of plain skin's median, up to which it stays, and from which it is a line and goes
+NO_GRAIN = 1e-7  # power of less than a grey level
+PLAIN = 0.5  # from which skin is plain
 WIDTH = 0.0025  # metres to which it is widened: its edges are soft
 
 
@@ -64,3 +70,29 @@ def evenness(warp: Warp, moved: np.ndarray) -> float:
     texture = np.sqrt(blur(np.square(blur(tone, FINE) - blur(tone, COARSE)), SPREAD))
     x, y = np.clip(warp.points[list(JAW)], 0, len(moved) - 1).astype(int).T
     return float(1 - ramp(np.median(texture[y, x]), *EVEN))
+
+
+def plain_skin(warp: Warp, moved: np.ndarray) -> np.ndarray:
+    """How surely each pixel is plain skin [G, G] float32, which others may be filled in from: no hair, lip or crease.
+
+    Arguments as for `corner_creases`.
+    """
+    skin, _, _ = skin_colour(moved, np.eye(2, 3), warp)
+    plain = cv2.resize(skin * (1 - warp.features), warp.mouth.shape)
+    return (plain * (1 - ramp(darker([moved], warp)[..., 0], *HAIR))).astype(np.float32)
+
+
+def grain(moved: np.ndarray, plain: np.ndarray, scale: float) -> np.ndarray:
+    """A crop's detail [S, S, 3] that skin has everywhere, without lines, in units of full range.
+
+    Args:
+        moved: uint8 [S, S, 3].
+        plain: How surely each pixel is plain skin [S, S].
+        scale: Pixels per metre.
+    """
+    crop = moved.astype(np.float32) / 255
+    detail = crop - cv2.GaussianBlur(crop, (0, 0), GRAIN * scale)
+    power = cv2.GaussianBlur(np.square(detail).mean(-1), (0, 0), GRAIN * scale)
+    skin = plain > PLAIN
+    usual = np.median(power[skin]) if skin.any() else 0.0
+    return detail * (1 - ramp(power, *np.multiply(LINES, usual + NO_GRAIN)))[..., None]
