@@ -86,8 +86,11 @@ def test_a_window_is_what_an_edit_shows_the_network(
     for target in (pipe.edit_codes(face, "fear"), face.codes):
         edit = planned(EditState(painter, crop, face, target, Sampling(1), grid=256, moves_eyes=False))
         prepared = planned(windows.prepared_edit(pipe, sample, target, 256))
-        for name in ("albedo", "depth", *(one.name for one in fields(edit.flow) if one.name != "inside")):
+        for name in ("albedo", "depth", *(one.name for one in fields(edit.flow) if one.name not in ("inside", "teeth"))):
             assert np.array_equal(getattr(edit.flow, name), getattr(prepared.flow, name)), name
+        for name, value in vars(edit.flow.teeth).items() if edit.flow.teeth else ():
+            assert np.array_equal(value, getattr(prepared.flow.teeth, name)), name
+        assert (edit.flow.teeth is None) == (prepared.flow.teeth is None)
         for name in ("moved", "base", "normal", "albedo", "network_mask", "mouth", "inside", "drawn"):
             assert np.array_equal(getattr(edit.plan, name), getattr(prepared.plan, name)), name
         assert edit.plan.mouth.any() == (target is not face.codes)
