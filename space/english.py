@@ -82,6 +82,8 @@ ENGLISH = {
     "units.AU26": "Jaw open",
     "units.AU43": "Eyes closed",
     "units.sides": "One side by itself (the person's)",
+    "units.side.R": "{movement} (right side)",
+    "units.side.L": "{movement} (left side)",
     "units.R2": "Right outer brow up",
     "units.L2": "Left outer brow up",
     "units.R43": "Right eye closed",

@@ -82,6 +82,8 @@ JAPANESE = {
     "units.AU26": "口を開ける",
     "units.AU43": "目を閉じる",
     "units.sides": "片側だけ動かす（本人から見た左右）",
+    "units.side.R": "{movement}（右）",
+    "units.side.L": "{movement}（左）",
     "units.R2": "右の眉の外側を上げる",
     "units.L2": "左の眉の外側を上げる",
     "units.R43": "右目を閉じる",

@@ -216,5 +216,9 @@ def say_unit(unit: str) -> str:
     """A single movement for the eye."""
     try:
         return say(f"units.{unit}")
+    except KeyError:  # of one side, where the sliders have both
+        both = f"units.AU{unit[1:]}"
+    try:
+        return say(f"units.side.{unit[0]}", movement=say(both))
     except KeyError:
         return unit

@@ -169,7 +169,10 @@ class PhotoTab:
                     picture, frames = number_faces(known.photo.rgb, dict(enumerate(known.found, 1)))
                     found, numbers = str(known.largest), range(1, len(known.found) + 1)
                     first = Look(
-                        dict.fromkeys(numbers, Edits()), found, thumbnail=thumbnail(known.photo.original, known.found)
+                        dict.fromkeys(numbers, Edits()),
+                        found,
+                        count=self.editor.offer.steps,
+                        thumbnail=thumbnail(known.photo.original, known.found),
                     )
                     before = on_stage(known.photo.original, photo)
                     fresh = replace(fresh, photo=photo, before=before, looks=(first,))

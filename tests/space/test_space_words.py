@@ -111,6 +111,14 @@ def test_marks_become_texts_in_every_language(texts: Any) -> None:
     assert texts.say("photo") == "Photo"  # outside of what is built for everybody
 
 
+def test_units_have_names(texts: Any) -> None:
+    import looks
+
+    names = [looks.say_unit(unit) for unit in ("AU6", "R6", "L12", "mouthRollUpper", "R99")]
+    right, left = "Cheeks up (right side)", "Left lip corner up"
+    assert names == ["Cheeks up", right, left, "mouthRollUpper", "R99"]
+
+
 def test_what_the_package_says_often_is_translated(texts: Any) -> None:
     for sentence in (MOUTH_KEPT, MOUTH_NOT_LENT, EYES_KEPT, NO_FACE, UNREADABLE):
         said = texts.say_of_package(f"Face 2: {sentence}")
@@ -139,11 +147,14 @@ def test_a_sentence_sets_the_controls_in_japanese(browser: Any, url: str) -> Non
     assert page.evaluate(title) == '"お知らせ"'
     give(visit, HOPPER)
     wait_told(visit, "笑顔 85 %")
+    looks = page.locator("#looks img")
+    assert looks.count() == 2  # the photo, and once what was asked before there was one
     own = slider_values(visit)
     say(visit, "少し照れたように笑って、目を大きく、ピカソ風に")
     visit.says("わからなかった言葉：ピカソ")
     told = "笑顔 42 %, 眉の内側を上げる +0.14, 目を見開く +0.90, 唇を結ぶ +0.11, 視線 +6° -6°"
     shy = wait_told(visit, told)
+    assert looks.count() == 3
     assert page.locator("#emotion input:checked").get_attribute("value") == "happy"
     assert page.locator("#strength input[type=number]").input_value() == "0.42"
     moved = [round(now - before, 2) for now, before in zip(slider_values(visit), own)]
