@@ -4,9 +4,10 @@
 
 EXPRESSIONS has a manifest.csv: file, person, expression. With `--left-out` every person is edited by a head whose units
 were fitted without them (train/fit_expressions.py), as strangers are. Prints, for every expression, LPIPS to the real
-one by region and that of the untouched photo, how many are nearer, the flow that is left over, what two judges name in
-ours and in the real one, and SFace's similarity to the neutral photo of ours and of the real expression. The sheet has
-neutral, real and ours of every person, then brows and eyes, nose, and mouth enlarged.
+one by region and that of the untouched photo, how many are nearer, the flow within the face that is left over, what two
+judges name in ours and in the real one, SFace's similarity to the neutral photo of ours and of the real expression, and
+how much of a person's motion of landmarks the others' median leaves, which no motion that is one for everybody can much
+undercut. The sheet has neutral, real and ours of every person, then brows and eyes, nose, and mouth enlarged.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import EMOTIONS
 from emorig_diffusers.photo.resample import warp_crop
 from emorig_diffusers.training.expressions.fields import make_atlas
-from emorig_diffusers.training.expressions.targets import REGIONS, Ruler, Target, by_expression, read_targets
+from emorig_diffusers.training.expressions.targets import (
+    REGIONS,
+    Ruler,
+    Target,
+    by_expression,
+    left_by_others,
+    read_targets,
+)
 from emorig_diffusers.training.expressions.units import fit, read_motions
 
 TILE = 256  # side of a sheet's pictures, pixels
@@ -86,14 +94,16 @@ def main() -> None:
             edited = edit(pipe, target)
             figures[target.person, target.expression] = ruler.to(target).measure(edited)
             shown.append(tiles(target, edited))
+    left = left_by_others(targets)
     for expression, row in by_expression(figures).items():
+        others = np.mean([share for (_, what), share in left.items() if what == expression] or [np.nan])
         regions = "; ".join(
             f"{r} {row['lpips ' + r]:.3f} (unedited {row['unedited lpips ' + r]:.3f}, "
             f"nearer {row['nearer ' + r]:.2f}), flow {row['flow ' + r]:.2f}" for r in REGIONS
         )  # fmt: skip
         judged = ", ".join(f"{name} {row[name]:.2f} (real {row[name + ' real']:.2f})" for name in ruler.judges)
         print(f"{expression}: LPIPS {regions}; {judged}; SFace {row['sface']:.3f} (real {row['sface acted']:.3f}), "
-              f"to the real one {row['sface real']:.3f}")  # fmt: skip
+              f"to the real one {row['sface real']:.3f}; the others' median leaves {others:.2f} of motion")  # fmt: skip
     if args.sheet:
         save_sheet(args.sheet, shown)
 

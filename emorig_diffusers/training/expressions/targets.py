@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ...evaluation.metrics import LPIPS, FaceApiJudge, FerJudge, IdentityJudge
 from ...evaluation.metrics.emotion import named
 from ...photo.faces import Face, choose_faces, find_faces
 from ...photo.io import read_photo
+from ...photo.landmarks import MESH, MIRROR
 from ...photo.resample import align, transform_points, warp_crop
 from ..manifest import NEUTRAL, read_manifest
 from .fields import align_rigid, dense_flow
@@ -56,6 +57,18 @@ class Target:
     def emotion(self) -> str:
         """The emotion that is meant."""
         return self.expression.split("_")[0]
+
+    def inside(self) -> np.ndarray:
+        """Pixels of the crop within the face's outline [S, S]; what lies outside moves with the head and is nobody's
+        expression."""
+        outline = cv2.convexHull(transform_points(self.matrix, self.face.landmarks[:MESH, :2]).astype(np.int32))
+        return cv2.fillConvexPoly(np.zeros((SIDE, SIDE), np.uint8), outline, 1) > 0
+
+    def motion(self) -> np.ndarray:
+        """How landmarks move from the neutral to the acted photo [468, 2], pixels of the crop, in which all faces are
+        upright and of one size."""
+        before, after = self.face.landmarks[:MESH, :2], self.acted_face.landmarks[:MESH, :2]
+        return (transform_points(align_rigid(after, before), after) - before) @ self.matrix[:, :2].T
 
     def boxes(self) -> dict[str, tuple[slice, slice]]:
         """Rows and columns of every region in the crop."""
@@ -110,7 +123,7 @@ class Distance:
     """
 
     def __init__(self, ruler: Ruler, target: Target) -> None:
-        self.ruler, self.target, self.boxes = ruler, target, target.boxes()
+        self.ruler, self.target, self.boxes, self.inside = ruler, target, target.boxes(), target.inside()
         self.real = {region: _tensor(target.real[box]) for region, box in self.boxes.items()}
         neutral = warp_crop(target.neutral, target.matrix, SIDE)
         self.unedited, self.motion = self._lpips(neutral), self._flow(neutral)
@@ -124,11 +137,11 @@ class Distance:
         """Figures of an edit uint8 [H, W, 3] of the neutral photo.
 
         Returns:
-            "lpips REGION" of edit and real expression, and "unedited lpips REGION"; "flow REGION": mean flow from the
-            edit to the real expression, of that from the neutral photo; of every judge "NAME": 1 where it names the
-            emotion, "NAME real" for the real photo, and "NAME probability" that it gives the emotion; "sface" to the
-            neutral photo, "sface acted" of the real expression to it, and "sface real" of the edit to the real
-            expression.
+            "lpips REGION" of edit and real expression, and "unedited lpips REGION"; "flow REGION": mean flow within
+            the face from the edit to the real expression, of that from the neutral photo; of every judge "NAME": 1
+            where it names the emotion, "NAME real" for the real photo, and "NAME probability" that it gives the
+            emotion; "sface" to the neutral photo, "sface acted" of the real expression to it, and "sface real" of the
+            edit to the real expression.
         """
         crop = warp_crop(edited, self.target.matrix, SIDE)
         lpips, flow = self._lpips(crop), self._flow(crop)
@@ -152,9 +165,9 @@ class Distance:
         return {r: float(self.ruler.lpips.distance(_tensor(crop[b]), self.real[r])) for r, b in self.boxes.items()}
 
     def _flow(self, crop: np.ndarray) -> dict[str, np.floating]:
-        """Mean length of the flow from a crop's regions to the real expression, pixels."""
+        """Mean length of the flow from a crop's regions to the real expression, pixels; within the face."""
         length = np.linalg.norm(dense_flow(crop, self.target.real)[0], axis=-1)
-        return {region: length[box].mean() for region, box in self.boxes.items()}
+        return {region: length[box][self.inside[box]].mean() for region, box in self.boxes.items()}
 
     def _judge(self, rgb: np.ndarray, face: Face) -> dict[str, tuple[float, float]]:
         """Of every judge whether it names the emotion, and how probable that is; NaN where it does not know it."""
@@ -177,6 +190,23 @@ def by_expression(figures: Mapping[tuple[str, str], Mapping[str, float]]) -> dic
             nearer = [row["lpips " + region] < row["unedited lpips " + region] for row in rows]
             means[expression]["nearer " + region] = float(np.mean(nearer))
     return means
+
+
+def left_by_others(targets: Sequence[Target]) -> dict[tuple[str, str], float]:
+    """(person, expression) -> what the median of the other people who act it, and of their mirror images, leaves of a
+    person's motion of landmarks, as a share of that motion: about what one motion for everybody leaves at best.
+
+    Expressions that one person alone acts are left out.
+    """
+    motions = {(t.person, t.expression): t.motion() for t in targets}
+    shares = {}
+    for (person, expression), own in motions.items():
+        others = [m for (who, what), m in motions.items() if what == expression and who != person]
+        if others:
+            both = np.concatenate([others, np.stack(others)[:, MIRROR] * [-1, 1]])
+            left, whole = (np.linalg.norm(m, axis=1).mean() for m in (own - np.median(both, 0), own))
+            shares[person, expression] = float(left / whole)
+    return shares
 
 
 def _tensor(picture: np.ndarray) -> Tensor:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from emorig_diffusers import EmoRigPipeline
+from emorig_diffusers.photo.landmarks import BROWS, MESH
+from emorig_diffusers.photo.resample import transform_points, warp_crop
+from emorig_diffusers.training.expressions.fields import dense_flow
 from emorig_diffusers.training.expressions.recipes import RecipeSearch, search
-from emorig_diffusers.training.expressions.targets import Ruler, by_expression, read_targets
+from emorig_diffusers.training.expressions.targets import (
+    SIDE,
+    Distance,
+    Ruler,
+    Target,
+    by_expression,
+    left_by_others,
+    read_targets,
+)
 
 TRUE = {"AU1": 0.9, "AU26": 0.5}
 
@@ -52,6 +65,33 @@ def test_the_true_recipe_is_the_nearest(plain: EmoRigPipeline, folder: Path) -> 
     assert figures["sface"] == pytest.approx(1, abs=1e-5)
     means = by_expression({("hopper", "surprise"): figures})["surprise"]
     assert means["nearer face"] == 0 and means["lpips mouth"] > 0.01
+
+
+def test_what_moves_around_the_face_is_no_flow_of_it(folder: Path) -> None:
+    target = read_targets(folder)[0]
+    still = replace(target, real=warp_crop(target.neutral, target.matrix, SIDE))
+    points = transform_points(target.matrix, target.face.landmarks[:MESH, :2])
+    face = cv2.fillConvexPoly(np.zeros((SIDE, SIDE), np.uint8), cv2.convexHull(points.astype(np.int32)), 1) > 0
+    around = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    moved = lambda by: np.where(face[..., None], still.real, np.roll(cv2.GaussianBlur(around, (0, 0), 4), by, 1))
+    ruler = Ruler()
+    distance = Distance(ruler, replace(still, real=moved(5)))
+    whole = np.linalg.norm(dense_flow(moved(0), moved(5))[0], axis=-1)[distance.boxes["face"]].mean()
+    assert whole > 1.0
+    assert distance._flow(moved(0))["face"] < 0.4 * whole
+
+
+def test_people_who_act_alike_leave_nothing_of_each_other(folder: Path) -> None:
+    target = read_targets(folder)[0]
+
+    def raised(person: str, pixels: float) -> Target:
+        points = target.face.landmarks.copy()
+        points[list(sum(BROWS, ())), 1] -= pixels
+        return replace(target, person=person, acted_face=replace(target.face, landmarks=points))
+
+    left = left_by_others([raised("a", 4), raised("b", 4), raised("c", 4), raised("d", -4)])
+    assert [left[person, "surprise"] for person in "abcd"] == pytest.approx([0, 0, 0, 2], abs=0.15)
+    assert left_by_others([target]) == {}
 
 
 def test_search_finds_the_least_loss_within_the_bounds() -> None:
