@@ -224,6 +224,10 @@ ENGLISH = {
     "package.eyes": "Eyes that are shut or hidden were left as they look.",
     "package.no_face": "No face was found: use a photo in which a face is clearly visible.",
     "package.unreadable": "The photo '{name}' is not a readable picture: use JPEG, PNG, WebP or HEIC.",
+    # what gradio's page says
+    "gradio.common.complete": "Complete",
+    "gradio.common.progress": "Progress",
+    "gradio.status.queue_position": "In queue: {position} of {size}",
     # how far a job is
     "job.waiting": "Waiting for those who came before …",
     "job.looking": "Looking at the faces …",

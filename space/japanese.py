@@ -226,6 +226,10 @@ JAPANESE = {
     "package.eyes": "閉じている目や隠れている目の視線は変えていません。",
     "package.no_face": "顔が見つかりませんでした。顔がはっきり写った写真を選んでください。",
     "package.unreadable": "「{name}」は画像として読み込めません。JPEG、PNG、WebP、HEICのいずれかを選んでください。",
+    # what gradio's page says
+    "gradio.common.complete": "完了",
+    "gradio.common.progress": "進み具合",
+    "gradio.status.queue_position": "順番待ち：{size}人中{position}番目",
     # how far a job is
     "job.waiting": "順番をお待ちください…",
     "job.looking": "顔を調べています…",

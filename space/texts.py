@@ -22,7 +22,7 @@ from japanese import JAPANESE
 LANGUAGES = {"en": ENGLISH, "ja": JAPANESE}
 """Language, as browsers name it -> its table."""
 NAMES = {"en": "English", "ja": "日本語"}
-PACKAGE = "package."
+PACKAGE, GRADIO = "package.", "gradio."
 _MARK = re.compile(r"__i18n__(\{[^}]*\})")
 _marking = ContextVar("marking", default=False)
 _marked: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -55,10 +55,12 @@ def is_mark(text: str) -> bool:
 
 
 def translations() -> dict[str, dict[str, str]]:
-    """Language -> the text of every mark that was made."""
+    """Language -> the text of every mark that was made, and of what gradio's page says by a name of its own and has in
+    no other language than English (keys that begin with GRADIO)."""
     return {
         wanted: {name: _unmarked(wanted, _text(wanted, key, values)) for name, (key, values) in _marked.items()}
-        for wanted in LANGUAGES
+        | {key.removeprefix(GRADIO): text for key, text in table.items() if key.startswith(GRADIO)}
+        for wanted, table in LANGUAGES.items()
     }
 
 

@@ -108,6 +108,7 @@ def test_marks_become_texts_in_every_language(texts: Any) -> None:
         "顔2：\"<b>'",
     ]
     assert texts.translations()["en"][names[1]] == "Face 2: \"<b>'"
+    assert texts.translations()["ja"]["common.complete"] == "完了"  # which gradio's page has in English only
     assert texts.say("photo") == "Photo"  # outside of what is built for everybody
 
 
