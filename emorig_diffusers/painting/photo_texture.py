@@ -203,7 +203,7 @@ def paint_lids(state: EditState) -> EditState:
 def plan_inpainting(state: EditState) -> EditState:
     """Masks of what motion cannot give, and plain teeth and skin that stand there."""
     grid, texture, size = state.photo_to_flow, state.painter.texture, state.painter.config.crop_size
-    near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid)
+    near = composite.close_up(texture, state.flow, state.target_vertices, state.moved, grid, state.moving)
     change = {} if state.face.covered else state.unit_changes
     release = creases.fold_release(change), creases.corner_release(change)
     fine = warp_crop(state.moved, grid, state.grid)
@@ -396,6 +396,15 @@ class PhotoTexturePainter(Painter):
         warp = facial_flow(place_heads(still)).flow
         open_by = lips_apart(warp.source_points) / warp.scale
         return inpaint.Seen.of(warp, crop, size).light, float(ramp(open_by, *SHOWS_TEETH))
+
+    @torch.no_grad()
+    def light_of_edit(self, photo: np.ndarray, face: EncodedFace, target: FaceCodes) -> TeethLight:
+        """The light on a face's teeth as an edit finds it that shows codes in a photo uint8 [H, W, 3]."""
+        state = EditState(self, photo, face, target, Sampling(1))
+        for stage in (place_heads, limit_lip_thickness, facial_flow, move_pixels, paint_lids):
+            state = stage(state)
+        fine = warp_crop(state.moved, state.photo_to_flow, state.grid)
+        return inpaint.Seen.of(state.flow, fine, self.config.crop_size).light
 
     def inpaint(self, plan: composite.Plan, target: FaceCodes, sampling: Sampling) -> Tensor:
         """Base plus the network's correction [1, 3, S, S] within the network's mask."""

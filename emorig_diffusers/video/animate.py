@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..face.codes import FaceCodes
+from ..painting.stages.mouth_light import TeethLight, mean_light
 from ..photo.masks import ramp
 from ..pipelines.base import FacePipeline
 from ..pipelines.checks import need
 from ..pipelines.marking import edit_of
 from ..pipelines.request import ARGUMENTS, EditRequest
 from .clips import Frame
-from .portrait import Portrait
+from .portrait import Lights, Portrait
 
 RATE = 25  # frames a second
 SECONDS = 2.0  # for each emotion, the way back from the last one included
@@ -83,18 +85,26 @@ def _frames(
     portrait: Portrait, keys: Sequence[Sequence[FaceCodes]], seconds: float, loop: bool, blink: bool, rate: int
 ) -> Iterator[Frame]:
     """Frames from each of several states of all faces to the next."""
-    count = max(round(seconds * rate), 2)
+    count, lights = max(round(seconds * rate), 2), [portrait.lights(key) for key in keys]
 
-    def targets() -> Iterator[list[FaceCodes]]:
+    def targets() -> Iterator[tuple[list[FaceCodes], Lights]]:
         for i in range(count):
             number, share = eased(i / (count if loop else count - 1), len(keys) - 1)
             codes = [a.towards(b, share) for a, b in zip(keys[number], keys[number + 1])]
             closed = blinking(i / rate, count / rate) if blink else 0.0
-            yield portrait.closing(codes, closed) if closed else codes
+            teeth = [partial(_between, *both, share) for both in zip(lights[number], lights[number + 1])]
+            yield portrait.closing(codes, closed) if closed else codes, teeth
 
     edit = edit_of(portrait.pipe, portrait.request)
     for i, rgb in enumerate(portrait.draw_each(targets())):
         yield Frame(rgb, Fraction(i, rate), edit, portrait.landmarks(rgb))
+
+
+def _between(before: Callable[[], TeethLight], after: Callable[[], TeethLight], share: float) -> TeethLight:
+    """The light on teeth at a share of the way from one state to another."""
+    if share in (0, 1):
+        return after() if share else before()
+    return mean_light([before(), after()], [1 - share, share], [1, 1])
 
 
 def eased(progress: float, moves: int) -> tuple[int, float]:

@@ -31,7 +31,7 @@ from .change import EYE_OPEN, eye_openings
 from .clips import ClipSettings, Frame
 from .edit import AHEAD, presence
 from .follow import People, Watched, ahead, follow, without_pixels
-from .portrait import Portrait
+from .portrait import Lights, Portrait
 from .reading import Clip
 from .survey import Sighting, choose_people, survey
 
@@ -100,11 +100,12 @@ class Drive:
     def frames(self) -> Iterator[Frame]:
         """The photo for each frame of the clip; its own expression comes back where the clip's face is lost."""
         times: deque[Fraction] = deque()
+        lights = self.portrait.lights(self.portrait.codes)
 
-        def targets() -> Iterator[list[FaceCodes]]:
+        def targets() -> Iterator[tuple[list[FaceCodes], Lights]]:
             for now, around in ahead(follow(self.clip.frames(), self.people), AHEAD, done=without_pixels):
                 times.append(now.frame.time)
-                yield self._targets(now, around)
+                yield self._targets(now, around), lights
 
         edit = edit_of(self.pipe, self.portrait.request)
         for rgb in self.portrait.draw_each(targets()):

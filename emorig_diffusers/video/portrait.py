@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ from ..face.codes import FaceCodes
 from ..face.encode import EncodedFace, unchanged
 from ..face.relax import clamp_lid_gap
 from ..painting.base import PhotoEdits
-from ..painting.photo_texture import moving_grid
+from ..painting.photo_texture import PhotoTexturePainter, moving_grid
+from ..painting.stages.mouth_light import TeethLight
 from ..photo.io import read_photo
 from ..pipelines.base import FacePipeline
 from ..pipelines.checks import need
@@ -24,6 +26,8 @@ from ..pipelines.request import EditRequest, Emotion
 from ..pipelines.steps import faces_of_edits
 from .workers import in_order
 
+Lights = Sequence[Callable[[], TeethLight]]
+"""What gives the light on each face's teeth."""
 _LEFT_OUT = {"latents": "latents", "callback_on_step_end": "a callback", "generator": "a generator"}
 
 
@@ -86,17 +90,30 @@ class Portrait:
         """Of the faces that a picture, as `draw` gave it, changes: none where it is the photo itself."""
         return [] if rgb is self.rgb else [face.face.landmarks for face in self.faces]
 
-    def draw_each(self, targets: Iterable[Sequence[FaceCodes]]) -> Iterator[np.ndarray]:
+    def lights(self, state: Sequence[FaceCodes]) -> Lights:
+        """What gives the light on each face's teeth as a photo's edit finds it under codes: that which blinks, or lips
+        on their way, show of it would make teeth flicker."""
+        painter = self.pipe.painter
+        if not isinstance(painter, PhotoTexturePainter):
+            return []
+        find = lambda face, codes: functools.cache(partial(painter.light_of_edit, self.rgb, face, codes))
+        return [find(face, codes) for face, codes in zip(self.faces, state)]
+
+    def draw_each(self, targets: Iterable[tuple[Sequence[FaceCodes], Lights]]) -> Iterator[np.ndarray]:
         """As `draw`, one picture after the other; some are drawn at a time."""
-        return in_order((partial(self.draw, one) for one in targets), self.pipe.device)
+        return in_order((partial(self.draw, *one) for one in targets), self.pipe.device)
 
     @torch.no_grad()
-    def draw(self, targets: Sequence[FaceCodes]) -> np.ndarray:
-        """The photo uint8 [H, W, 3] with its faces under codes; the photo itself where they are its own."""
+    def draw(self, targets: Sequence[FaceCodes], lights: Lights = ()) -> np.ndarray:
+        """The photo uint8 [H, W, 3] with its faces under codes, and light on their teeth; the photo itself where the
+        codes are its own, and what its edit gives where they are a key's."""
         if all(unchanged(*both) for both in zip(self.codes, targets)):
             return self.rgb
         sampling = replace(self.sampling, generator=torch.Generator().manual_seed(self.seed))
         at_rest = any(all(unchanged(*both) for both in zip(key, targets)) for key in self.keys)
-        edits = PhotoEdits(self.rgb, self.faces, [targets], self.request, self.reference, moving=not at_rest)
+        lights = () if at_rest else lights
+        edits = PhotoEdits(
+            self.rgb, self.faces, [targets], self.request, self.reference, moving=not at_rest, lights=lights
+        )
         [painted] = self.pipe.painter.paint([edits], sampling)
         return painted.rgb

@@ -205,6 +205,9 @@ def test_a_close_up_is_the_same_mouth_finer(
     assert close_up(pipe.texture, opened, there, hopper, matrix) is None  # no more pixels than the grid
     large = cv2.resize(hopper, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
     assert close_up(pipe.texture, replace(opened, blur=1.5), there, large, matrix / [6, 6, 1]) is None
+    for matrix_of_clip, times in ((matrix / np.linalg.norm(matrix[:, 0]), 2), (2 * matrix, 1)):  # grids of moving faces
+        found = close_up(pipe.texture, opened, there, hopper, matrix_of_clip, moving=True)
+        assert (found.times if found else 1) == times
     near = close_up(pipe.texture, opened, there, large, matrix / [6, 6, 1])
     assert near is not None and near.times == 4 and len(near.picture) == len(near.warp.mouth)
     np.testing.assert_allclose(transform_points(near.matrix, opened.points), near.warp.points, atol=0.01)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli.main import main
 from emorig_diffusers.face.relax import heights
 from emorig_diffusers.models.appearance import AppearanceEncoder
+from emorig_diffusers.painting.base import PaintedPhoto, PhotoEdits
 from emorig_diffusers.painting.diffusion_rig import published_scheduler
+from emorig_diffusers.painting.photo_texture import PhotoTexturePainter
+from emorig_diffusers.painting.stages.mouth_light import TeethLight
 from emorig_diffusers.photo.landmarks import LID_PAIRS
 from emorig_diffusers.pipelines.request import EditRequest
 from emorig_diffusers.video.animate import animate, blinking, eased
@@ -68,6 +73,25 @@ def test_blink_closes_lids_whatever_the_face_shows(pipe: EmoRigPipeline, hopper:
         assert gaps[0] > 0.004
         assert gaps[1] == pytest.approx(gaps[0] / 2, abs=2e-4)
         assert gaps[2] == pytest.approx(0, abs=2e-4)
+
+
+def test_light_on_teeth_goes_from_one_state_to_the_next_whatever_lids_do(
+    pipe: EmoRigPipeline, hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, lights, found = hopper[:300, 100:400], [], iter([0.5, 2.0])
+
+    def paint(_: Any, photos: Sequence[PhotoEdits], *__: Any) -> list[PaintedPhoto]:
+        lights.append([light() for light in photos[0].lights])
+        return [PaintedPhoto(photos[0].rgb, [])]
+
+    find = lambda *_: TeethLight(np.full(3, next(found)), np.zeros(3), np.ones(3))
+    monkeypatch.setattr(PhotoTexturePainter, "light_of_edit", find)
+    monkeypatch.setattr(PhotoTexturePainter, "paint", paint)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # so that they come in order
+    assert len(list(animate(pipe, photo, 2, blink=True, rate=20, emotion="happy"))) == 40
+    levels = [light.middle[0] for some in lights for light in some]
+    assert len(levels) > 30 and levels[0] == pytest.approx(0.5, abs=0.02) and levels[-1] == pytest.approx(2, abs=0.02)
+    assert (np.diff(levels) >= -1e-6).all() and np.diff(levels).max() < 0.2
 
 
 @pytest.mark.parametrize(

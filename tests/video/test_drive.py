@@ -60,7 +60,7 @@ def test_photo_takes_over_what_changes_in_the_clip_and_comes_back_where_its_face
     changes, draw = [], Portrait.draw
 
     def draw_some(self: Portrait, targets: Iterator) -> Iterator[np.ndarray]:
-        for one in targets:
+        for one, _ in targets:
             changes.append(dict(zip(names, (one[0].expression[0] - own).tolist())))
             yield draw(self, one) if len(changes) in (3, 5) else self.rgb
 

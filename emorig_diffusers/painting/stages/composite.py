@@ -28,6 +28,7 @@ UNSEEN = 0.4  # share of an open mouth that the photo may not show, before all o
 COMES, UNSEEN_COMES = 0.0012, 0.2  # more opening, metres, or more that is unseen, until it is wholly there in a face
 # that moves: two or three frames of a smile
 DRAWN = 1.0  # standard deviation of the blur with which a mouth is drawn, pixels of its grid
+SMOOTH_EDGE = 1.5  # pixels of a grid for each of the photo's, from which edges drawn on it show no steps in the photo
 SMOOTH = 0.7  # pixels of blur that a picture needs so that nobody sees its pixels when it is enlarged
 ENLARGED = 1.5  # photo pixels a pixel from which a picture counts as enlarged
 FAINT = 0.004  # share of a pixel that makes no grey level
@@ -95,17 +96,19 @@ class Plan:
 
 
 def close_up(
-    texture: PhotoTexture, warp: Warp, target: Tensor, moved: np.ndarray, matrix: np.ndarray
+    texture: PhotoTexture, warp: Warp, target: Tensor, moved: np.ndarray, matrix: np.ndarray, moving: bool = False
 ) -> CloseUp | None:
-    """A finer grid for a mouth, where a photo is sharper than the warp's; else `None`.
+    """A finer grid for a mouth, where a photo is sharper than the warp's, or where it moves on one that is hardly finer
+    than the photo; else `None`.
 
     Args:
         texture, target: What the warp was made with, and to.
         moved: The photo after motion, uint8 [H, W, 3].
         matrix: Similarity [2, 3] from photo pixels to the warp's grid.
+        moving: Whether it is a picture of a face that moves, whose grid is coarser than a photo's.
     """
     coarse = float(np.linalg.norm(matrix[:, 0]))  # grid pixels a photo pixel
-    times = finer(max(coarse, warp.blur))
+    times = max(finer(max(coarse, warp.blur)), 2 if moving and coarse < SMOOTH_EDGE else 1)
     if times == 1 or not mouth_changes(warp):
         return None
     near, place = texture.close_up(warp, target, times)
