@@ -40,6 +40,8 @@ SCROLL = """() => {
   if (innerWidth <= 860) document.getElementById("strength").scrollIntoView({behavior: "smooth"})
 }"""
 
+WAIT = "() => ({__type__: 'update', interactive: false})"  # for a button that is to have another file in a moment
+
 
 @dataclass(frozen=True)
 class Animation:

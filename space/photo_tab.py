@@ -101,7 +101,8 @@ class PhotoTab:
         shown.prompt.submit(self.with_prompt, [shown.prompt, self.sitting], **said)
         shown.prompt.submit(js=page.SCROLL, fn=None)
         stage = shown.stage
-        stage.format.input(self.choose_format, [self.sitting, stage.format], stage.download, **QUIET)
+        chosen = stage.format.input(None, None, stage.download, js=page.WAIT, **QUIET)
+        chosen.then(self.choose_format, [self.sitting, stage.format], stage.download, **QUIET)
         shown.all.click(self.show_all, read, [stage.eight, stage.picture], **self.queue)
         stage.eight.select(self.pick_emotion, None, shown.emotion, **QUIET).then(
             self.show, read, shown_by, **self.queue
