@@ -111,20 +111,33 @@ def follow_face(rgb: np.ndarray, face: Face) -> Face | None:
         return _straightened(np.ascontiguousarray(rgb), face)
 
 
-def still_seen(rgb: np.ndarray, face: Face) -> bool:
+def still_seen(rgb: np.ndarray, face: Face, boxes: Sequence[Box] = ()) -> bool:
     """Whether YuNet, too, sees a face where landmarks are that were followed: they stay for a while on what has come
-    before a face. Thread-safe."""
+    before a face. Thread-safe.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        face: As it was followed.
+        boxes: Of a glance at the picture, after which no closer look is taken at a face that is sure in it.
+    """
+    if any(box.score >= _SURE[0] and _mismatch(face.landmarks, box.points) <= _SURE[1] for box in boxes):
+        return True
     with LOCK:
         return _look_aligned(np.ascontiguousarray(rgb), face)[1] < _WRONG
 
 
-def others_seen(rgb: np.ndarray, known: Sequence[Face]) -> bool:
-    """Whether YuNet, at a glance, sees a face in a picture uint8 [H, W, 3] besides known ones. Thread-safe."""
+def glance(rgb: np.ndarray) -> list[Box]:
+    """Faces that YuNet sees in a picture uint8 [H, W, 3] made small, in its pixels. Thread-safe."""
     scale = min(_SIDES[0] / max(rgb.shape[:2]), 1.0)
     size = [max(1, round(side * scale)) for side in rgb.shape[1::-1]]
     with LOCK:
         boxes = detect_boxes(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-    near = lambda box: any(_overlap(np.multiply(box[:4], 1 / scale).tolist(), face.box) > 0.3 for face in known)
+    return [_turned_back(box, 0, rgb.shape, 1 / scale) for box in boxes]
+
+
+def others_seen(boxes: Sequence[Box], known: Sequence[Face]) -> bool:
+    """Whether a glance has seen a face besides known ones."""
+    near = lambda box: any(_overlap(box[:4], face.box) > 0.3 for face in known)
     return any(box.score >= _MISSED and not near(box) for box in boxes)
 
 

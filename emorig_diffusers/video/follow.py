@@ -11,7 +11,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from ..photo.faces import Face, find_faces, follow_face, others_seen, still_seen
+from ..photo.detectors import Box
+from ..photo.faces import Face, find_faces, follow_face, glance, others_seen, still_seen
 from ..photo.landmarks import lip_distance
 from ..timing import timed
 from .clips import Frame
@@ -204,15 +205,16 @@ class _Tracks:
     def step(self, frame: Frame) -> dict[int, Followed]:
         """The faces of the next frame, by person."""
         rgb, time, look = frame.rgb, float(frame.time), self.count % LOOK_EVERY == 0
+        boxes = glance(rgb) if look and self.tracks else None
         for person, track in list(self.tracks.items()):
             face = follow_face(rgb, track.face)
-            if face is None or (look and not still_seen(rgb, face)) or self._taken(person, face):
+            if face is None or (look and not still_seen(rgb, face, boxes or ())) or self._taken(person, face):
                 self.lost[person] = self.tracks.pop(person), self.count
                 look = True
             else:
                 track.face = face
         missed = any(self.count - since <= MOST_MISSED for _, since in self.lost.values())
-        if (look or missed) and self._worth_a_search(rgb, time):
+        if (look or missed) and self._worth_a_search(rgb, time, boxes):
             self._search(rgb, time)
         self.count += 1
         return {
@@ -224,10 +226,12 @@ class _Tracks:
         """Whether another's track is on a face already: two that cross must not become one."""
         return any(_overlap(face, t.face) > SAME_PLACE for p, t in self.tracks.items() if p < person)
 
-    def _worth_a_search(self, rgb: np.ndarray, time: float) -> bool:
+    def _worth_a_search(self, rgb: np.ndarray, time: float, boxes: Sequence[Box] | None) -> bool:
+        """Whether there may be more faces than those that are followed; `boxes` of a glance where it was taken."""
         if not self.tracks and time - self.searched >= SEARCH_EVERY:
             return True
-        return others_seen(rgb, [track.face for track in self.tracks.values()])
+        boxes = glance(rgb) if boxes is None else boxes
+        return others_seen(boxes, [track.face for track in self.tracks.values()])
 
     def _search(self, rgb: np.ndarray, time: float) -> None:
         """Look for all faces, and take up those that are not followed."""
