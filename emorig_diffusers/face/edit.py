@@ -24,7 +24,7 @@ from .emotions import (
 from .encode import EncodedFace, RigMixin
 from .gaze import Gaze, eye_turns, gaze_at_camera, gaze_units, with_looks_of
 from .relax import clamp_lid_gap, relaxed_expression
-from .signs import shown_already
+from .signs import gone_with_smile, shown_already
 
 MAX_ANGLE = 30.0  # degrees by which moved pixels turn a head about one axis; this and the next two by eye, on six heads
 MAX_TURN = 45.0  # degrees about any axis
@@ -155,9 +155,11 @@ class EditMixin(RigMixin):
     ) -> FaceCodes:
         """Codes whose expression and jaw differ from the relaxed face's by a change [1, E] and [1, 3]."""
         relaxed, shut = self.relaxed_face(face, change)
-        blend = blend_expression if self.head.config.expression_names else _lerp_expression
-        expression = blend(target.expression, relaxed, change, intensity)
-        if names := self.head.config.expression_names:  # where an earlier edit has turned the eyes to
+        expression = _lerp_expression(target.expression, relaxed, change, intensity)
+        if names := self.head.config.expression_names:
+            gone = gone_with_smile(face.codes.expression, change, names)
+            expression = blend_expression(target.expression, relaxed, change, intensity, gone)
+            # where an earlier edit has turned the eyes to
             kept = with_looks_of(expression, target.expression, names)
             expression = torch.where(change == 0, kept, expression)
         pose = torch.cat([target.pose[:, :3], _lerp_expression(target.pose[:, 3:], shut, jaw, intensity)], 1)

@@ -201,12 +201,20 @@ def delay_lip_parting(offset: Tensor, names: tuple[str, ...], intensity: float) 
     return torch.where(offset > 0, offset * late, offset)
 
 
-def blend_expression(source: Tensor, relaxed: Tensor, offset: Tensor, intensity: float) -> Tensor:
+def blend_expression(
+    source: Tensor, relaxed: Tensor, offset: Tensor, intensity: float, gone: Tensor | None = None
+) -> Tensor:
     """Expression [B, E] at an intensity: 0 is the photo's own, 1 the emotion on the relaxed face, more exaggerates.
 
     Where the photo already shows more of a unit than the emotion asks for, it keeps it: a grin stays when the person
     is to look happy.
+
+    Args:
+        source, relaxed: What the photo shows, and the same person at rest [B, E].
+        offset: The emotion [E] or [B, E].
+        gone: Shares [E] of what is shown beyond it that are not kept, because they belong to another expression.
     """
     shown, asked = source - relaxed, (max(intensity, 1.0) * offset).expand_as(source)
     keeps = (shown * asked > 0) & (shown.abs() > asked.abs())
-    return torch.lerp(source, relaxed + torch.where(keeps, shown, asked), min(intensity, 1.0))
+    kept = shown if gone is None else torch.lerp(shown, asked, gone.to(shown))
+    return torch.lerp(source, relaxed + torch.where(keeps, kept, asked), min(intensity, 1.0))

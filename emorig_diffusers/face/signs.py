@@ -56,6 +56,8 @@ SMILE = {"mouthSmile": 0.5, "mouthDimple": 0.18, "mouthPress": 0.16, "mouthStret
          "cheekSquint": 0.65, "eyeSquint": 0.23}  # fmt: skip
 """Units, without side, that move landmarks as the median toothy smile of 27 people does, lips' opening apart."""
 SMILE_SHOWN = 0.16, 0.25  # fitted mouthSmile above which a face is told to smile, and how much more is such a smile
+SMILE_ASKED = 0.0, 0.15  # mouthSmile of a change up to which the lips of a smile go with it, and from which they stay
+TRACE = 0.03, 0.15  # of a unit that a change asks for, up to which none of a smile is kept for it, and from which all
 BROADEST = 1.3  # such smiles that are taken back at most
 UNEVEN = 0.1  # mouthSmile by which the fits of calm faces' two sides differ
 
@@ -157,6 +159,20 @@ def shown_smile(expression: Tensor, names: Sequence[str]) -> dict[str, float]:
     apart = np.sign(left - right) * max(abs(left - right) - UNEVEN, 0)
     sides = {"Left": (left + right + apart) / 2, "Right": (left + right - apart) / 2}
     return {side: float(np.clip((v - SMILE_SHOWN[0]) / SMILE_SHOWN[1], 0, BROADEST)) for side, v in sides.items()}
+
+
+def gone_with_smile(expression: Tensor, asked: Tensor, names: Sequence[str]) -> Tensor:
+    """Share [E] of what a smile does to each unit of the lips that goes with it: a mouth that a grin has opened stays
+    open for a change [1, E] that smiles, too, or opens it as well, but is no part of disgust.
+
+    Args:
+        expression: Fitted ψ [1, E].
+    """
+    shown = shown_smile(expression, names)
+    smile = max((asked[0, names.index("mouthSmile" + side)].item() for side in shown), default=0.0)
+    share = (1 - float(ramp(smile, *SMILE_ASKED))) * min(max(shown.values(), default=0.0), 1.0)
+    trace = 1 - ramp(asked[0].abs().numpy(), *TRACE)
+    return torch.tensor([share * float(trace[i]) * name.startswith(LIP_UNITS) for i, name in enumerate(names)])
 
 
 def without_smile(expression: Tensor, shown: Mapping[str, float], names: Sequence[str]) -> Tensor:

@@ -13,7 +13,15 @@ from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.face.emotions import action_unit_offset, emotion_offset
 from emorig_diffusers.face.encode import EncodedFace
 from emorig_diffusers.face.relax import RANGE_MARGIN, relaxed_expression
-from emorig_diffusers.face.signs import SIGNS, shown_already, shown_signs, shown_smile, without_signs, without_smile
+from emorig_diffusers.face.signs import (
+    SIGNS,
+    gone_with_smile,
+    shown_already,
+    shown_signs,
+    shown_smile,
+    without_signs,
+    without_smile,
+)
 from emorig_diffusers.models.head import HeadModel
 from emorig_diffusers.models.landmark_fit import LandmarkEncoder
 from emorig_diffusers.photo.resample import warp_crop
@@ -176,3 +184,28 @@ def test_a_grin_made_happy_keeps_its_lips(
     assert pipe.edit_codes(astronaut_face, {"happy": 1.0}).expression.equal(astronaut_face.codes.expression + change)
     own = EmoRigPipeline(pipe.head, pipe.encoder, emotions={"happy": {"AU12": 1.5, "AU26": 0.5}})
     assert (own.edit_codes(astronaut_face, "happy").expression - astronaut_face.codes.expression)[0, lips].any()
+
+
+def test_a_mouth_that_a_smile_has_opened_goes_with_the_smile(
+    pipe: EmoRigPipeline, names: tuple[str, ...], astronaut_face: EncodedFace
+) -> None:
+    grin = astronaut_face.codes.expression
+    assert min(shown_smile(grin, names).values()) > 0.5
+    jaw, lids = names.index("jawOpen"), names.index("cheekSquintLeft")
+    for emotion, stays in (("happy", True), ("disgust", False), ({"happy": 0.7, "disgust": 0.3}, True)):
+        asked = pipe.emotion_change(emotion)[None, :-3]
+        relaxed, _ = pipe.relaxed_face(astronaut_face, asked)
+        shown = grin - relaxed
+        assert shown[0, jaw] > asked[0, jaw] > 0  # which without a smile would be kept
+        gone = gone_with_smile(grin, asked, names)
+        assert gone[jaw] == (0 if stays else pytest.approx(min(max(shown_smile(grin, names).values()), 1)))
+        assert gone[lids] == 0
+    assert gone_with_smile(grin, pipe.emotion_change("fear")[None, :-3], names)[jaw] < 0.1  # opens it as well
+    target = pipe.edit_codes(astronaut_face, "disgust").expression
+    relaxed, _ = pipe.relaxed_face(astronaut_face, pipe.emotion_change("disgust")[None, :-3])
+    share = gone_with_smile(grin, pipe.emotion_change("disgust")[None, :-3], names)[jaw]
+    wanted = torch.lerp(grin[0, jaw], relaxed[0, jaw] + pipe.emotion_change("disgust")[jaw], share)
+    torch.testing.assert_close(target[0, jaw], wanted)
+    calm = face(names, jawOpen=0.4)  # speaks, or gasps
+    assert not gone_with_smile(calm, pipe.emotion_change("fear")[None, :-3], names).any()
+    assert not gone_with_smile(torch.zeros(1, 2), torch.zeros(1, 2), ("a", "b")).any()
