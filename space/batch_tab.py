@@ -37,7 +37,7 @@ def build(editor: Editor, kept: gr.BrowserState) -> None:
                         preset_choices([]), value="", label=say("batch.preset"), min_width=160, scale=2,
                         elem_id="batch-preset",
                     )  # fmt: skip
-                    load = gr.UploadButton(say("presets.load"), file_types=[".json"], size="sm", min_width=120)
+                    load = gr.UploadButton(say("presets.load"), file_types=[".json"], size="sm", min_width=150)
                 face = gr.Radio(
                     face_choices(), value="largest", label=say("batch.face"), elem_id="batch-face",
                     elem_classes="choices",

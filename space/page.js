@@ -63,13 +63,11 @@
   glance.id = "glance";
   glance.ariaHidden = "true";
   glance.onclick = () => document.getElementById("result")?.scrollIntoView({ behavior: "smooth", block: "center" });
-  const away = (element) => {
-    const box = element.getBoundingClientRect();
-    return box.bottom < 80 || box.top > innerHeight - 80;
-  };
+  const place = (element) => element.getBoundingClientRect();
   const follow = () => {
     const result = document.querySelectorAll("#result img")[1], details = document.getElementById("details-part");
-    const seen = innerWidth <= 860 && result?.offsetParent && details?.offsetParent && away(result) && !away(details);
+    const shown = innerWidth <= 860 && result?.offsetParent && details?.offsetParent;
+    const seen = shown && place(result).bottom < 80 && place(details).top < innerHeight / 3;
     glance.hidden = !seen;
     if (seen && glance.src !== result.src) glance.src = result.src;
   };
