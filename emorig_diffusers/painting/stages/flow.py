@@ -86,7 +86,7 @@ class Warp:
 
     @property
     def normal(self) -> np.ndarray:
-        """Target normals [G, G, 3] in [-1, 1]; 0 outside the head."""
+        """Target normals [G, G, 3] in [-1, 1]; 0 outside the head. As albedo and depth, they take a while to draw."""
         return self._drawn[0]
 
     @property

@@ -102,9 +102,9 @@ def hard_light(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> float:
 
     Arguments as for `skin_colour`.
     """
-    crop = warp_crop(photo, np.asarray(matrix) * (SKIN_GRID / len(warp.normal)), SKIN_GRID)
+    crop = warp_crop(photo, np.asarray(matrix) * (SKIN_GRID / len(warp.motion)), SKIN_GRID)
     tone = cv2.GaussianBlur(cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), TONE), (0, 0), LIGHT_BLUR)
-    x, y = np.clip((warp.points[list(CHEEKS)] * (SKIN_GRID / len(warp.normal))).astype(int), 0, SKIN_GRID - 1).T
+    x, y = np.clip((warp.points[list(CHEEKS)] * (SKIN_GRID / len(warp.motion))).astype(int), 0, SKIN_GRID - 1).T
     return float(np.clip((tone[y, x].std() / EVEN_LIGHT) ** HARDNESS, 1, HARDEST))
 
 
