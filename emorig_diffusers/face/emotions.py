@@ -65,11 +65,11 @@ RECIPES: dict[str, dict[str, float]] = {
     # of them share an emotion; how far the jaw drops is people's.
     "sad": {"AU1": 0.85, "AU4": 0.55, "AU15": 0.65, "AU17": 0.45, "AU43": 0.12, "AU7": 0.1},
     "surprise": {"AU1": 0.55, "AU2": 0.8, "AU5": 0.8, "AU27": 0.58, "mouthPucker": 0.35},
-    # unlike surprise: brows drawn together, teeth bared behind stretched lips; eyes are wider, brows raised more at the
-    # outside and lips stretched less than in `training.expressions.units.MORE`, the median of the two people whose
-    # fear a judge names
-    "fear": {"AU1": 0.75, "AU2": 0.15, "AU4": 0.43, "AU5": 0.8, "AU43": -0.1, "AU20": 0.7, "AU16": 0.45, "AU10": 0.15,
-             "AU26": 0.3, "mouthPucker": 0.1},
+    # unlike surprise: brows drawn together, teeth bared behind stretched lips; by `training.expressions.units.MORE`, of
+    # the two people whose fear a judge names, but brows are raised more, lips stretched and jaws dropped less, as all
+    # five people do
+    "fear": {"AU1": 0.88, "AU2": 0.2, "AU4": 0.48, "AU5": 0.85, "AU43": -0.12, "AU20": 0.52, "AU16": 0.42, "AU26": 0.22,
+             "mouthPucker": 0.08, "mouthRollUpper": 0.03},
     # unlike anger: nose and upper lip up, teeth bared; brows lowered less, cheeks and chin raised more, jaw higher and
     # lids lower than the median person's (`training.expressions.units.MORE`), as that is what tells it from anger
     "disgust": {"AU9": 0.8, "AU10": 0.8, "AU4": 0.2, "AU7": 0.3, "AU17": 0.8, "AU15": 0.8, "AU6": 0.7, "AU16": 0.3,

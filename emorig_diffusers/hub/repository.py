@@ -322,6 +322,13 @@ def _locate_blocks(folder: Path, repo_id: str | None) -> None:
     _write_json(file, index)
 
 
+def rewrite_index(folder: Path, settings: dict[str, Any]) -> None:
+    """Change settings of a saved pipeline, in its index and, where there is one, in its blocks'."""
+    for file in (folder / INDEX, folder / BLOCKS_INDEX):
+        if file.is_file():
+            rewrite_json(file, settings)
+
+
 def rewrite_json(file: Path, entries: dict[str, Any]) -> None:
     """Change entries of a JSON file, and forget the folder that a component once came from."""
     content = json.loads(file.read_text("utf-8")) | entries

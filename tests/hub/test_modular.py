@@ -17,7 +17,8 @@ from pictures import assert_close
 
 from emorig_diffusers import EmoRigPipeline
 from emorig_diffusers.cli import main
-from emorig_diffusers.hub.repository import export_hub
+from emorig_diffusers.hub.index import INDEX
+from emorig_diffusers.hub.repository import BLOCKS_INDEX, WEIGHTS, export_hub
 from emorig_diffusers.models.appearance import AppearanceEncoder
 from emorig_diffusers.pipelines.modular import (
     Compose,
@@ -189,6 +190,13 @@ def test_mistakes(blocks: ModularPipeline, astronaut: np.ndarray, given: dict[st
 def test_not_loaded(folder: Path, astronaut: np.ndarray) -> None:
     with pytest.raises(ValueError, match="^Not loaded: head, encoder, unet, scheduler. Call load_components"):
         EmoRigBlocks().init_pipeline(str(folder))(image=astronaut, emotion="sad")
+
+
+def test_the_bundled_blocks_have_the_pipelines_settings() -> None:
+    index, blocks = (json.loads((WEIGHTS / "emorig-open" / name).read_text()) for name in (INDEX, BLOCKS_INDEX))
+    shared = {name for name in index.keys() & blocks.keys() if not isinstance(index[name], list)}
+    assert "emotions" in shared
+    assert {name: blocks[name] for name in shared} == {name: index[name] for name in shared}
 
 
 def test_the_command_names_the_repository(tmp_path: Path) -> None:

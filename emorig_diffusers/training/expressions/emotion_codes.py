@@ -15,8 +15,7 @@ from ...data.dataset import DataError
 from ...data.shards import CodeShards
 from ...face.emotions import EMOTIONS
 from ...files.folders import write_folder
-from ...hub.index import INDEX
-from ...hub.repository import fetch, rewrite_json
+from ...hub.repository import fetch, rewrite_index
 from ...pipelines.emorig import EmoRigPipeline
 
 STEPS = 100  # of Weiszfeld's iteration
@@ -202,4 +201,4 @@ def fit_emotions(
 def write_pipeline(source: str, folder: Path, codes: Mapping[str, list[float]]) -> None:
     """Copy a pipeline as it is, but for the emotions in its index."""
     shutil.copytree(fetch(source), folder, dirs_exist_ok=True)
-    rewrite_json(folder / INDEX, {"emotion_codes": codes})
+    rewrite_index(folder, {"emotion_codes": codes})

@@ -28,7 +28,12 @@ GRID = 320  # side of the crop in which flow is computed, pixels: about that of 
 ATLAS = 192  # side of the shading maps, pixels of a millimetre
 MARGIN = 0.02  # metres that the maps show above the forehead's and below the chin's landmark
 RIGID = (33, 133, 263, 362, 168, 6, 197, 195, 5, 4, 1, 2, 98, 327, 10, 151)
-"""Landmarks that expressions hardly move: corners of the eyes, bridge of the nose, forehead."""
+"""Landmarks that expressions hardly move: corners of the eyes, bridge of the nose, forehead.
+
+By the corners alone, the nose's tip and the middle of the forehead go by up to 5 % of the distance of the eyes, up in
+surprise and down in anger; for the most part heads nod. Units fitted by those corners, or after the head's turn was
+taken out in 3-D, came as near to the expressions of people left out, in mean LPIPS (0.82 of the unedited photo's in all
+three, each measured by its own alignment) and in flow: how differently people act is what is left."""
 FLOW_BLUR = 2.5  # pixels; flow is noisy on smooth skin
 SHADE_BLUR = 1.0  # pixels; the noise of the photos
 DARK = 8.0  # grey levels added before ratios: black pixels have none

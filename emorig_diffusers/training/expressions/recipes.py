@@ -18,8 +18,7 @@ import torch
 
 from ...face.emotions import check_emotion
 from ...face.encode import EncodedFace
-from ...hub.index import INDEX
-from ...hub.repository import rewrite_json
+from ...hub.repository import rewrite_index
 from ...pipelines.emorig import EmoRigPipeline
 from .targets import Distance, Ruler, Target, read_targets
 
@@ -92,4 +91,4 @@ def fit_recipes(expressions: Path, pipeline: Path, emotions: Sequence[str], eval
         before = problem.loss(recipes[emotion])
         recipes[emotion] = search(problem, recipes[emotion], evaluations)
         print(f"{emotion}: loss {before:.3f} -> {problem.loss(recipes[emotion]):.3f}, {recipes[emotion]}")
-        rewrite_json(pipeline / INDEX, {"emotions": recipes})
+        rewrite_index(pipeline, {"emotions": recipes})

@@ -117,13 +117,14 @@ def test_the_command_writes_the_recipe_it_found(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(RecipeSearch, "loss", lambda self, recipe: sum((v - 0.5) ** 2 for v in recipe.values()))
     plain.save_pretrained(tmp_path)
-    index = tmp_path / "model_index.json"
+    index, blocks = tmp_path / "model_index.json", tmp_path / "modular_model_index.json"
     before = json.loads(index.read_text())
     assert "Unknown emotion 'joy'" in refusal("fit_recipes", folder, tmp_path, "--emotions", "surprise", "joy")
     assert "has nobody left who acts sad" in refusal("fit_recipes", folder, tmp_path, "--emotions", "sad")
     assert json.loads(index.read_text()) == before
     run_script("fit_recipes", folder, tmp_path, "--emotions", "surprise", "--evaluations", 400)
     after = json.loads(index.read_text())
+    assert json.loads(blocks.read_text())["emotions"] == after["emotions"]
     found, former = after["emotions"].pop("surprise"), before["emotions"].pop("surprise")
     assert found == pytest.approx(dict.fromkeys(former, 0.5), abs=0.1)
     assert after == before
