@@ -200,7 +200,7 @@ def test_a_mouth_that_a_smile_has_opened_goes_with_the_smile(
         gone = gone_with_smile(grin, asked, names)
         assert gone[jaw] == (0 if stays else pytest.approx(min(max(shown_smile(grin, names).values()), 1)))
         assert gone[lids] == 0
-    assert gone_with_smile(grin, pipe.emotion_change("fear")[None, :-3], names)[jaw] < 0.1  # opens it as well
+    assert gone_with_smile(grin, pipe.emotion_change("fear")[None, :-3], names)[jaw] < 0.3  # asks for it too
     target = pipe.edit_codes(astronaut_face, "disgust").expression
     relaxed, _ = pipe.relaxed_face(astronaut_face, pipe.emotion_change("disgust")[None, :-3])
     share = gone_with_smile(grin, pipe.emotion_change("disgust")[None, :-3], names)[jaw]
