@@ -22,6 +22,7 @@ from emorig_diffusers.painting.stages.composite import (
     close_up,
     finish,
     mouth_changes,
+    mouth_share,
     plan,
     soften,
 )
@@ -304,3 +305,14 @@ def test_add_change_beside_the_photo(shift: tuple[int, int]) -> None:
     assert inside.any() == (shift[0] < 5000)
     assert (result[inside] == 152).all()
     assert (result[outside] == 100).all()
+
+
+@pytest.mark.parametrize("share, anew", [(1.45, False), (1.0, False), (0.85, False), (0.6, True), (0.1, True)])
+def test_teeth_stay_the_photos_unless_lips_come_far_over_them(
+    still: Warp, opened: Warp, share: float, anew: bool
+) -> None:
+    shut, wide = still.points, opened.points
+    half = shut + 0.5 * (wide - shut)
+    lips = replace(opened, hole=np.zeros_like(opened.hole), source_points=half, points=shut + share * (half - shut))
+    assert mouth_changes(lips) == anew
+    assert (mouth_share(lips) > 0) == anew

@@ -24,6 +24,7 @@ from .mouth_light import TeethLight
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
+OPENING_SHRINK = 0.3  # the same of one that closes: lips that come further over teeth meet them where landmarks err
 UNSEEN = 0.4  # share of an open mouth that the photo may not show, before all of it is painted anew
 COMES, UNSEEN_COMES = 0.0012, 0.2  # more opening, metres, or more that is unseen, until it is wholly there in a face
 # that moves: two or three frames of a smile
@@ -193,7 +194,12 @@ def mouth_changes(warp: Warp) -> bool:
         return False
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     unseen = (warp.hole & warp.mouth).sum() > UNSEEN * warp.mouth.sum()
-    return bool(unseen or abs(after - before) > max(OPENING_CHANGE, OPENING_STRETCH * before))
+    return bool(unseen or abs(after - before) > _kept_change(before, after))
+
+
+def _kept_change(before: float, after: float) -> float:
+    """By how much lips that are open may part or close and keep the photo's teeth, metres, from their openings."""
+    return max(OPENING_CHANGE, (OPENING_STRETCH if after > before else OPENING_SHRINK) * before)
 
 
 def mouth_share(warp: Warp) -> float:
@@ -207,7 +213,7 @@ def _changed_share(warp: Warp) -> float:
     before, after = (max(lips_apart(p), 0) / warp.scale for p in (warp.source_points, warp.points))
     if before <= MOUTH_SHUT:
         return float(ramp(after, MOUTH_SHUT, MOUTH_SHUT + COMES))
-    limit = max(OPENING_CHANGE, OPENING_STRETCH * before)
+    limit = _kept_change(before, after)
     unseen = (warp.hole & warp.mouth).sum() / max(warp.mouth.sum(), 1)
     return float(max(ramp(abs(after - before), limit, limit + COMES), ramp(unseen, UNSEEN, UNSEEN + UNSEEN_COMES)))
 
