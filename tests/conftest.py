@@ -329,5 +329,6 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            tqdm.set_lock(threading.RLock())  # a bar that could not be written has kept it
 
     return limit

@@ -95,9 +95,10 @@ def test_own_edits_are_seen(pipe: EmoRigPipeline, hopper: np.ndarray, emotion: s
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_covers_are_found(kind: str, portraits: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    pictures = [cover(*portrait, kind, seed) for portrait in portraits for seed in range(3)]
+    pictures = [cover(*portrait, kind, seed) for portrait in portraits for seed in range(5)]
     found = [(picture, faces) for picture in pictures if (faces := find_faces(picture))]
-    assert sum(mouth_covered(picture, choose_faces(faces)[0].landmarks) for picture, faces in found) >= 4
+    covered = [mouth_covered(picture, choose_faces(faces)[0].landmarks) for picture, faces in found]
+    assert len(found) >= 4 and np.mean(covered) >= 2 / 3
 
 
 @pytest.mark.parametrize("emotion", ["surprise", "happy", "disgust", "sad"])

@@ -178,7 +178,7 @@ def test_fresh_network_ignores_the_code_and_predicts_zero() -> None:
         assert unet(sample, 5, cond).sample.abs().max() == 0
         torch.nn.init.normal_(unet.conv_out.weight)
         output = unet(sample, 5, cond).sample
-        assert output.std() > 0.1 and torch.allclose(output, unet(sample, 5).sample, atol=1e-5)
+        assert output.std() > 0.1 and torch.allclose(output, unet(sample, 5).sample, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (128, 96), (128, 128)])
