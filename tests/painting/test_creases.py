@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -104,6 +106,16 @@ def test_folds_are_filled_in_from_skin_and_neither_from_a_moustache_nor_from_pai
     cheeks = still.points[[205, 206, 425, 426]] * (SIZE / GRID)
     filled = np.array([base[round(y), round(x)] for x, y in cheeks])
     assert np.abs(filled / chosen.moved[0, 0] - 1).max() < 0.05  # which is in usual light
+
+
+def test_what_moves_uncover_beside_the_face_is_not_filled_in_with_skin(still: Warp) -> None:
+    fine = plain([])
+    fine[:, :60] = 10
+    hole = np.zeros((GRID, GRID), bool)
+    hole[200:230, 20:40] = True
+    chosen = plan(replace(still, hole=hole), fine, SIZE, release=(1.0, 1.0))
+    uncovered = chosen.base[0, :, 100:115, 10:20]
+    assert (chosen.skin[102:112, 12:18] > 0.5).all() and (uncovered - chosen.base[0, :, 20:21, 10:11]).abs().max() < 0.1
 
 
 def test_what_is_filled_in_is_as_grainy_as_skin_and_keeps_no_line(still: Warp) -> None:

@@ -154,10 +154,11 @@ def plan(
     mask, nothing = np.maximum(edge | folds | (hole & ~mouth), creases), torch.zeros(1, 3, size, size)
     moved, painted = image(seen.moved) / 127.5 - 1, image(seen.painted) * 2 - 1 if mouth.any() else nothing
     base = make_base(moved, painted, flat(mask), flat(mouth)) if mask.any() else moved
-    if folds.any() or creases.any():  # filled in from skin alone, and as grainy
+    worn = (folds | (creases > 0)) & ~edge
+    if worn.any():  # filled in from skin alone, and as grainy
         plain, scale = shrink(plain_skin(warp, fine), size), warp.scale * size / len(fine)
         filled = fill(moved, flat((1 - mask) * plain)) + 2 * image(grain(seen.moved, plain, scale))
-        base = torch.where(flat(edge) > 0, base, moved + flat(mask) * (filled.clamp(-1, 1) - moved))
+        base = torch.where(flat(worn) > 0, moved + flat(mask) * (filled.clamp(-1, 1) - moved), base)
     normal, albedo = nothing, nothing  # which the network alone looks at
     if edge.any():
         normal, albedo = image(seen.small.normal), image(seen.small.albedo)
