@@ -155,6 +155,18 @@ def reach(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> tuple
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
+def displaced(photo: np.ndarray, motion: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """What a photo [H, W, C] shows where motion [h, w, 2] from each pixel of a window points, bicubic; at its border
+    the photo goes on as it ends.
+
+    Args:
+        motion: float32, photo pixels.
+        corner: Left and top of the window, photo pixels.
+    """
+    y, x = np.indices(motion.shape[:2], np.float32) + np.float32(corner)[::-1, None, None]
+    return cv2.remap(photo, x + motion[..., 0], y + motion[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
 def enlarge(field: np.ndarray, matrix: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
     """A crop's field [S, S] or [S, S, C] at the photo's pixels in a window (x0, y0, x1, y1); 0 beyond the crop.
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ...photo.masks import fill_polygon, nearest_known, ramp
-from ...photo.resample import enlarge, invert, reach
+from ...photo.resample import displaced, enlarge, invert, reach
 from .eyeballs import centres, look
 
 LIP = 0.0008  # metres inside the photo's lips that may still show lip, as landmarks err so far
@@ -84,10 +84,7 @@ def paint_bared_teeth(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, 
         return
     large = lambda field: enlarge(field, matrix, (x0, y0, x1, y1))
     to_photo = invert(matrix)[:, :2].T.astype(np.float32)
-    x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
-    fetch = lambda by: cv2.remap(
-        photo, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
+    fetch = lambda by: displaced(photo, by, (x0, y0)).astype(np.float32)
     lip, inside = (fetch(large(field) @ to_photo) for field in (teeth.lip, teeth.motion))
     even = cv2.GaussianBlur(inside, (0, 0), max(teeth.streaks * float(np.linalg.norm(to_photo[0])), 0.5))
     inside += large(teeth.unseen)[..., None] * (even - inside)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...photo.landmarks import downwards
 from ...photo.masks import fill_polygon
-from ...photo.resample import enlarge, invert, reach
+from ...photo.resample import displaced, enlarge, invert, reach
 
 RADIUS = 0.0057  # metres, of an iris
 SHADE = 0.88  # light on white under a raised lid, of that on the white that the photo shows
@@ -108,10 +108,7 @@ def paint_eyeball(moved: np.ndarray, photo: np.ndarray, matrix: np.ndarray, eye:
     soft = lambda field: cv2.GaussianBlur(field, (0, 0), blur) if blur else field
     large = lambda field: enlarge(field, matrix, (x0, y0, x1, y1))
     to_photo = invert(matrix)[:, :2].T.astype(np.float32)
-    x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
-    fetch = lambda by: cv2.remap(
-        photo, x + by[..., 0], y + by[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
+    fetch = lambda by: displaced(photo, np.broadcast_to(by, (y1 - y0, x1 - x0, 2)), (x0, y0)).astype(np.float32)
     ball, shown = fetch(eye.gaze.astype(np.float32) @ to_photo), large(eye.shown)[..., None]
     near = float(0.4 * eye.radius * np.linalg.norm(to_photo[0]))
     near_by = lambda a: cv2.GaussianBlur(a, (0, 0), near) + 0.1 * cv2.GaussianBlur(a, (0, 0), 4 * near)

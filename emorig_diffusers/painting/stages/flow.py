@@ -19,7 +19,7 @@ from torch import Tensor
 from ...models.head import PARTS, HeadModel
 from ...photo.landmarks import BROWS, EYES_OUTER, INNER_LIPS, LIDS, LOWER_LIDS, OUTER_LIPS, lips_apart
 from ...photo.masks import any_channel, border_mask, fill_polygon, nearest_known, ramp, smooth, wide_blur
-from ...photo.resample import enlarge, invert, reach, transform_points
+from ...photo.resample import displaced, enlarge, invert, reach, transform_points
 from ...render.buffers import vertex_normals
 from ...render.rasterize import nearest_faces, weights_and_depth
 from .bared_teeth import BaredTeeth, paint_bared_teeth
@@ -426,9 +426,7 @@ def move_pixels(photo: np.ndarray, matrix: np.ndarray, warp: Warp) -> np.ndarray
         return photo.copy()
     inverse = invert(matrix)
     motion = enlarge(warp.motion, matrix, (x0, y0, x1, y1)) @ inverse[:, :2].T.astype(np.float32)
-    grid_x, grid_y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
-    moved = cv2.remap(photo, grid_x + motion[..., 0], grid_y + motion[..., 1], cv2.INTER_CUBIC,
-                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+    moved = displaced(photo, motion, (x0, y0))
     result = photo.copy()
     still = ~any_channel(motion)
     result[y0:y1, x0:x1] = np.where(still[..., None], photo[y0:y1, x0:x1], moved)
