@@ -163,7 +163,7 @@ def displaced(photo: np.ndarray, motion: np.ndarray, corner: tuple[int, int]) ->
         motion: float32, photo pixels.
         corner: Left and top of the window, photo pixels.
     """
-    y, x = np.indices(motion.shape[:2], np.float32) + np.float32(corner)[::-1, None, None]
+    y, x = np.indices(motion.shape[:2], np.float32) + np.array(corner[::-1], np.float32)[:, None, None]
     return cv2.remap(photo, x + motion[..., 0], y + motion[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
