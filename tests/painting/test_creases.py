@@ -56,6 +56,14 @@ def test_dark_creases_beside_the_mouth_are_found_and_no_others(still: Warp) -> N
     assert not corner_creases(still, plain(beside, dark=0.97)).any()  # as skin varies
 
 
+def test_a_fold_that_reaches_a_corner_is_not_cut_off(still: Warp) -> None:
+    x, y = np.round(still.points[207]).astype(int)
+    folded = plain([])
+    folded[y - 60 : y + 10, x - 2 : x + 3] = folded[0, 0] * 0.6
+    found = corner_creases(still, folded)[y - 60 : y + 10, x]
+    assert found[-3] > 0.9 and found[0] == 0 and np.abs(np.diff(found)).max() < 0.2
+
+
 def test_beards_are_not_even(still: Warp) -> None:
     noise = np.random.default_rng(0).normal(0, 1, (GRID, GRID))
     hair = noise - cv2.GaussianBlur(noise, (0, 0), 0.0015 * still.scale)

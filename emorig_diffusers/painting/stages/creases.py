@@ -24,6 +24,7 @@ CORNERS = (
     (427, 434, 430, 424, 335, 273, 291, 287, 410),
 )  # MediaPipe points around the corners of the mouth: cheek, jowl, chin, lips
 DARK = 0.05, 0.11  # logarithms by which skin varies there, and by which a crease is darker than around: of six grins
+TAPER = 0.005  # metres over which a fold that stays above fades into the crease that goes: of the astronaut's sneer
 JAW = (199, 200, 18, 83, 313, 204, 424, 211, 431, 176, 400, 140, 369, 171, 396, 32, 262)
 """MediaPipe points on chin and jaw: as even as the rest of the cheeks, but for creases of smiles."""
 FINE, COARSE, SPREAD = 0.0004, 0.0015, 0.003  # metres: texture lies between the first two, averaged over the third
@@ -55,7 +56,8 @@ def corner_creases(warp: Warp, moved: np.ndarray) -> np.ndarray:
         moved: The photo after motion on its grid, uint8 [G, G, 3].
     """
     near = np.any([fill_polygon(warp.mouth.shape, warp.points[list(side)]) for side in CORNERS], axis=0)
-    dark = near * ramp(darker([moved], warp)[..., 0], *DARK)
+    away = cv2.distanceTransform((~near).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    dark = (1 - ramp(away, 0, TAPER * warp.scale)) * ramp(darker([moved], warp)[..., 0], *DARK)
     side = 2 * max(1, round(WIDTH * warp.scale)) + 1
     return cv2.dilate(dark.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
