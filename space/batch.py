@@ -211,7 +211,7 @@ def _reason(error: Exception, source: Path, target: Path) -> str:
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
         return say("batch.odd")
-    if isinstance(error.args[0], Said):
+    if error.args and isinstance(error.args[0], Said):
         return error.args[0]
     text = sentence(error)
     for path in (source, target):
