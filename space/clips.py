@@ -33,7 +33,7 @@ from emorig_diffusers.video.drive import LIMITED, Drive
 from emorig_diffusers.video.edit import edit_clip
 from emorig_diffusers.video.follow import People
 from emorig_diffusers.video.reading import Clip, open_clip
-from emorig_diffusers.video.survey import SAMPLE, Sighting, survey
+from emorig_diffusers.video.survey import SAMPLE, Sighting, people_in_order, survey
 from emorig_diffusers.video.writing import write_clip
 
 MAX_SECONDS = 30  # of a clip: some minutes of work
@@ -315,9 +315,8 @@ def number_people(path: str) -> tuple[Any, dict[int, list[float]], int]:
     except gr.Error as error:
         warn(error.message)
         return None, {}, 0
-    place = lambda person: float(np.mean([one.face.box[0] + one.face.box[2] for one in found[person]]))
     shown: dict[int, dict[int, Sighting]] = {}  # picture -> number of a person -> where that is
-    for number, person in enumerate(sorted(found, key=place), 1):
+    for number, person in enumerate(people_in_order(found), 1):
         for one in found[person]:
             shown.setdefault(id(one.rgb), {})[number] = one
     fullest = max(shown.values(), key=len)

@@ -311,12 +311,15 @@ def moving_grid(face: EncodedFace) -> int:
     return int(np.clip(np.ceil(MOVING_FINE * shown / MOVING_STEP) * MOVING_STEP, MOVING_LEAST, FLOW_SIZE))
 
 
-def run_stages(state: EditState, skip: Collection[str] = ()) -> EditState:
+def run_stages(
+    state: EditState, skip: Collection[str] = (), until: Callable[[EditState], EditState] | None = None
+) -> EditState:
     """Take a face through STAGES.
 
     Args:
         state: Of the face, with nothing done.
         skip: Names of OPTIONAL stages to leave out.
+        until: The stage before which to stop.
 
     Raises:
         ValueError: If `skip` has another name.
@@ -324,6 +327,8 @@ def run_stages(state: EditState, skip: Collection[str] = ()) -> EditState:
     if unknown := [name for name in skip if name not in OPTIONAL]:
         raise ValueError(f"The stage {unknown[0]!r} cannot be left out: choose from {', '.join(OPTIONAL)}.")
     for stage in STAGES:
+        if stage is until:
+            break
         if stage.__name__ not in skip:
             with timed(stage.__name__):
                 state = stage(state)
@@ -400,9 +405,7 @@ class PhotoTexturePainter(Painter):
     @torch.no_grad()
     def light_of_edit(self, photo: np.ndarray, face: EncodedFace, target: FaceCodes) -> TeethLight:
         """The light on a face's teeth as an edit finds it that shows codes in a photo uint8 [H, W, 3]."""
-        state = EditState(self, photo, face, target, Sampling(1))
-        for stage in (place_heads, limit_lip_thickness, facial_flow, move_pixels, paint_lids):
-            state = stage(state)
+        state = run_stages(EditState(self, photo, face, target, Sampling(1)), self.skip, until=plan_inpainting)
         fine = warp_crop(state.moved, state.photo_to_flow, state.grid)
         return inpaint.Seen.of(state.flow, fine, self.config.crop_size).light
 

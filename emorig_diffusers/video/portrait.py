@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class Portrait:
         painter = self.pipe.painter
         if not isinstance(painter, PhotoTexturePainter):
             return []
-        find = lambda face, codes: functools.cache(partial(painter.light_of_edit, self.rgb, face, codes))
+        find = lambda face, codes: cache(partial(painter.light_of_edit, self.rgb, face, codes))
         return [find(face, codes) for face, codes in zip(self.faces, state)]
 
     def draw_each(self, targets: Iterable[tuple[Sequence[FaceCodes], Lights]]) -> Iterator[np.ndarray]:

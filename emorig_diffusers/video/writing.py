@@ -36,7 +36,7 @@ from .clips import (
 )
 
 # names of FFmpeg's muxers and encoders; a constant quality at which edits of faces keep their grain
-_H264 = ("libx264", {"crf": "16", "preset": "veryfast"})  # as good as "fast" of 17 in half its time
+_H264 = ("libx264", {"crf": "16", "preset": "veryfast"})  # half the time of "fast" at 17, for 1.3 dB less
 _VP9 = ("libvpx-vp9", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"})
 _MUXERS = {".mp4": ("mp4", _H264), ".m4v": ("mp4", _H264), ".mov": ("mov", _H264), ".mkv": ("matroska", _H264),
            ".webm": ("webm", _VP9)}  # fmt: skip

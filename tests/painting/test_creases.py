@@ -12,6 +12,7 @@ from plain_faces import GRID, HAIR, SIZE, SKIN
 from emorig_diffusers.painting.stages.composite import add_change, finish, line_share, plan
 from emorig_diffusers.painting.stages.creases import corner_creases, corner_release, evenness, fold_release, grain
 from emorig_diffusers.painting.stages.flow import Warp
+from emorig_diffusers.painting.stages.skin import darker
 from emorig_diffusers.photo.landmarks import OUTER_LIPS
 
 ANGER = {"browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.5, "noseSneerRight": 0.5}
@@ -46,21 +47,25 @@ def plain(marks: list[np.ndarray], dark: float = 0.6) -> np.ndarray:
     return skin.round().astype(np.uint8)
 
 
+def dark_of(warp: Warp, picture: np.ndarray) -> np.ndarray:
+    return darker([picture], warp)[..., 0]
+
+
 def test_dark_creases_beside_the_mouth_are_found_and_no_others(still: Warp) -> None:
     beside = [still.points[57], still.points[210], still.points[287]]
     cheek, chin = still.points[205], still.points[199]
-    assert not corner_creases(still, plain([])).any()
-    found = corner_creases(still, plain([*beside, cheek, chin]))
+    assert not corner_creases(still, dark_of(still, plain([]))).any()
+    found = corner_creases(still, dark_of(still, plain([*beside, cheek, chin])))
     at = lambda point: found[round(point[1]), round(point[0])] > 0.9
     assert all(at(point) for point in beside) and not at(cheek) and not at(chin)
-    assert not corner_creases(still, plain(beside, dark=0.97)).any()  # as skin varies
+    assert not corner_creases(still, dark_of(still, plain(beside, dark=0.97))).any()  # as skin varies
 
 
 def test_a_fold_that_reaches_a_corner_is_not_cut_off(still: Warp) -> None:
     x, y = np.round(still.points[207]).astype(int)
     folded = plain([])
     folded[y - 60 : y + 10, x - 2 : x + 3] = folded[0, 0] * 0.6
-    found = corner_creases(still, folded)[y - 60 : y + 10, x]
+    found = corner_creases(still, dark_of(still, folded))[y - 60 : y + 10, x]
     assert found[-3] > 0.9 and found[0] == 0 and np.abs(np.diff(found)).max() < 0.2
 
 

@@ -21,6 +21,7 @@ from .face_light import Adaptation
 from .flow import MOUTH_SHUT, PhotoTexture, Warp
 from .inpaint import Seen, fill, make_base, mouth_cover, paint_mouth, regions, shrink, shrink_mask
 from .mouth_light import TeethLight
+from .skin import darker
 
 OPENING_CHANGE = 0.0012  # metres by which the lips must part or close before the mouth is painted anew
 OPENING_STRETCH = 0.6  # share by which an open mouth may change and keep its own teeth: a laugh made happier is one
@@ -143,8 +144,9 @@ def plan(
     mouth = seen.area.mouth & edge
     folds = seen.area.folds & ~edge if release[0] > 0 else nowhere
     creases = nowhere.astype(np.float32)
+    dark = darker([fine], warp)[..., 0] if any(release) else nowhere
     if release[1] > 0:
-        creases = shrink(corner_creases(warp, fine), size) * ~(edge | seen.area.lips)
+        creases = shrink(corner_creases(warp, dark), size) * ~(edge | seen.area.lips)
     even = evenness(warp, fine) if any(release) else 0.0
     skin_hole = shrink_mask(warp.hole & ~warp.mouth, size).astype(np.uint8)
     hole = cv2.dilate(skin_hole, np.ones((3, 3), np.uint8)) > 0
@@ -156,7 +158,7 @@ def plan(
     base = make_base(moved, painted, flat(mask), flat(mouth)) if mask.any() else moved
     worn = (folds | (creases > 0)) & ~edge
     if worn.any():  # filled in from skin alone, and as grainy
-        plain, scale = shrink(plain_skin(warp, fine), size), warp.scale * size / len(fine)
+        plain, scale = shrink(plain_skin(warp, fine, dark), size), warp.scale * size / len(fine)
         filled = fill(moved, flat((1 - mask) * plain)) + 2 * image(grain(seen.moved, plain, scale))
         base = torch.where(flat(worn) > 0, moved + flat(mask) * (filled.clamp(-1, 1) - moved), base)
     normal, albedo = nothing, nothing  # which the network alone looks at

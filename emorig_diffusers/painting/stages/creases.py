@@ -13,7 +13,7 @@ import numpy as np
 from ...photo.masks import fill_polygon, ramp
 from .flow import Warp
 from .shading import skin_colour
-from .skin import DIM, darker
+from .skin import DIM
 
 CHEEK = {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "noseSneer": 0.6, "mouthFrown": 0.5, "mouthStretch": 0.2}
 """What pushes the cheek against the lip, and so deepens the nasolabial fold: expression unit -> share."""
@@ -24,6 +24,7 @@ CORNERS = (
     (427, 434, 430, 424, 335, 273, 291, 287, 410),
 )  # MediaPipe points around the corners of the mouth: cheek, jowl, chin, lips
 DARK = 0.05, 0.11  # logarithms by which skin varies there, and by which a crease is darker than around: of six grins
+WIDTH = 0.0025  # metres to which such a crease is widened: its edges are soft
 TAPER = 0.005  # metres over which a fold that stays above fades into the crease that goes: of the astronaut's sneer
 JAW = (199, 200, 18, 83, 313, 204, 424, 211, 431, 176, 400, 140, 369, 171, 396, 32, 262)
 """MediaPipe points on chin and jaw: as even as the rest of the cheeks, but for creases of smiles."""
@@ -34,7 +35,6 @@ GRAIN = 0.0012  # metres that a photo's grain is finer than
 LINES = 1.5, 4.0  # its power, of plain skin's median, up to which it stays, and from which it is a line and goes
 NO_GRAIN = 1e-7  # power of less than a grey level
 PLAIN = 0.5  # from which skin is plain
-WIDTH = 0.0025  # metres to which it is widened: its edges are soft
 
 
 def fold_release(change: Mapping[str, float]) -> float:
@@ -48,24 +48,26 @@ def corner_release(change: Mapping[str, float]) -> float:
     return float(ramp(-(change.get("mouthSmileRight", 0.0) + change.get("mouthSmileLeft", 0.0)) / 2, *FADES))
 
 
-def corner_creases(warp: Warp, moved: np.ndarray) -> np.ndarray:
+def corner_creases(warp: Warp, dark: np.ndarray) -> np.ndarray:
     """How much of each pixel is a dark crease beside the corners of the mouth [G, G] float32.
 
     Args:
         warp: How the face moved.
-        moved: The photo after motion on its grid, uint8 [G, G, 3].
+        dark: How much darker the photo after motion is than around on its grid (`skin.darker`) [G, G].
     """
     near = np.any([fill_polygon(warp.mouth.shape, warp.points[list(side)]) for side in CORNERS], axis=0)
     away = cv2.distanceTransform((~near).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    dark = (1 - ramp(away, 0, TAPER * warp.scale)) * ramp(darker([moved], warp)[..., 0], *DARK)
+    crease = (1 - ramp(away, 0, TAPER * warp.scale)) * ramp(dark, *DARK)
     side = 2 * max(1, round(WIDTH * warp.scale)) + 1
-    return cv2.dilate(dark.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return cv2.dilate(crease.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def evenness(warp: Warp, moved: np.ndarray) -> float:
     """How even a face's skin is, from 0 (a beard, skin full of lines: a smoothed place would be seen) to 1.
 
-    Arguments as for `corner_creases`.
+    Args:
+        warp: How the face moved.
+        moved: The photo after motion on its grid, uint8 [G, G, 3].
     """
     tone = np.log(cv2.cvtColor(moved, cv2.COLOR_RGB2GRAY).astype(np.float32) + DIM)
     blur = lambda values, width: cv2.GaussianBlur(values, (0, 0), width * warp.scale)
@@ -74,14 +76,14 @@ def evenness(warp: Warp, moved: np.ndarray) -> float:
     return float(1 - ramp(np.median(texture[y, x]), *EVEN))
 
 
-def plain_skin(warp: Warp, moved: np.ndarray) -> np.ndarray:
+def plain_skin(warp: Warp, moved: np.ndarray, dark: np.ndarray) -> np.ndarray:
     """How surely each pixel is plain skin [G, G] float32, which others may be filled in from: no hair, lip or crease.
 
-    Arguments as for `corner_creases`.
+    Arguments as for `evenness` and `corner_creases`.
     """
     skin, _, _ = skin_colour(moved, np.eye(2, 3), warp)
     plain = cv2.resize(skin * (1 - warp.features), warp.mouth.shape)
-    return (plain * (1 - ramp(darker([moved], warp)[..., 0], *HAIR))).astype(np.float32)
+    return (plain * (1 - ramp(dark, *HAIR))).astype(np.float32)
 
 
 def grain(moved: np.ndarray, plain: np.ndarray, scale: float) -> np.ndarray:
